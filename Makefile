@@ -1,0 +1,45 @@
+# Everything there is to do here. GNU Make 3.81 (macOS) is enough.
+PYTHON ?= python3
+JUPYTER_ARGS ?=
+ONLY ?=
+
+VENV := .venv/bin/python
+
+# The same tests on every machine: no GPU, no network, one thread a process, nothing read from or left in your home.
+HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONHASHSEED=0 \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
+
+.PHONY: help lab test lint format notebooks clean setup setup-test
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+lab: setup  ## set up, then open the course in JupyterLab (JUPYTER_ARGS=--no-browser)
+	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(JUPYTER_ARGS) notebooks/00_start_here.ipynb
+
+test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && \
+	export $(HERMETIC) ADALN_LAB_HOME="$$home" IPYTHONDIR="$$home/ipython" && \
+	$(VENV) -m pytest && \
+	$(VENV) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -n 2 --dist loadfile notebooks
+
+lint: setup-test  ## check form and common mistakes, in notebooks too
+	$(VENV) -m ruff format --check .
+	$(VENV) -m ruff check .
+
+format: setup-test  ## mend what lint can mend
+	$(VENV) -m ruff check --fix .
+	$(VENV) -m ruff format .
+
+notebooks: setup-test  ## run notebooks and store their outputs (ONLY=05 for one)
+	$(VENV) tests/run_notebooks.py $(ONLY)
+
+clean:  ## remove caches and build products; .venv and runs stay
+	rm -rf build dist adaln_lab.egg-info .pytest_cache .ruff_cache
+	find .ci adaln_lab notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+setup:
+	@$(PYTHON) .ci/bootstrap.py
+
+setup-test:
+	@$(PYTHON) .ci/bootstrap.py --extra test

@@ -1,0 +1,26 @@
+"""How conditions enter diffusion transformers: the package behind the AdaLN course.
+
+Data walks one way, and so do imports:
+
+    datasets -> flow -> [norms -> residual, layers -> conditioning -> dit <- embed]
+             -> train, checkpoint -> samplers, judge, probes -> plots -> widgets, exercises -> notebooks
+
+    norms         layer_norm, rms_norm, modulate, ToModulation
+    residual      the gated residual
+    layers        attention, MLP, linears with a stated start
+    embed         time, labels or words, patches, positions
+    conditioning  four blocks with one signature: in-context, cross-attention, adaLN, adaLN-Zero
+    dit           TinyDiT
+    flow          flow matching: path, target, loss
+    samplers      Euler and Heun as generators, guidance
+    datasets      real digits offline; MNIST, FashionMNIST, CIFAR-10 by download
+    train         training as a generator of steps; checkpoint keeps what it made
+    judge         how good are the samples?
+
+Shape glossary, used everywhere:
+    B batch   T image tokens   S condition tokens   D width   C width of the condition   H heads   P patch   K classes
+    x residual stream (B, T, D)   h branch input (B, T, D)   c condition (B, C)   ctx condition tokens (B, S, D)
+    t time in [0, 1] (B,): t = 0 is data, t = 1 is noise   y labels (B,) or words (B, S)   v velocity, like the image
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,221 @@
+"""python -m adaln_lab train | sample | evaluate | judge: the course's training, for shells and clusters."""
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+import time
+from dataclasses import asdict, fields, replace
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from adaln_lab import checkpoint, datasets, judge
+from adaln_lab.conditioning import VARIANTS
+from adaln_lab.environment import machine, pick_device
+from adaln_lab.recipes import recipe
+from adaln_lab.samplers import SAMPLERS, sample
+from adaln_lab.train import Run, train
+
+DATA = ["digits", *datasets.TORCHVISION]
+SAVE_EVERY = 2.0  # seconds of training between two checkpoints
+log = logging.getLogger("adaln_lab")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        options.command(options)
+    except ValueError as error:  # every refusal of the package is one: what was expected, what came, what to do
+        print(f"adaln_lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("adaln_lab: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("python -m adaln_lab", description=__doc__)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    add = commands.add_parser("train", help="train a TinyDiT and keep it in a folder", formatter_class=_Help)
+    add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
+    add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
+    add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
+    add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
+    add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
+    add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
+    add.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    add.add_argument("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
+    _device(add)
+    add.set_defaults(command=command_train)
+
+    add = commands.add_parser("sample", help="draw pictures from a trained run", formatter_class=_Help)
+    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add.add_argument("--labels", default=None, metavar="0,1,2", help="labels to draw, cycled (default: all)")
+    add.add_argument("--n", type=int, default=100, help="pictures in all")
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
+    _sampling(add)
+    add.set_defaults(command=command_sample)
+
+    add = commands.add_parser("evaluate", help="measure a trained run; one line of JSON", formatter_class=_Help)
+    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add.add_argument("--n", type=int, default=1000, help="samples to judge, labels cycled")
+    _sampling(add)
+    add.set_defaults(command=command_evaluate)
+
+    add = commands.add_parser("judge", help="fit the network that measures samples", formatter_class=_Help)
+    add.add_argument("--data", choices=DATA, default="digits", help="what it must read")
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    _device(add)
+    add.set_defaults(command=command_judge)
+    return top
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, but not "None" or "False"."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def _device(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
+
+
+def _sampling(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
+    add.add_argument("--steps", type=int, default=10, help="sampler steps")
+    add.add_argument("--method", choices=list(SAMPLERS), default="euler", help="sampler")
+    add.add_argument("--seed", type=int, default=0, help="starting noise")
+    _device(add)
+
+
+def command_train(o: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    device, kept = pick_device(o.device), o.out / "checkpoint.safetensors"
+    model, config = recipe(o.data, device)
+    changed = {name: getattr(o, name) for name in ("steps", "batch", "seed") if getattr(o, name) is not None}
+    model, config = replace(model, variant=o.variant), replace(config, **changed)
+    data = datasets.load(o.data, device)
+    run = Run.new(model, config, device)
+    if o.resume and kept.exists():
+        run = checkpoint.load_run(kept, device)
+        _same(run, model, config)
+    log.info("%s, on %s; from step %d of %d", data.source, machine(device), run.number, config.steps)
+    about = {"data": data.source, "train": asdict(config), "machine": machine(device), "date": str(date.today())}
+    checkpoint.write_json(o.out / "run.json", about | {"finished": False})
+    start = saved = time.perf_counter()
+    bar = tqdm(train(run, data), total=config.steps, initial=run.number, unit="step", file=sys.stderr)
+    try:
+        for step in bar:
+            if step.gates is not None:
+                bar.set_postfix(loss=f"{step.loss:.3f}", gate=f"{step.gates.mean():.3f}")
+            if time.perf_counter() - saved > SAVE_EVERY:
+                checkpoint.save_run(run, kept)
+                saved = time.perf_counter()
+    finally:  # also when stopped by hand or by a loss that is not finite: the state before the failing step is good
+        checkpoint.save_run(run, kept)
+    about |= {"seconds": round(time.perf_counter() - start, 2), "loss": [round(step.loss, 4) for step in run.history]}
+    checkpoint.save_model(run.ema, o.out, data=o.data)
+    checkpoint.write_json(o.out / "run.json", about | {"finished": True})
+    if o.record:
+        command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
+        checkpoint.write_json(o.record, about | {"command": command} | _results(run, data))
+    log.info("%d steps in %.1f s; kept in %s", config.steps, about["seconds"], o.out)
+
+
+def _results(run: Run, data: datasets.Dataset) -> dict[str, object]:
+    """Quality of 1,000 samples, three pictures of each label among them as bytes 0 to 255."""
+    labels = torch.arange(1000, device=data.labels.device) % run.model.config.n_classes
+    images = sample(run.ema, labels)
+    quality = asdict(judge.evaluate(images, labels, data, judge.load_judge(data)))
+    shown = ((images[: 3 * run.model.config.n_classes] + 1) * 127.5).round().int().tolist()
+    return {key: round(value, 4) for key, value in quality.items()} | {"samples": shown}
+
+
+def _same(run: Run, model: object, config: object) -> None:
+    for ours, asked in ((run.model.config, model), (run.config, config)):
+        for f in fields(asked):
+            was, now = getattr(ours, f.name), getattr(asked, f.name)
+            if was != now:
+                raise ValueError(
+                    f"the checkpoint was made with {f.name} {was}, asked for now is {now}; use another --out"
+                )
+
+
+def _load(o: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+    data = checkpoint.read_json(o.run / "config.json").get("data")
+    return checkpoint.load_model(o.run, pick_device(o.device)), data
+
+
+def _labels(text: str | None, n: int, n_classes: int) -> torch.Tensor:
+    try:
+        labels = list(range(n_classes)) if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"labels must be integers with commas between, like 0,1,2; got {text!r}") from None
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if not all(0 <= label < n_classes for label in labels):
+        raise ValueError(f"labels must lie in 0 .. {n_classes - 1}, got {text}")
+    return torch.tensor(labels)[torch.arange(n) % len(labels)]
+
+
+def _draw(o: argparse.Namespace, model: torch.nn.Module, labels: torch.Tensor) -> torch.Tensor:
+    return sample(model, labels, o.steps, o.guidance, o.method, o.seed)
+
+
+def command_sample(o: argparse.Namespace) -> None:
+    if o.out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, got {o.out.name}")
+    model, _ = _load(o)
+    labels = _labels(o.labels, o.n, model.config.n_classes)
+    images = _draw(o, model, labels).cpu()
+    if o.out.suffix == ".npz":
+        import numpy as np
+
+        def write(aside: str) -> None:
+            with open(aside, "wb") as file:
+                np.savez(file, images=images.numpy(), labels=labels.numpy())
+
+    else:
+        from matplotlib.image import imsave
+
+        from adaln_lab.plots import picture_grid
+
+        def write(aside: str) -> None:
+            grid = picture_grid(images, columns=min(10, o.n)).repeat(4, 0).repeat(4, 1)
+            imsave(aside, grid, cmap="gray", vmin=0, vmax=1, format="png")
+
+    checkpoint.write_whole(o.out, write)
+
+
+def command_evaluate(o: argparse.Namespace) -> None:
+    model, name = _load(o)
+    data = datasets.load(name, model.positions.device)
+    labels = _labels(None, o.n, model.config.n_classes).to(data.labels.device)
+    start = time.perf_counter()
+    images = _draw(o, model, labels)
+    seconds = time.perf_counter() - start
+    quality = asdict(judge.evaluate(images, labels, data, judge.load_judge(data)))
+    print(
+        json.dumps({key: round(value, 4) for key, value in quality.items()} | {"seconds": round(seconds, 3), "n": o.n})
+    )
+
+
+def command_judge(o: argparse.Namespace) -> None:
+    data = datasets.load(o.data, pick_device(o.device))
+    fitted = judge.fit_judge(data)
+    found = judge.accuracy(fitted, data.held_images, data.held_labels)
+    about = {"command": f"python -m adaln_lab judge --data {o.data}", "held_out_accuracy": round(found, 4)}
+    checkpoint.save_tensors(fitted.state_dict(), o.out, about)
+    print(json.dumps(about))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

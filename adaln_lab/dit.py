@@ -1,0 +1,162 @@
+"""TinyDiT: a diffusion transformer small enough to read in one sitting and to train on a laptop.
+
+    image -> patches + positions -> blocks, each told t and y -> final (adaptive) norm -> Linear -> image
+
+DiT (arXiv 2212.09748), Fig. 3, predicting the velocity of flow matching. Letters as in `adaln_lab`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from adaln_lab.conditioning import VARIANTS, Condition
+from adaln_lab.embed import LabelEmbed, PatchEmbed, TimeEmbed, positions_2d, unpatchify
+from adaln_lab.layers import zero_linear
+from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Everything that decides the shape and the start of a TinyDiT. The defaults are the digits model."""
+
+    size: int = 8  # image height and width in pixels
+    channels: int = 1
+    patch: int = 2  # patch height and width in pixels
+    width: int = 64
+    depth: int = 4
+    heads: int = 4
+    n_classes: int = 10  # labels, or words in the vocabulary; one more row is the null label
+    words: int = 1  # words in a condition; 1 for a class label
+    variant: str = "adaln_zero"
+    mlp_ratio: float = 4.0
+    label_std: float = 0.2  # start of the label table; DiT has 0.02, but here labels that differ at once learn sooner
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {self.variant!r}")
+        if self.size % self.patch:
+            raise ValueError(
+                f"patch must divide the image: size {self.size} is not a multiple of patch {self.patch}; "
+                f"valid patches: {', '.join(str(p) for p in range(1, self.size + 1) if self.size % p == 0)}"
+            )
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads must divide the width: width {self.width} is not a multiple of {self.heads} heads; "
+                f"try width {self.width // self.heads * self.heads or self.heads}"
+            )
+        if self.width % 4:
+            raise ValueError(f"width must be a multiple of 4 (2-D sin-cos positions), got {self.width}")
+        for name in ("channels", "depth", "n_classes", "words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Plan(NamedTuple):
+    """All that a condition does to the model, before any picture is seen: one entry a block, and the final layer's."""
+
+    tokens: Tensor | None  # (B, S, D) that join the sequence, in-context only
+    blocks: list[Any]
+    final: list[Modulation]
+
+    def rows(self, index: Tensor) -> "Plan":
+        """The plan of some rows: a table for many (t, y) becomes a batch for the ones at hand."""
+        return _rows(self, index)
+
+
+class FinalLayer(nn.Module):
+    """LN, modulated where the blocks are, then the Linear that leaves the width: (B, T, D) -> (B, T, P * P * channels).
+
+    The Linear and the modulation start at zero: the untrained model predicts v = 0 everywhere.
+    """
+
+    def __init__(self, width: int, c_width: int, out: int, adaptive: bool = True):
+        super().__init__()
+        self.to_modulation = ToModulation(c_width, width, branches=1, order=("shift", "scale")) if adaptive else None
+        self.linear = zero_linear(width, out)
+
+    def prepare(self, cond: Condition) -> list[Modulation]:
+        return [Modulation()] if self.to_modulation is None else self.to_modulation(cond.c)
+
+    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
+        return self.linear(modulate(layer_norm(x), prepared[0]))
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        return self.run(x, self.prepare(cond))
+
+
+class TinyDiT(nn.Module):
+    """v = model(x, t, y): x (B, channels, size, size), t (B,) in [0, 1], y (B,) or (B, S) in 0 .. K; K = no label.
+
+    `plan` reads the condition, `run` the picture; forward is one after the other.
+    """
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.config = config
+        block = VARIANTS[config.variant]
+        width = c_width = config.width
+        self.t_embed = TimeEmbed(c_width)
+        self.y_embed = LabelEmbed(config.n_classes, c_width, config.words, std=config.label_std)
+        self.x_embed = PatchEmbed(config.channels, config.patch, width)
+        side = config.size // config.patch
+        self.register_buffer("positions", positions_2d(side, side, width), persistent=False)  # (T, D)
+        self.blocks = nn.ModuleList(block(width, config.heads, c_width, config.mlp_ratio) for _ in range(config.depth))
+        self.final = FinalLayer(
+            width, c_width, config.channels * config.patch**2, adaptive=config.variant.startswith("adaln")
+        )
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self._check(x, t, y)
+        return self.run(x, self.plan(t, y))
+
+    def condition(self, t: Tensor, y: Tensor) -> Condition:
+        """t (B,), y (B,) or (B, S) -> c = t_emb + sum of words, and ctx = [t_emb, words]."""
+        t_emb = self.t_embed(t)  # (B, C)
+        y_emb = self.y_embed(y)  # (B, S, C)
+        return Condition(t_emb + y_emb.sum(1), torch.cat([t_emb[:, None], y_emb], dim=1))
+
+    def plan(self, t: Tensor, y: Tensor) -> Plan:
+        """What the condition does, everywhere in the model; independent of x."""
+        cond = self.condition(t, y)
+        tokens = cond.ctx if self.blocks[0].uses_ctx_as_tokens else None
+        return Plan(tokens, [block.prepare(cond) for block in self.blocks], self.final.prepare(cond))
+
+    def run(self, x: Tensor, plan: Plan) -> Tensor:
+        """Image x (B, channels, size, size) through the blocks under a plan -> velocity of the same shape."""
+        x = self.x_embed(x) + self.positions  # (B, T, D)
+        if plan.tokens is not None:
+            x = torch.cat([plan.tokens, x], dim=1)  # (B, S + T, D)
+        for block, prepared in zip(self.blocks, plan.blocks, strict=True):
+            x = block.run(x, prepared)
+        x = x[:, -len(self.positions) :]  # the image's own tokens
+        return unpatchify(self.final.run(x, plan.final), self.config.patch, self.config.size // self.config.patch)
+
+    def _check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
+        k = self.config
+        if x.shape[1:] != (k.channels, k.size, k.size):
+            raise ValueError(f"x must be (B, {k.channels}, {k.size}, {k.size}), got {tuple(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must hold one time for each image, ({len(x)},), got {tuple(t.shape)}")
+        if y.shape not in ((len(x),), (len(x), k.words)) or (y.dim() == 1 and k.words > 1):
+            raise ValueError(
+                f"y must hold {k.words} label(s) for each image, ({len(x)}, {k.words}), got {tuple(y.shape)}"
+            )
+        if torch.compiler.is_compiling() or x.is_cuda:
+            return  # looking at values would stop the GPU at every step; embedding lookups check there
+        if y.min() < 0 or y.max() > k.n_classes:
+            raise ValueError(
+                f"labels must lie in 0 .. {k.n_classes} ({k.n_classes} means no label), got {y.min()} .. {y.max()}"
+            )
+        if not (t.min() >= 0 and t.max() <= 1):
+            raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise), got {t.min():.4g} .. {t.max():.4g}")
+
+
+def _rows(tree: Any, index: Tensor) -> Any:
+    """Index the first axis of every tensor in nested lists and named tuples."""
+    if isinstance(tree, Tensor):
+        return tree[index]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_rows(leaf, index) for leaf in tree))
+    return tree if tree is None else type(tree)(_rows(leaf, index) for leaf in tree)

@@ -1,0 +1,92 @@
+"""From the world into tokens and vectors: time, labels or words, patches, positions.
+
+    sinusoidal(s)_k = cos(s w_k), then sin(s w_k),    w_k = 10000^(-k / (F/2)),  k = 0 .. F/2 - 1
+
+B batch, S words of a condition, D width, F sinusoid features, P patch, K classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.layers import xavier_linear
+
+TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
+
+
+def sinusoidal(s: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
+    """Cosines, then sines, of s (B,) at geometrically spaced frequencies -> (B, features)."""
+    half = features // 2
+    w = torch.exp(-math.log(max_period) * torch.arange(half, device=s.device, dtype=s.dtype) / half)
+    angle = s[:, None] * w  # (B, F/2)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def positions_2d(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed 2-D sin-cos positions (rows * columns, D), row-major: half the channels tell the column, half the row."""
+    if width % 4:
+        raise ValueError(f"width must be a multiple of 4 for 2-D sin-cos positions, got {width}")
+    r, c = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    halves = [sinusoidal(axis.flatten().double(), width // 2) for axis in (c, r)]  # each (cos, sin)
+    swapped = [half.roll(width // 4, dims=-1) for half in halves]  # (sin, cos): the order of MAE and DiT
+    return torch.cat(swapped, dim=-1).float()
+
+
+class TimeEmbed(nn.Module):
+    """t (B,) in [0, 1] -> t_emb (B, C): sinusoids of 1000 t, then Linear, SiLU, Linear."""
+
+    def __init__(self, c_width: int, features: int = 256):
+        super().__init__()
+        self.features = features
+        self.mlp = nn.Sequential(xavier_linear(features, c_width), nn.SiLU(), xavier_linear(c_width, c_width))
+        for layer in (self.mlp[0], self.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(sinusoidal(t * TIME_SCALE, self.features))
+
+
+class LabelEmbed(nn.Module):
+    """Labels (B,) or words (B, S) in 0 .. K -> (B, S, C). Row K is the null label: "no condition", for guidance.
+
+    A class label is a caption of one word. With more words each place adds a learned position, so that tokens keep
+    their order; the pooled sum over S forgets it.
+    """
+
+    def __init__(self, n_classes: int, c_width: int, words: int = 1, std: float = 0.02):
+        super().__init__()
+        self.n_classes, self.words = n_classes, words
+        self.table = nn.Embedding(n_classes + 1, c_width)
+        nn.init.normal_(self.table.weight, std=std)
+        if words > 1:
+            self.place = nn.Parameter(std * torch.randn(words, c_width))
+
+    def forward(self, y: Tensor) -> Tensor:
+        e = self.table(y.reshape(len(y), self.words))  # (B, S, C)
+        return e if self.words == 1 else e + self.place
+
+
+class PatchEmbed(nn.Module):
+    """Image (B, channels, size, size) -> tokens (B, T, D): cut into P x P patches, one Linear on each."""
+
+    def __init__(self, channels: int, patch: int, width: int):
+        super().__init__()
+        self.patch = patch
+        self.linear = xavier_linear(channels * patch**2, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(patchify(image, self.patch))
+
+
+def patchify(image: Tensor, patch: int) -> Tensor:
+    """(B, channels, h, w) -> (B, T, channels * P * P): patches by rows; in a patch channel, then row, then column."""
+    return F.unfold(image, patch, stride=patch).transpose(1, 2)
+
+
+def unpatchify(tokens: Tensor, patch: int, rows: int) -> Tensor:
+    """(B, T, P * P * channels) -> (B, channels, h, w); inside a patch row, column, then channel (the order of DiT)."""
+    b, n, d = tokens.shape
+    grid = tokens.reshape(b, rows, n // rows, patch, patch, d // patch**2)  # (B, rows, columns, P, P, channels)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, d // patch**2, rows * patch, n // rows * patch)

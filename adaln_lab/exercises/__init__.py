@@ -1,0 +1,6 @@
+"""Exercises of the notebooks: `check` what you wrote, ask for a `hint` or the `solution`, `guess` before you run."""
+
+from adaln_lab.exercises import part05 as part05  # registers its exercises
+from adaln_lab.exercises.core import check, guess, hint, solution
+
+__all__ = ["check", "guess", "hint", "solution"]

@@ -1,0 +1,160 @@
+"""Exercises that know their wrong answers.
+
+`check` runs a learner's function next to the solution and next to versions with one known mistake each: whose output
+it shares, that mistake it has. `check` never raises for what the function does and always returns a function that
+works, so that Run All comes to its end with every exercise unsolved.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One function to write. Cases and answers are float64, and the sizes of a case differ from each other."""
+
+    question: str  # one sentence
+    solution: Callable  # its name is the exercise's name
+    returns: tuple[str, ...]  # what the solution returns, by name
+    cases: Callable[[], list[tuple]]  # makes the arguments of every call
+    hints: tuple[str, str, str]  # from a nudge to nearly all
+    wrong: dict[str, Callable]  # name of the mistake -> the solution with that mistake; its docstring explains it
+
+    @property
+    def name(self) -> str:
+        return self.solution.__name__
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def register(exercise: Exercise) -> None:
+    EXERCISES[exercise.name] = exercise
+
+
+def find(name: str) -> Exercise:
+    if name not in EXERCISES:
+        raise ValueError(f"no exercise is called {name!r}; there are {', '.join(sorted(EXERCISES))}")
+    return EXERCISES[name]
+
+
+def check(name: str, fn: Callable | None) -> Callable:
+    """Say "to do", "ok" or which mistake `fn` makes. Returns `fn` if it is right, else the solution."""
+    exercise = find(name)
+    if not callable(fn) and fn not in (None, ...):
+        print(f"not yet: {name}: give check the function itself, as in check({name!r}, {name}), not what it returns")
+        return exercise.solution
+    got = [_call(fn, case) for case in exercise.cases()] if callable(fn) else [(fn,)]
+    if all(_is_stub(outcome) for outcome in got):
+        print(f'to do: {name}: {exercise.question} hint("{name}") helps.')
+        return exercise.solution
+    complaint = diagnose(exercise, got)
+    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}")
+    return exercise.solution if complaint else fn
+
+
+def hint(name: str, level: int = 1) -> None:
+    """Print one of three hints, each telling more than the one before."""
+    hints = find(name).hints
+    if level not in range(1, len(hints) + 1):
+        raise ValueError(f"hint levels are 1 to {len(hints)}, got {level!r}")
+    print(f"hint {level} of {len(hints)}: {hints[level - 1]}")
+
+
+def solution(name: str) -> None:
+    """Print the source of the solution."""
+    print(textwrap.dedent(inspect.getsource(find(name).solution)).rstrip())
+
+
+def guess(question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None) -> None:
+    """Ask before the cell that answers; the reader commits by adding pick=0, 1, ... and running it again."""
+    if pick is not None and pick not in range(len(options)):
+        raise ValueError(f"pick must be a number from 0 to {len(options) - 1}, got {pick!r}")
+    print(f"Your guess: {question}")
+    for i, option in enumerate(options):
+        print(f"  {'->' if i == pick else '  '} [{i}] {option}")
+    if pick is None:
+        print("Commit before you read on: add pick=... to this cell and run it.")
+    elif answer is not None:
+        print("Right." if pick == answer else f"Not this one: it is [{answer}] {options[answer]}.")
+
+
+def diagnose(exercise: Exercise, got: list[Any]) -> str | None:
+    """What is wrong with the outcomes of a learner's function, one for each case; None if nothing is."""
+    want = [_call(exercise.solution, case) for case in exercise.cases()]
+    if all(_same(g, w) for g, w in zip(got, want, strict=True)):
+        return None
+    for mistake, version in exercise.wrong.items():
+        outcomes = [_call(version, case) for case in exercise.cases()]
+        if all(_same(g, o) for g, o in zip(got, outcomes, strict=True)):
+            off = max(_distance(g, w) for g, w in zip(got, want, strict=True))
+            return f"{mistake}. {inspect.getdoc(version)} You are off by up to {off:.3g}."
+    return next(text for g, w in zip(got, want, strict=True) if (text := _difference(exercise.returns, g, w)))
+
+
+def _call(fn: Callable, arguments: tuple) -> Any:
+    """The outcome of one call: a tuple, of one item if one was returned, or the exception that was raised."""
+    try:
+        result = fn(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))  # += must not reach the next call
+        items = result if isinstance(result, tuple | list) else (result,)
+        return tuple(item.detach().cpu().to_dense() if isinstance(item, Tensor) else item for item in items)
+    except (Exception, SystemExit) as error:
+        return error
+
+
+def _is_stub(outcome: Any) -> bool:
+    """NotImplementedError, or nothing but None and ... returned."""
+    if isinstance(outcome, BaseException):
+        return isinstance(outcome, NotImplementedError)
+    return all(item is None or item is ... for item in outcome)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal outcomes: the same kind of exception, or the same tensors up to rounding."""
+    if isinstance(a, BaseException) or isinstance(b, BaseException):
+        return type(a) is type(b)
+    if len(a) != len(b) or not all(isinstance(item, Tensor) for item in (*a, *b)):
+        return False
+    return all(x.shape == y.shape and x.dtype == y.dtype and not _off(x, y).any() for x, y in zip(a, b, strict=True))
+
+
+def _off(x: Tensor, y: Tensor) -> Tensor:
+    """Where x is further from y than rounding explains; NaN is off as well."""
+    return ~((x - y).abs() <= TOL * max(1.0, y.abs().max().item()))
+
+
+def _distance(a: Any, b: Any) -> float:
+    """max |a - b| over the tensors of two outcomes; 0 where one raised."""
+    return 0.0 if isinstance(a, BaseException) else max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
+
+
+def _difference(returns: tuple[str, ...], got: Any, want: tuple[Tensor, ...]) -> str | None:
+    """Where an answer that matches no known mistake first differs from the solution."""
+    if isinstance(got, BaseException):
+        return f"your function raised {type(got).__name__}: {got}"
+    if len(got) != len(want):
+        return f"return {', '.join(returns)}; you returned {len(got)} item(s)"
+    for name, g, w in zip(returns, got, want, strict=True):
+        if not isinstance(g, Tensor):
+            return f"{name} must be a tensor, you returned {type(g).__name__}"
+        if g.shape != w.shape:
+            return f"{name} has shape {tuple(g.shape)} and must have {tuple(w.shape)}"
+        if g.dtype != w.dtype:
+            return f"{name} is {g.dtype}, but the inputs are {w.dtype}: keep their dtype"
+        if not g.isfinite().all():
+            return f"{name} holds {g[~g.isfinite()][0].item()}, and every number must be finite"
+        if (off := _off(g, w)).any():
+            first = off.nonzero()[0].tolist()
+            yours, right = g[tuple(first)], w[tuple(first)]
+            return (
+                f"{name} is off by up to {(g - w).abs().max():.3g}; the first place that differs is "
+                f"{name}{first}: {yours:.4g} in yours, {right:.4g} in the solution"
+            )
+    return None

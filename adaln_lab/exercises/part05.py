@@ -1,0 +1,270 @@
+"""Exercises of notebook 05: a pair to learn from, guidance, one modulated branch, patches.
+
+Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
+is what `check` tells whoever makes the same. t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, register
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in float64, the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# flow_pair: where a training example comes from
+
+
+def flow_pair(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x_t = (1 - t) x0 + t noise and its velocity v = noise - x0; images (B, C, H, W), t (B,)."""
+    t = t.reshape(-1, 1, 1, 1)  # (B, 1, 1, 1): one time for each image
+    return (1 - t) * x0 + t * noise, noise - x0
+
+
+def time_reversed(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your x_t is the data at t = 1; here t = 0 is data and t = 1 is noise."""
+    return flow_pair(noise, x0, t)[0], noise - x0
+
+
+def all_reversed(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your road runs from noise to data, x_t and v alike; here t = 0 is data and t = 1 is noise."""
+    return flow_pair(noise, x0, t)
+
+
+def velocity_flipped(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v points from noise to data, but the derivative of x_t by t is noise - x0."""
+    return flow_pair(x0, noise, t)[0], x0 - noise
+
+
+def t_along_the_width(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """You multiply by t of shape (B,), which meets the last axis: every column of pixels gets its own time."""
+    return (1 - t) * x0 + t * noise, noise - x0
+
+
+def variance_preserving(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """You mix with sqrt(1 - t^2) and t, as older diffusion models do; the straight road takes 1 - t and t."""
+    t = t.reshape(-1, 1, 1, 1)
+    return (1 - t**2).sqrt() * x0 + t * noise, noise - x0
+
+
+def flow_pair_cases() -> list[tuple]:
+    """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
+    shapes = [(4, 3, 5, 4), (2, 3, 4, 6), (5, 1, 2, 3)]
+    return [(draw(*s), draw(*s, seed=1), torch.linspace(0.1, 0.9, s[0], dtype=torch.float64)) for s in shapes]
+
+
+# guided: classifier-free guidance
+
+
+def guided(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+    """From the unconditional prediction towards the conditional one, `guidance` times the way."""
+    return v_uncond + guidance * (v_cond - v_uncond)
+
+
+def swapped(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+    """You walk from the conditional to the unconditional prediction, away from the condition."""
+    return v_cond + guidance * (v_uncond - v_cond)
+
+
+def off_by_one(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+    """You start from v_cond, so guidance 0 already follows the condition; start from v_uncond."""
+    return v_cond + guidance * (v_cond - v_uncond)
+
+
+def average(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+    """You take the mean of the two predictions, whatever the guidance."""
+    return (v_cond + v_uncond) / 2
+
+
+def condition_ignored(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+    """You return the unconditional prediction; v_cond has no influence."""
+    return v_uncond
+
+
+def guided_cases() -> list[tuple]:
+    return [(draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1), guidance) for guidance in (3.0, 1.5, 0.0)]
+
+
+# modulated_branch: half of a DiT block, and the museum of its bugs
+
+
+def modulated_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """x + gate * branch(LN(x) * (1 + scale) + shift); x (B, T, D), the three vectors (B, 1, D)."""
+    h = F.layer_norm(x, x.shape[-1:], eps=1e-6)  # (B, T, D), no learned gamma and beta
+    return x + gate * branch(h * (1 + scale) + shift)
+
+
+def scale_without_one(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply by scale instead of 1 + scale: at scale 0 the branch would see nothing but shift."""
+    return modulated_branch(x, shift, scale - 1, gate, branch)
+
+
+def scale_and_shift_swapped(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply by 1 + shift and add scale: the chunks were taken in the wrong order."""
+    return modulated_branch(x, scale, shift, gate, branch)
+
+
+def gate_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You add the branch without its gate: a block that starts with gate 0 would not be the identity."""
+    return modulated_branch(x, shift, scale, torch.ones_like(gate), branch)
+
+
+def gate_on_the_sum(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply the whole sum by gate: gate 0 would erase the stream instead of letting it pass."""
+    return gate * modulated_branch(x, shift, scale, torch.ones_like(gate), branch)
+
+
+def stream_overwritten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You add the branch to its own input: x was rebound to the normalised tokens, and the stream is lost."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return x + gate * branch(x)
+
+
+def sigmoid_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You put the gate through a sigmoid: gate 0 would let half of the branch through. It is a plain factor."""
+    return modulated_branch(x, shift, scale, gate.sigmoid(), branch)
+
+
+def no_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You modulate x itself: scale and shift would act on tokens of any size."""
+    return x + gate * branch(x * (1 + scale) + shift)
+
+
+def norm_after_modulation(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You normalise once more after modulating, which takes out again what a common scale or shift has put in."""
+    return modulated_branch(x, shift, scale, gate, lambda h: branch(F.layer_norm(h, h.shape[-1:], eps=1e-6)))
+
+
+def default_eps(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Your layer norm has eps = 1e-5, torch's default; DiT has 1e-6."""
+    h = F.layer_norm(x, x.shape[-1:], eps=1e-5)
+    return x + gate * branch(h * (1 + scale) + shift)
+
+
+def modulated_branch_cases() -> list[tuple]:
+    """The branch mixes channels and is not linear, so that no mistake before it cancels with one after it."""
+    mix = draw(6, 6, seed=9) / 6**0.5
+    cases = []
+    for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
+        shift, scale, gate = 0.5 * draw(3, b, 1, 6, seed=10 + seed)
+        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), shift, scale, gate, lambda h: torch.tanh(h @ mix)))
+    return cases
+
+
+# patchify: images become tokens
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, T, C * P * P): patches row by row; inside one channel, row, column, as in a Conv2d weight."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)  # (B, C, rows, P, columns, P)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch**2)
+
+
+def grid_column_by_column(images: Tensor, patch: int) -> Tensor:
+    """Your patches are in order from top to bottom, column after column; they must go row by row."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
+    return grid.permute(0, 4, 2, 1, 3, 5).reshape(b, -1, c * patch**2)
+
+
+def channels_last(images: Tensor, patch: int) -> Tensor:
+    """Inside a patch your channel varies fastest (row, column, channel); the order here is channel, row, column."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, c * patch**2)
+
+
+def pixels_transposed(images: Tensor, patch: int) -> Tensor:
+    """Inside a patch your row varies fastest (channel, column, row); the order here is channel, row, column."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
+    return grid.permute(0, 2, 4, 1, 5, 3).reshape(b, -1, c * patch**2)
+
+
+def reshape_without_permute(images: Tensor, patch: int) -> Tensor:
+    """A reshape alone cuts rows of pixels into pieces: the shape is right, but your tokens are no squares."""
+    return images.reshape(len(images), -1, images.shape[1] * patch**2)
+
+
+def patchify_cases() -> list[tuple]:
+    return [(draw(2, 3, 4, 6), 2), (draw(3, 1, 9, 6), 3), (draw(1, 2, 8, 4), 4)]
+
+
+def by_name(*versions: Callable) -> dict[str, Callable]:
+    """`scale_without_one` is told as "scale without one"."""
+    return {version.__name__.replace("_", " "): version for version in versions}
+
+
+register(
+    Exercise(
+        question="Mix images and noise for the times t, and give the velocity of the mix.",
+        solution=flow_pair,
+        returns=("x_t", "v"),
+        cases=flow_pair_cases,
+        hints=(
+            "At t = 0 x_t is the image, at t = 1 the noise, and in between a straight line. v is its derivative by t.",
+            "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
+            "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x0 + t * noise; v does not depend on t.",
+        ),
+        wrong=by_name(time_reversed, all_reversed, velocity_flipped, t_along_the_width, variance_preserving),
+    )
+)
+register(
+    Exercise(
+        question="Push the prediction away from the unconditional one, by a factor `guidance`.",
+        solution=guided,
+        returns=("v",),
+        cases=guided_cases,
+        hints=(
+            "guidance 0 gives v_uncond, guidance 1 gives v_cond, and the line goes on beyond.",
+            "The direction to walk in is v_cond - v_uncond. Where do you start?",
+            "Start at v_uncond and add guidance times the direction.",
+        ),
+        wrong=by_name(swapped, off_by_one, average, condition_ignored),
+    )
+)
+register(
+    Exercise(
+        question="Write one adaLN-Zero branch: normalise, modulate, branch, gate, add to the stream.",
+        solution=modulated_branch,
+        returns=("x",),
+        cases=modulated_branch_cases,
+        hints=(
+            "With gate = 0 the result must be x, untouched; with scale = shift = 0 the branch must see LN(x).",
+            "Keep x for the end and give the branch's input its own name, h. The norm has no weights; its eps is 1e-6.",
+            "h = F.layer_norm(x, x.shape[-1:], eps=1e-6); branch(h * (1 + scale) + shift) is what the gate multiplies.",
+        ),
+        wrong=by_name(
+            scale_without_one,
+            scale_and_shift_swapped,
+            gate_missing,
+            gate_on_the_sum,
+            stream_overwritten,
+            sigmoid_gate,
+            no_layer_norm,
+            norm_after_modulation,
+            default_eps,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Cut images into square patches, one token each.",
+        solution=patchify,
+        returns=("tokens",),
+        cases=patchify_cases,
+        hints=(
+            "First give every patch its place: split H into rows times P and W into columns times P.",
+            "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
+            "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
+        ),
+        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute),
+    )
+)

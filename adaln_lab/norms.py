@@ -1,0 +1,65 @@
+"""Normalisation and modulation: the two halves of adaptive layer norm.
+
+    LN(x)       = (x - mean(x)) / sqrt(var(x) + eps)              per token, over its D channels
+    AdaLN(x, c) = LN(x) * (1 + scale(c)) + shift(c)               DiT, Sec. 3.2 (arXiv 2212.09748)
+
+B batch, T tokens, D width, C width of the condition.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.layers import xavier_linear, zero_linear
+
+
+def layer_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm without learned gamma and beta: mean 0, variance 1 (biased) over the last axis; any shape (..., D)."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis: layer norm that keeps the mean (arXiv 1910.07467)."""
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+class Modulation(NamedTuple):
+    """What one condition does to one branch: each (B, 1, D), or None where an architecture has no such vector."""
+
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    gate: Tensor | None = None
+
+
+def modulate(h: Tensor, m: Modulation) -> Tensor:
+    """h * (1 + scale) + shift, one affine map for all tokens: (B, T, D) -> (B, T, D). The gate is not used here."""
+    if m.scale is not None:
+        h = h * (1 + m.scale)
+    return h if m.shift is None else h + m.shift
+
+
+class ToModulation(nn.Module):
+    """c -> one `Modulation` for each branch: SiLU, then one Linear whose output is cut into named vectors.
+
+    `order` is an architecture's chunk order, data in one line: DiT has ("shift", "scale", "gate") for attention and
+    again for the MLP. `zero` starts every vector at 0 (adaLN-Zero); otherwise the Linear starts like any other.
+    """
+
+    def __init__(
+        self,
+        c_width: int,
+        width: int,
+        branches: int = 2,
+        order: tuple[str, ...] = ("shift", "scale", "gate"),
+        zero: bool = True,
+    ):
+        super().__init__()
+        self.branches, self.order = branches, order
+        make_linear = zero_linear if zero else xavier_linear
+        self.linear = make_linear(c_width, branches * len(order) * width)
+
+    def forward(self, c: Tensor) -> list[Modulation]:
+        vectors = self.linear(F.silu(c)).unsqueeze(1).chunk(self.branches * len(self.order), dim=-1)  # each (B, 1, D)
+        n = len(self.order)
+        return [Modulation(**dict(zip(self.order, vectors[i * n :], strict=False))) for i in range(self.branches)]

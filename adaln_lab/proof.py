@@ -1,0 +1,65 @@
+"""Equations that are run: `prove("LN(a x) = LN(x)", lhs, rhs)` prints one line that never varies, or raises.
+
+The two sides must agree to max |lhs - rhs| <= tol * max(1, max |rhs|), in float64: absolute for numbers around one,
+relative for large ones. They should come from different code paths; a thing compared with itself is refused.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
+    """Print `proved: claim` if both sides agree; they are tensors, arrays, numbers, or (nested) lists of them.
+
+    Raises ValueError for two sides that cannot be compared, AssertionError with the numbers for two that differ.
+    """
+    left, right = _array(lhs), _array(rhs)
+    if left.shape != right.shape:
+        raise ValueError(f"{claim}: the sides have shapes {left.shape} and {right.shape}, they must be equal")
+    if left.size == 0:
+        raise ValueError(f"{claim}: both sides are empty, which proves nothing")
+    if (lhs is rhs and not np.isscalar(lhs)) or (
+        left.strides == right.strides and left.ctypes.data == right.ctypes.data
+    ):
+        raise ValueError(f"{claim}: both sides are the same object; two sides must come from different code paths")
+    for side, array in (("left", left), ("right", right)):
+        if not np.isfinite(array).all():
+            raise AssertionError(f"not proved: {claim}: the {side} side holds {_first_bad(array)}")
+
+    difference = np.abs(left - right)
+    allowed = tol * max(1.0, np.abs(right).max())
+    if difference.max() > allowed:
+        worst = np.unravel_index(difference.argmax(), difference.shape)
+        at = f" at {list(map(int, worst))}" if worst else ""
+        raise AssertionError(
+            f"not proved: {claim}: {left[worst]:.12g} on the left, {right[worst]:.12g} on the right{at}; "
+            f"max |difference| {difference.max():.3g}, allowed {allowed:.3g}{_rounding(lhs, rhs, tol)}"
+        )
+    print(f"proved: {claim}")
+
+
+def _array(side: Any) -> np.ndarray:
+    if hasattr(side, "detach"):  # a torch tensor, without importing torch; bfloat16 has no numpy type, so double first
+        side = side.detach().cpu()
+        side = (side if side.is_complex() else side.double()).numpy()
+    elif isinstance(side, list | tuple):
+        side = [_array(item) for item in side]
+    array = np.asarray(side)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"prove compares real numbers, got {array.dtype} in {type(side).__name__}")
+    return array.astype(np.float64, copy=False)
+
+
+def _first_bad(array: np.ndarray) -> str:
+    index = tuple(np.argwhere(~np.isfinite(array))[0])
+    return f"{array[index]} at {list(map(int, index))}"
+
+
+def _rounding(lhs: Any, rhs: Any, tol: float) -> str:
+    """The likely reason where a side is in single or half precision: its rounding alone is larger than tol."""
+    for dtype in (str(getattr(side, "dtype", "")).removeprefix("torch.") for side in (lhs, rhs)):
+        eps = {"float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.8e-3}.get(dtype, 0.0)
+        if eps > tol:
+            return f". One side is {dtype}, whose rounding alone is {eps:g}: compute in float64"
+    return ""

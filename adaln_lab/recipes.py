@@ -1,0 +1,43 @@
+"""Which model and which training for which data on which device: each with its cost and its result.
+
+Stored runs are records of training on machines that not every reader has: `python -m adaln_lab train --record`.
+"""
+
+import json
+from dataclasses import replace
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaln_lab.dit import DiTConfig
+from adaln_lab.train import TrainConfig
+
+
+def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, TrainConfig]:
+    """Model and training for a data set of `adaln_lab.datasets`; larger where the device is CUDA."""
+    small = torch.device(device).type != "cuda"
+    shapes = {"digits": (8, 1, 2), "mnist": (28, 1, 4), "fashion_mnist": (28, 1, 4), "cifar10": (32, 3, 4)}
+    if data not in shapes:
+        raise ValueError(f"there are recipes for {', '.join(shapes)}; got {data!r}")
+    size, channels, patch = shapes[data]
+    model, config = DiTConfig(size=size, channels=channels, patch=patch), TrainConfig(data=data)
+    if data != "digits":
+        model, config = replace(model, width=128), replace(config, steps=1500, muon_lr=0.02, lr=3e-3)
+    if not small:
+        model = replace(model, width=256, depth=8, heads=8)
+        config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)
+    return model, config
+
+
+def stored_run(name: str) -> dict[str, Any] | None:
+    """The record of a run among the package's assets, or None where nobody has made it yet.
+
+    Fields: date, machine, command, seconds, loss (one a step), accuracy, frechet, floor, samples (3 of each label).
+    """
+    file = resources.files("adaln_lab") / "assets" / f"{name}.json"
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text())
+    return record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}

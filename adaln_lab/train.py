@@ -1,0 +1,163 @@
+"""Training as a generator: it yields a `Step` after every update, and whoever iterates owns the display.
+
+    run = Run.new(DiTConfig(), TrainConfig())
+    for step in train(run, data):
+        ...                                    # look at step.loss, step.gates; sample from run.ema; stop when you like
+
+Flow matching with Muon on the matrices inside the blocks and AdamW on everything else (embeddings, modulation, biases,
+the final layer), gradient clipping and an exponential moving average of the weights.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adaln_lab.datasets import Dataset, batches
+from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.flow import flow_loss, flow_pair
+from adaln_lab.muon import Muon
+from adaln_lab.norms import ToModulation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training recipe. The defaults are the digits recipe."""
+
+    data: str = "digits"
+    steps: int = 300
+    batch: int = 64
+    lr: float = 5e-3  # AdamW: embeddings, modulation, biases, final layer
+    muon_lr: float = 0.03  # Muon: the matrices of attention and MLP
+    weight_decay: float = 0.0
+    warmup: int = 10  # steps until the learning rate is full
+    decay: float = 0.7  # share of the steps, at the end, over which it falls to zero
+    label_drop: float = 0.1  # share of labels replaced by "no label", for guidance
+    t_mean: float = 0.4  # of logit(t): a little towards noise, where the label is decided
+    ema: float = 0.98
+    clip: float = 1.0  # largest gradient norm
+    seed: int = 0
+    gates_every: int = 10  # steps between two readings of the gates
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "gates_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("label_drop", "ema", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("lr", "muon_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update did."""
+
+    number: int  # 1 after the first update
+    loss: float
+    lr: float  # AdamW's, after the schedule
+    grad_norm: float  # before clipping
+    gates: Tensor | None = None  # (depth, 2): root mean square gate of attention and MLP, every `gates_every` steps
+
+
+@dataclass
+class Run:
+    """A training run in flight: everything that must be kept to go on exactly."""
+
+    model: TinyDiT
+    ema: TinyDiT  # the averaged weights; sample from these
+    config: TrainConfig
+    optimizers: list[torch.optim.Optimizer]
+    generator: torch.Generator  # draws batches, times, noise and dropped labels
+    number: int = 0  # updates done
+    history: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, model: DiTConfig | TinyDiT, config: TrainConfig, device: torch.device | str = "cpu") -> "Run":
+        """A fresh run. The model's start and the draws of training both follow from config.seed."""
+        if isinstance(model, DiTConfig):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = TinyDiT(model)
+        model = model.to(device).train()
+        generator = torch.Generator(device).manual_seed(config.seed)
+        return cls(
+            model, copy.deepcopy(model).eval().requires_grad_(False), config, make_optimizers(model, config), generator
+        )
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices of attention and MLP inside the blocks, AdamW for all other parameters."""
+    to_modulation = {p for m in model.modules() if isinstance(m, ToModulation) for p in m.parameters()}
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2 and p not in to_modulation]
+    chosen = set(matrices)
+    rest = [p for p in model.parameters() if p not in chosen]
+    return [
+        torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True),
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
+    ]
+
+
+def lr_factor(number: int, config: TrainConfig) -> float:
+    """What multiplies the learning rates at update `number` (from 0): warm-up, flat, then a straight fall to 0."""
+    warm = min(1.0, (number + 1) / max(1, config.warmup))
+    left = (config.steps - number) / max(1, round(config.decay * config.steps))
+    return min(warm, 1.0, left)
+
+
+def train(run: Run, data: Dataset) -> Iterator[Step]:
+    """Update until config.steps are done, yielding a `Step` each time. ValueError where the loss is not finite."""
+    k, draw = run.config, batches(data, run.config.batch, run.generator)
+    null = run.model.config.n_classes
+    averaged = [p for p in run.ema.parameters()]
+    live = list(run.model.parameters())
+    while run.number < k.steps:
+        factor = lr_factor(run.number, k)
+        for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+        loss = flow_loss(run.model, flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(live, k.clip)
+        if not torch.isfinite(grad_norm):  # a loss that is not finite gives such a norm, too
+            raise ValueError(
+                f"training became non-finite at step {run.number + 1} (loss {loss.item():.4g}, gradient norm "
+                f"{grad_norm.item():.4g}); nothing was updated. Lower lr (now {k.lr}) or muon_lr (now {k.muon_lr}), "
+                "or look for NaN in the data"
+            )
+        for optimizer in run.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        run.number += 1
+        with torch.no_grad():  # early averages forget faster, or they would remember the start
+            torch._foreach_lerp_(averaged, live, 1 - min(k.ema, run.number / (run.number + 10)))
+        gates = gate_sizes(run.model) if run.number % k.gates_every == 0 or run.number == 1 else None
+        step = Step(run.number, loss.item(), k.lr * factor, grad_norm.item(), gates)
+        run.history.append(step)
+        yield step
+
+
+@torch.no_grad()
+def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> Tensor | None:
+    """(depth, 2): root mean square of attention and MLP gates over channels, classes, times; None without gates."""
+    gates = read_gates(model, torch.tensor(times))
+    return None if gates is None else gates.square().mean((2, 3, 4)).sqrt().cpu()
+
+
+@torch.no_grad()
+def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
+    """Every gate of the model, (depth, 2, times, K, D), for each class label at the given times; None without gates."""
+    k, device = model.config, model.positions.device
+    y = torch.arange(k.n_classes, device=device).repeat(len(times))
+    t = times.to(model.positions).repeat_interleave(k.n_classes)
+    if k.words > 1:
+        return None
+    blocks = model.plan(t, y).blocks
+    if not (isinstance(blocks[0], list) and blocks[0][0].gate is not None):
+        return None
+    gates = torch.stack([torch.stack([branch.gate.squeeze(1) for branch in block]) for block in blocks])
+    return gates.unflatten(2, (len(times), k.n_classes))

@@ -1,0 +1,159 @@
+"""Drive a notebook in a real JupyterLab: run all, collect what went wrong, press arrow keys on every slider.
+
+Nothing here sleeps; every wait is for something to be true in the page, and says what was awaited when it is not.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM_ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-extensions",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page, also those out of sight
+}
+# Scripts for the page. A notebook's model is asked, not its looks, wherever the model knows.
+OUTPUTS = """
+    const panel = window.jupyterapp.shell.currentWidget;
+    const code = panel.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim());
+    const outputs = code.flatMap(c => Array.from({length: c.model.outputs.length}, (_, i) => c.model.outputs.get(i)));
+    const failed = outputs.filter(o => o.type === 'error');
+"""
+IS_OPEN = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+HAS_RUN = f"""() => {{ {OUTPUTS}
+    return (failed.length || code.every(c => c.model.executionCount))
+        && panel.sessionContext.session.kernel.status === 'idle';
+}}"""
+IS_SHOWN = f"""() => {{ {OUTPUTS}
+    const views = outputs.filter(o => 'application/vnd.jupyter.widget-view+json' in o.data);
+    return document.querySelectorAll('.jp-OutputArea-output > .jupyter-widgets').length >= views.length
+        && [...document.querySelectorAll('.jp-OutputArea-output img')].every(i => i.complete && i.naturalWidth);
+}}"""
+ERRORS = f"""() => {{ {OUTPUTS}
+    const raised = failed.map(o => o.toJSON()).map(o => `a cell raised ${{o.ename}}: ${{o.evalue}}`);
+    const boxes = [...document.querySelectorAll('.jupyter-widgets-error-widget')].map(() => 'a widget has no view');
+    return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
+}}"""
+WATCH = """([slider, timeout]) => {
+    const handle = document.querySelectorAll('.noUi-handle')[slider];
+    const picture = () => handle.closest('.widget-vbox').querySelector('img');
+    const old = picture().src;
+    handle.focus();
+    window.painted = new Promise(resolve => {
+        let pressed;
+        document.addEventListener('keydown', event => {
+            pressed = event.timeStamp;
+            const look = now => {
+                const image = picture();
+                if (image.src !== old && image.complete && image.naturalWidth) resolve(now - pressed);
+                else if (now - pressed > timeout) resolve(null);
+                else requestAnimationFrame(look);
+            };
+            requestAnimationFrame(look);
+        }, {once: true, capture: true});
+    });
+}"""
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in."""
+    home = folder / "home"
+    for name, values in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
+    (folder / "notebooks").mkdir()
+    private = {
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
+    }  # fmt: skip
+    env = os.environ | {key: str(home / value) for key, value in private.items()} | {"PYTHONPATH": str(ROOT)}
+    options = [
+        "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.news_url=None",
+        f"--ServerApp.root_dir={folder / 'notebooks'}", f"--IdentityProvider.token={os.urandom(16).hex()}",
+        "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
+    ]  # fmt: skip
+    with (folder / "jupyterlab.log").open("wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
+    try:
+        yield _address(server, home / "runtime", folder / "jupyterlab.log")
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float = 60) -> str:
+    deadline = time.monotonic() + timeout
+    while server.poll() is None and time.monotonic() < deadline:
+        for path in runtime.glob("jpserver-*.json"):
+            if text := path.read_text():
+                info = json.loads(text)
+                return f"{info['url']}lab/tree/{{name}}?token={info['token']}&reset"
+        time.sleep(0.1)  # a file of another process: there is no event to wait for
+    raise RuntimeError(f"JupyterLab did not start in {timeout} s:\n{log.read_text()[-3000:]}")
+
+
+class Notebook:
+    """One notebook, open in a page. `errors()` is empty as long as all is well."""
+
+    def __init__(self, page: Page, address: str):
+        self.page = page
+        self._page_errors: list[str] = []
+        page.on("pageerror", lambda error: self._page_errors.append(f"the page raised {error}"))
+        page.goto(address)
+        page.wait_for_function(IS_OPEN, timeout=60_000)
+
+    def run_all(self, timeout: float = 240) -> None:
+        """Run > Run All Cells, as a reader does, until the kernel rests and every widget and picture is there."""
+        for item in ("Run", "Run All Cells"):
+            self.page.get_by_role("menuitem", name=item, exact=True).click()
+        self.page.wait_for_function(HAS_RUN, timeout=1000 * timeout)
+        self.page.wait_for_function(IS_SHOWN, timeout=30_000)
+
+    def errors(self) -> list[str]:
+        return self.page.evaluate(ERRORS) + self._page_errors
+
+    def sliders(self) -> int:
+        return self.page.locator(".noUi-handle").count()
+
+    def press(self, slider: int, timeout: float = 10) -> float | None:
+        """ArrowRight on one slider: milliseconds until another, complete picture is painted; None if none came."""
+        self.page.evaluate(WATCH, [slider, 1000 * timeout])
+        self.page.keyboard.press("ArrowRight")
+        return self.page.evaluate("() => window.painted")
+
+
+def explore(notebook: Notebook, presses: int = 5, timeout: float = 10) -> tuple[list[str], list[float]]:
+    """Run a notebook and move all its sliders: (what went wrong, latencies in milliseconds)."""
+    notebook.run_all()
+    errors, latencies = notebook.errors(), []
+    for slider in range(0 if errors else notebook.sliders()):
+        for press in range(1, presses + 1):
+            latency = notebook.press(slider, timeout)
+            if latency is None:
+                errors.append(f"slider {slider}, press {press}: no new picture in {timeout} s")
+                break
+            latencies.append(latency)
+    return errors + [error for error in notebook.errors() if error not in errors], latencies
+
+
+def copy_without_outputs(source: Path, target: Path) -> None:
+    """What is on the page afterwards was made there, and not stored before."""
+    notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    nbformat.write(notebook, target)

@@ -1,0 +1,62 @@
+"""What every test can count on: the CPU, pinned threads, an empty ADALN_LAB_HOME, and no test that cannot run here.
+
+Nothing is seeded globally: a test that draws numbers holds its own generator.
+"""
+
+import functools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    default = Path(__file__).parent / "golden"
+    parser.addoption("--golden", metavar="DIR", type=Path, default=default, help="numbers of the original models")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("ADALN_LAB_DEVICE", "cpu")
+    if "ADALN_LAB_HOME" not in os.environ:
+        home = tempfile.TemporaryDirectory(prefix="adaln_lab_")
+        os.environ["ADALN_LAB_HOME"] = home.name
+        config.add_cleanup(home.cleanup)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if item.get_closest_marker("browser") and find_chromium() is None:
+            item.add_marker(pytest.mark.skip(reason="no Chromium: python -m playwright install chromium"))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # a quick mistake is seen quickly
+
+
+@functools.cache
+def find_chromium() -> str | None:
+    """The path of a Chromium that playwright can drive: the system's, else playwright's own; None without either."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if os.path.exists(path) else None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str | None:
+    """For `browser` tests: what to pass as executable_path."""
+    return find_chromium()
+
+
+@pytest.fixture(scope="session")
+def golden_dir(pytestconfig: pytest.Config) -> Path:
+    return pytestconfig.getoption("--golden")

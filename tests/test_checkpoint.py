@@ -1,0 +1,110 @@
+"""Nothing is lost, nothing is half written, and a foreign file is told from one's own."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from adaln_lab import checkpoint, datasets
+from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.train import Run, TrainConfig, train
+
+SMALL = DiTConfig(width=24, depth=2, heads=2)
+SHORT = TrainConfig(steps=8, batch=16, gates_every=3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def test_a_model_comes_back_with_its_shape_and_its_numbers(tmp_path):
+    model = TinyDiT(replace(SMALL, variant="adaln"))
+    checkpoint.save_model(model, tmp_path / "new" / "folder", data="digits")
+    back = checkpoint.load_model(tmp_path / "new" / "folder")
+    assert back.config == model.config
+    assert not back.training
+    for name, p in model.state_dict().items():
+        assert torch.equal(p, back.state_dict()[name])
+    assert {f.name for f in (tmp_path / "new" / "folder").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_the_straight_one_does(digits, tmp_path):
+    straight = Run.new(SMALL, SHORT)
+    list(train(straight, digits))
+    halted = Run.new(SMALL, SHORT)
+    for step in train(halted, digits):
+        if step.number == 5:
+            break
+    checkpoint.save_run(halted, tmp_path / "run.safetensors")
+    resumed = checkpoint.load_run(tmp_path / "run.safetensors")
+    assert resumed.number == 5
+    assert not any(
+        torch.equal(a, b)
+        for a, b in zip(resumed.model.blocks.parameters(), straight.model.blocks.parameters(), strict=True)
+    )
+    list(train(resumed, digits))
+    for ours, theirs in ((resumed.model, straight.model), (resumed.ema, straight.ema)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert [s.loss for s in resumed.history] == [s.loss for s in straight.history]
+    assert [s.number for s in resumed.history if s.gates is not None] == [1, 3, 6]
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "kept.json"
+    checkpoint.write_json(path, {"a": 1})
+
+    def full_disk(aside: str) -> None:
+        with open(aside, "w") as file:
+            file.write("{")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_whole(path, full_disk)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [f.name for f in tmp_path.iterdir()] == ["kept.json"]
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut", "foreign", "empty"])
+def test_files_that_are_no_checkpoint_are_recognised(tmp_path, spoil):
+    path = tmp_path / "run.safetensors"
+    checkpoint.save_run(Run.new(SMALL, SHORT), path)
+    whole = path.read_bytes()
+    {
+        "missing": path.unlink,
+        "cut": lambda: path.write_bytes(whole[: len(whole) // 2]),
+        "foreign": lambda: path.write_bytes(b"\x80\x04a pickle, say"),
+        "empty": lambda: path.write_bytes(b""),
+    }[spoil]()
+    with pytest.raises(ValueError, match="does not exist" if spoil == "missing" else "not a complete safetensors file"):
+        checkpoint.load_run(path)
+
+
+def test_a_safetensors_file_of_something_else_is_recognised(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not a training checkpoint of this package"):
+        checkpoint.load_run(tmp_path / "other.safetensors")
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
+    checkpoint.save_model(TinyDiT(SMALL), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["depth"] = 3
+    checkpoint.write_json(tmp_path / "config.json", config)
+    with pytest.raises(ValueError, match="does not fit its configuration"):
+        checkpoint.load_model(tmp_path)
+    config["model"]["flavour"] = "strange"
+    checkpoint.write_json(tmp_path / "config.json", config)
+    with pytest.raises(ValueError, match="no DiTConfig of this version"):
+        checkpoint.load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match="cannot write to the folder .*choose another one"):
+        checkpoint.write_json(tmp_path / "file" / "run.json", {})

@@ -1,0 +1,210 @@
+"""What must be true of the assembled model, whatever its parts promise."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from adaln_lab.conditioning import VARIANTS, AdaLNZeroBlock, Condition
+from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
+from adaln_lab.flow import flow_loss, flow_pair
+
+SMALL = DiTConfig(width=24, depth=3, heads=2)
+
+
+def make(variant: str = "adaln_zero", seed: int = 0, **changes) -> TinyDiT:
+    torch.manual_seed(seed)
+    return TinyDiT(replace(SMALL, variant=variant, **changes))
+
+
+def inputs(n: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 1, 8, 8, generator=g), torch.rand(n, generator=g), torch.randint(11, (n,), generator=g)
+
+
+def shaken(model: TinyDiT) -> TinyDiT:
+    """No zero left anywhere, so that every path carries signal."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def test_every_block_is_the_identity_at_init_bit_for_bit():
+    """gate = 0 multiplies the branch away. Asked of the assembled model: nothing may have re-initialised it."""
+    model, (_, t, y) = make(), inputs()
+    x = torch.randn(4, 16, 24)
+    for block in model.blocks:
+        assert torch.equal(block(x, model.condition(t, y)), x)
+
+
+def test_the_other_variants_are_not_the_identity_at_init():
+    for variant in set(VARIANTS) - {"adaln_zero"}:
+        model, (_, t, y) = make(variant), inputs()
+        x = torch.randn(4, 16, 24)
+        assert not torch.allclose(model.blocks[0](x, model.condition(t, y)), x), variant
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_untrained_model_predicts_zero(variant):
+    """The final Linear is zero, so the first loss is the variance of v and no variant starts with an advantage."""
+    assert not make(variant)(*inputs()).any()
+
+
+def woken(model: TinyDiT, passes: int) -> list[set[str]]:
+    """Names with a gradient that is not zero, pass by pass; modulation is split into its vectors."""
+    names, generator = [], torch.Generator().manual_seed(0)
+    for _ in range(passes):
+        model.zero_grad()
+        flow_loss(model, flow_pair(torch.randn(8, 1, 8, 8), torch.arange(8), 10, 0.0, generator)).backward()
+        awake = set()
+        for name, p in model.named_parameters():
+            pieces = {name: p.grad}
+            if "to_modulation" in name and name.startswith("blocks"):
+                pieces = {
+                    f"{name}:{v}{i}": p.grad[(3 * i + j) * 24 :][:24]
+                    for i in (0, 1)
+                    for j, v in enumerate(("shift", "scale", "gate"))
+                }
+            elif "qkv.bias" in name:
+                pieces = {f"{name}:{part}": p.grad[24 * i :][:24] for i, part in enumerate("qkv")}
+            awake |= {key for key, g in pieces.items() if g is not None and g.abs().max() > 1e-14}
+        names.append(awake)
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+    return names
+
+
+def test_wake_up_happens_in_three_steps():
+    """A product of two zeros has no gradient in either factor: head and gates are zero, so the head must move first."""
+    model = make().double()
+    model.positions = model.positions.double()
+    with torch.random.fork_rng():
+        torch.set_default_dtype(torch.float64)
+        try:
+            first, second, third = woken(model, 3)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert first == {"final.linear.weight", "final.linear.bias"}
+    gates = {n for n in second if ":gate" in n}
+    assert len(gates) == 3 * 2 * 2  # depth x (weight, bias) x (attention, MLP)
+    assert second - gates - first == {
+        "x_embed.linear.weight",
+        "x_embed.linear.bias",
+        "final.to_modulation.linear.weight",
+        "final.to_modulation.linear.bias",
+    }
+    everything = {n for n, _ in model.named_parameters()}
+    assert {n.split(":")[0] for n in third} == everything  # and now all of it ...
+    asleep = {f"blocks.{i}.attn.qkv.bias:k" for i in range(3)}  # ... but key biases: softmax does not see them
+    assert not third & asleep
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_time_and_label_both_reach_the_output(variant):
+    model, (x, t, y) = shaken(make(variant)).eval(), inputs()
+    out = model(x, t, y)
+    assert not torch.allclose(out, model(x, 1 - t, y))
+    assert not torch.allclose(out, model(x, t, (y + 1) % 10))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_plan_for_many_conditions_serves_each_of_its_rows(variant):
+    model, (x, t, y) = shaken(make(variant)).double(), inputs()
+    x, t = x.double(), t.double()
+    order = torch.tensor([2, 0, 3, 1])
+    plan = model.plan(t, y).rows(order)
+    torch.testing.assert_close(model.run(x[order], plan), model(x, t, y)[order], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pictures_of_a_batch_do_not_see_each_other(variant):
+    model, (x, t, y) = shaken(make(variant)), inputs()
+    torch.testing.assert_close(model(x, t, y)[1:2], model(x[1:2], t[1:2], y[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_words_reach_the_model_as_tokens_and_as_a_sum():
+    for variant in VARIANTS:
+        model = shaken(make(variant, n_classes=6, words=3))
+        assert model(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([[1, 2, 3], [3, 6, 6]])).shape == (2, 1, 8, 8)
+
+
+def test_parameters_of_the_four_variants_follow_their_arithmetic():
+    """Per block: 12 d^2 plain, +4 d^2 cross-attention, +4 d^2 adaLN, +6 d^2 adaLN-Zero (plus biases and norms)."""
+    d = 24
+    count = {v: sum(p.numel() for p in make(v).blocks.parameters()) / 3 for v in VARIANTS}
+    plain = 12 * d**2 + 9 * d
+    assert count == {
+        "in_context": plain + 4 * d,
+        "cross_attention": plain + 4 * d + 4 * d**2 + 4 * d + 2 * d,
+        "adaln": plain + 4 * d**2 + 4 * d,
+        "adaln_zero": plain + 6 * d**2 + 6 * d,
+    }
+
+
+UPSTREAM = {"attn.qkv": "attn.qkv", "attn.proj": "attn.out", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}
+UPSTREAM |= {"adaLN_modulation.1": "to_modulation.linear", "linear": "linear"}
+
+
+@pytest.mark.parametrize("name", ["dit_block", "dit_final"])
+def test_blocks_equal_the_original_dit(golden_dir: Path, name):
+    """Numbers computed by facebookresearch/DiT: outputs and every gradient, float64, 1e-10."""
+    with safe_open(golden_dir / f"{name}.safetensors", "pt") as f:
+        stored, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()  # noqa: SIM118
+    config = json.loads(meta["config"])
+    width = config["hidden_size"]
+    if name == "dit_block":
+        ours = AdaLNZeroBlock(width, config["num_heads"], width, config["mlp_ratio"])
+    else:
+        ours = FinalLayer(width, width, config["patch_size"] ** 2 * config["out_channels"])
+    ours = ours.double()
+    weights = {k.removeprefix("weights."): v for k, v in stored.items() if k.startswith("weights.")}
+    renamed = {k: ".".join([UPSTREAM[k.rpartition(".")[0]], k.rpartition(".")[2]]) for k in weights}
+    ours.load_state_dict({renamed[k]: v for k, v in weights.items()}, strict=True)
+    x, c = (stored[f"inputs.{k}"].requires_grad_() for k in "xc")
+    out = ours(x, Condition(c, None))
+    (out * stored["cotangents.x"]).sum().backward()
+    close = {"atol": 1e-10, "rtol": 1e-9}
+    torch.testing.assert_close(out, stored["outputs_exact.x"], **close)
+    torch.testing.assert_close(x.grad, stored["grads_exact.x"], **close)
+    torch.testing.assert_close(c.grad, stored["grads_exact.c"], **close)
+    norms = {k: p.grad.norm() for k, p in ours.named_parameters()}
+    order = [renamed[k] for k in json.loads(meta["weight_grad_order"])]
+    torch.testing.assert_close(torch.stack([norms[k] for k in order]), stored["weight_grad_l2"], **close)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variant": "adaln-zero"}, "variant must be one of in_context, cross_attention, adaln, adaln_zero"),
+        ({"patch": 3}, "valid patches: 1, 2, 4, 8"),
+        ({"heads": 5}, "try width 20"),
+        ({"width": 6, "heads": 2}, "multiple of 4"),
+        ({"depth": 0}, "depth must be at least 1"),
+    ],
+)
+def test_impossible_shapes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, t, y: (x[:, :, :4], t, y), r"x must be \(B, 1, 8, 8\)"),
+        (lambda x, t, y: (x, t[:2], y), "one time for each image"),
+        (lambda x, t, y: (x, t[:, None], y), "one time for each image"),
+        (lambda x, t, y: (x, t, y[:2]), r"y must hold 1 label\(s\)"),
+        (lambda x, t, y: (x, t, y + 11), r"labels must lie in 0 \.\. 10"),
+        (lambda x, t, y: (x, t, y - 20), r"labels must lie in 0 \.\. 10"),
+        (lambda x, t, y: (x, t * 1000, y), r"t must lie in \[0, 1\]"),
+        (lambda x, t, y: (x, t * float("nan"), y), r"t must lie in \[0, 1\]"),
+    ],
+)
+def test_wrong_inputs_are_refused(spoil, message):
+    with pytest.raises(ValueError, match=message):
+        make()(*spoil(*inputs()))

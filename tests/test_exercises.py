@@ -1,0 +1,179 @@
+"""A check must tell right from wrong, name the mistake it knows, and never stop a notebook."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab import embed, flow
+from adaln_lab.exercises import check, guess, hint, solution
+from adaln_lab.exercises.core import EXERCISES
+
+NAMES = sorted(EXERCISES)
+MISTAKES = [(name, mistake) for name in NAMES for mistake in EXERCISES[name].wrong]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture) -> Callable[[], str]:
+    return lambda: capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solution_is_right_and_short_and_comes_back(name: str, said: Callable) -> None:
+    fn = EXERCISES[name].solution
+    assert check(name, fn) is fn
+    assert said() == f"ok: {name}\n"
+    solution(name)
+    source = said()
+    assert source.startswith(f"def {name}(") and len(source.splitlines()) <= 6
+
+
+def test_solutions_agree_with_the_package() -> None:
+    """Written twice on purpose: a solution reads alone, the package serves the model."""
+    images = EXERCISES["patchify"].cases()[0][0]
+    assert torch.equal(EXERCISES["patchify"].solution(images, 2), embed.patchify(images, 2))
+    x0, noise, t = EXERCISES["flow_pair"].cases()[0]
+    torch.testing.assert_close(EXERCISES["flow_pair"].solution(x0, noise, t)[0], flow.interpolate(x0, noise, t))
+
+
+def test_patchify_has_the_order_of_a_convolution() -> None:
+    images, patch = EXERCISES["patchify"].cases()[0]
+    weight = torch.randn(7, 3, patch, patch, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = EXERCISES["patchify"].solution(images, patch) @ weight.flatten(1).T
+    torch.testing.assert_close(tokens, F.conv2d(images, weight, stride=patch).flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("name, mistake", MISTAKES)
+def test_known_mistake_is_refused_by_its_name(name: str, mistake: str, said: Callable) -> None:
+    exercise = EXERCISES[name]
+    assert check(name, exercise.wrong[mistake]) is exercise.solution
+    assert said().startswith(f"not yet: {name}: {mistake}. ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_messages_differ(name: str, said: Callable) -> None:
+    exercise = EXERCISES[name]
+    fns = [*exercise.wrong.values(), exercise.solution, None, lambda *a: a[0], lambda *a: 1 / 0]
+    messages = []
+    for fn in fns:
+        check(name, fn)
+        messages.append(said())
+    assert len(set(messages)) == len(fns) and all(message.count("\n") == 1 for message in messages)
+
+
+def ellipsis_body(*arguments: object) -> Tensor: ...
+
+
+def not_implemented(*arguments: object) -> Tensor:
+    raise NotImplementedError("your turn")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stub", [None, ..., ellipsis_body, not_implemented, lambda *a: ..., lambda *a: (..., None)])
+def test_stub_is_to_do(name: str, stub: Callable | None, said: Callable) -> None:
+    assert check(name, stub) is EXERCISES[name].solution
+    assert said().startswith(f"to do: {name}: ")
+
+
+def recursion(*arguments: object) -> Tensor:
+    return recursion(*arguments)
+
+
+BAD = {
+    "raises": lambda *a: 1 / 0,
+    "exits": lambda *a: sys.exit(1),
+    "recursion": recursion,
+    "takes nothing": lambda: torch.ones(2),
+    "scalar": lambda *a: 3.0,
+    "text": lambda *a: "tensor",
+    "dict": lambda *a: {"x": a[0]},
+    "empty tuple": lambda *a: [a[0]] * 7,
+    "class": object,
+    "tensor": torch.ones(2),
+    "empty": lambda *a: torch.empty(0),
+    "0-d": lambda *a: torch.tensor(1.0, dtype=torch.float64),
+    "integers": lambda *a: a[0].long(),
+    "complex": lambda *a: a[0].to(torch.complex128),
+    "needs grad": lambda *a: a[0].requires_grad_() * 2,
+    "nan": lambda *a: a[0] * float("nan"),
+    "inf": lambda *a: a[0] / 0,
+    "sparse": lambda *a: a[0].to_sparse(),
+    "changes its input": lambda *a: a[0].zero_(),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", BAD)
+def test_whatever_a_function_does_the_notebook_goes_on(name: str, bad: str, said: Callable) -> None:
+    assert check(name, BAD[bad]) is EXERCISES[name].solution
+    assert said().startswith(f"not yet: {name}: ")
+
+
+def test_unknown_mistake_gets_its_place_and_numbers(said: Callable) -> None:
+    def almost(images: Tensor, patch: int) -> Tensor:
+        tokens = EXERCISES["patchify"].solution(images, patch)
+        tokens[0, 1, 2] += 0.5
+        return tokens
+
+    check("patchify", almost)
+    assert "off by up to 0.5; the first place that differs is tokens[0, 1, 2]: " in said()
+
+
+def test_shapes_and_dtypes_are_named(said: Callable) -> None:
+    check("patchify", lambda images, patch: EXERCISES["patchify"].solution(images, patch).transpose(1, 2))
+    assert "tokens has shape (2, 12, 6) and must have (2, 6, 12)" in said()
+    check("guided", lambda c, u, g: EXERCISES["guided"].solution(c.float(), u.float(), g))
+    assert "keep their dtype" in said()
+    check("flow_pair", lambda x0, noise, t: EXERCISES["flow_pair"].solution(x0, noise, t)[0])
+    assert "return x_t, v; you returned 1" in said()
+
+
+@pytest.mark.parametrize("name, mistake", MISTAKES)
+def test_a_mistake_runs_and_tells_itself_from_all_others(name: str, mistake: str) -> None:
+    """A version that raised in every case would be blamed for any exception, and a silent one would blame in vain."""
+    exercise = EXERCISES[name]
+    version = exercise.wrong[mistake]
+    assert len(version.__doc__) > 40
+    version(*exercise.cases()[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_of_some_case_differ(name: str) -> None:
+    """With two equal sizes a wrong broadcast or a transposed axis goes unseen."""
+    shapes = [case[0].shape for case in EXERCISES[name].cases()]
+    assert any(len(set(shape)) == len(shape) for shape in shapes)
+
+
+def test_hints_tell_more_and_more(said: Callable) -> None:
+    for name in NAMES:
+        hints = []
+        for level in (1, 2, 3):
+            hint(name, level)
+            hints.append(said())
+            assert hints[-1].startswith(f"hint {level} of 3: ")
+        assert len(set(hints)) == 3
+    with pytest.raises(ValueError, match="1 to 3, got 4"):
+        hint("guided", 4)
+
+
+@pytest.mark.parametrize("ask", [lambda: check("guide", None), lambda: hint("guide"), lambda: solution("guide")])
+def test_unknown_name_lists_the_known_ones(ask: Callable) -> None:
+    with pytest.raises(ValueError, match=r"'guide'; there are flow_pair, guided, modulated_branch, patchify"):
+        ask()
+
+
+def test_guess_keeps_the_answer_until_the_reader_commits(said: Callable) -> None:
+    guess("equal?", ["yes", "no"], answer=1)
+    question, yes, no, advice = said().splitlines()
+    assert (question, yes, no) == ("Your guess: equal?", "     [0] yes", "     [1] no") and "pick=" in advice
+    guess("equal?", ["yes", "no"], pick=1)
+    assert "-> [1] no" in said()
+    guess("equal?", ["yes", "no"], pick=1, answer=1)
+    assert said().endswith("Right.\n")
+    guess("equal?", ["yes", "no"], pick=0, answer=1)
+    assert said().endswith("Not this one: it is [1] no.\n")
+    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
+        guess("equal?", ["yes", "no"], pick=2)

@@ -1,0 +1,89 @@
+"""The command line, as a shell sees it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from adaln_lab.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["train", "--out", str(folder), "--steps", "3", "--batch", "8", "--device", "cpu"]) == 0
+    return folder
+
+
+def test_train_leaves_a_model_a_checkpoint_and_a_record(run):
+    assert {f.name for f in run.iterdir()} == {"model.safetensors", "config.json", "checkpoint.safetensors", "run.json"}
+    record = json.loads((run / "run.json").read_text())
+    assert record["finished"]
+    assert len(record["loss"]) == 3
+
+
+def test_resume_goes_on_and_refuses_another_recipe(run, capsys, caplog):
+    caplog.set_level("INFO", logger="adaln_lab")
+    assert main(["train", "--out", str(run), "--steps", "3", "--batch", "8", "--resume", "--device", "cpu"]) == 0
+    assert "from step 3 of 3" in caplog.text
+    assert main(["train", "--out", str(run), "--steps", "3", "--batch", "9", "--resume", "--device", "cpu"]) == 2
+    assert "made with batch 8, asked for now is 9" in capsys.readouterr().err
+
+
+def test_sample_writes_arrays_with_labels_cycled(run, tmp_path):
+    out = tmp_path / "samples.npz"
+    assert main(["sample", "--run", str(run), "--labels", "3,1", "--n", "5", "--out", str(out), "--device", "cpu"]) == 0
+    with np.load(out) as file:
+        assert file["images"].shape == (5, 1, 8, 8)
+        assert file["images"].dtype == np.float32
+        assert np.abs(file["images"]).max() <= 1
+        assert file["labels"].tolist() == [3, 1, 3, 1, 3]
+
+
+def test_sample_writes_a_picture(run, tmp_path):
+    out = tmp_path / "samples.png"
+    assert main(["sample", "--run", str(run), "--n", "20", "--out", str(out), "--device", "cpu"]) == 0
+    assert imread(out).shape[:2] == (4 * (2 * 9 - 1), 4 * (10 * 9 - 1))
+
+
+def test_evaluate_prints_one_line_of_json(run, capsys):
+    assert main(["evaluate", "--run", str(run), "--n", "50", "--device", "cpu"]) == 0
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert {"accuracy", "frechet", "floor", "nearest", "seconds"} <= json.loads(line).keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sample --run {run} --out a.jpg", "must end in .png or .npz"),
+        ("sample --run {run} --out {run}/a.npz --labels 3,x", "integers with commas"),
+        ("sample --run {run} --out {run}/a.npz --labels 10", r"labels must lie in 0 .. 9"),
+        ("sample --run {run} --out {run}/a.npz --n 0", "n must be at least 1"),
+        ("sample --run {run} --out {run}/a.npz --guidance -1", "guidance must be at least 0"),
+        ("evaluate --run {run}/nowhere", "expected a folder that `train --out` made"),
+        ("train --out {run}/run.json/x", "cannot write to the folder"),
+        ("train --out {run}/new --steps 0", "steps must be at least 1"),
+        ("train --out {run}/new --device tpu", "device must be one of"),
+    ],
+)
+def test_bad_requests_end_in_one_line_and_exit_code_2(run, capsys, arguments, message):
+    assert main(arguments.format(run=run).split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("adaln_lab: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["train --data imagenet --out x", "train --variant film --out x", "fly"])
+def test_unknown_words_are_refused_with_the_valid_ones(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
+    assert "choose from" in capsys.readouterr().err
+
+
+def test_help_is_readable():
+    text = subprocess.run([sys.executable, "-m", "adaln_lab", "train", "--help"], capture_output=True, text=True).stdout
+    assert "--variant" in text and "None" not in text and "(default: adaln_zero)" in text
