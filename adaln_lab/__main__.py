@@ -16,7 +16,7 @@ from adaln_lab import checkpoint, datasets, judge
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.environment import machine, pick_device
 from adaln_lab.recipes import recipe
-from adaln_lab.samplers import SAMPLERS, sample
+from adaln_lab.samplers import SAMPLERS, STEPS, sample
 from adaln_lab.train import Run, train
 
 DATA = ["digits", *datasets.TORCHVISION]
@@ -89,7 +89,7 @@ def _device(add: argparse.ArgumentParser) -> None:
 
 def _sampling(add: argparse.ArgumentParser) -> None:
     add.add_argument("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
-    add.add_argument("--steps", type=int, default=10, help="sampler steps")
+    add.add_argument("--steps", type=int, default=STEPS, help="sampler steps")
     add.add_argument("--method", choices=list(SAMPLERS), default="euler", help="sampler")
     add.add_argument("--seed", type=int, default=0, help="starting noise")
     _device(add)

@@ -63,8 +63,12 @@ class Quality:
     judge: float  # the judge's own accuracy on held-out pictures
 
 
-def fit_judge(data: Dataset, steps: int = 800, batch: int = 128, seed: int = 0) -> Judge:
-    """Fit a judge to the training part, pictures shifted by up to a pixel: about 15 s for digits on two cores."""
+def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0) -> Judge:
+    """Fit a judge to the training part, pictures shifted by a pixel and a little noisy: 25 s for digits, two cores.
+
+    The noise matters. A network that only ever saw clean scans stumbles over grain that no other reader minds: without
+    it this judge sits 3 points below support vector machines and nearest neighbours on the same samples, with it 2.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(data.images.shape[1], data.n_classes).to(data.images.device)
@@ -74,6 +78,7 @@ def fit_judge(data: Dataset, steps: int = 800, batch: int = 128, seed: int = 0) 
     size = data.images.shape[-1]
     for _, (x, y) in zip(range(steps), batches(data, batch, generator), strict=False):
         i, j = torch.randint(3, (2,), generator=generator, device=generator.device).tolist()
+        x = x + 0.3 * torch.randn(x.shape, generator=generator, device=generator.device)
         x = F.pad(x, (1, 1, 1, 1), value=-1.0)[..., i : i + size, j : j + size]
         F.cross_entropy(judge(x), y, label_smoothing=0.05).backward()
         optimizer.step()

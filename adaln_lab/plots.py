@@ -27,7 +27,7 @@ COLOURS = {
     "quiet": "#767676",
 }
 STYLE = {
-    "font.size": 10,
+    "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.labelsize": 9.5,
     "axes.spines.top": False,
@@ -116,20 +116,19 @@ def plot_gates_over(values: Sequence[float], sizes: Any, ax: Axes, label: str) -
         shade = 0.35 + 0.65 * (block + 1) / depth
         for row, line in zip(pair, ("-", "--"), strict=True):
             ax.plot(values, row, line, color=COLOURS["gate"], alpha=shade, lw=1 + 1.2 * shade)
-    ax.legend(
-        [Line2D([], [], color=COLOURS["gate"], ls=line) for line in ("-", "--")], ["attention", "MLP"], fontsize=8
-    )
+    lines = [Line2D([], [], color=COLOURS["gate"], ls=line) for line in ("-", "--")]
+    ax.legend(lines, ["attention", "MLP"], title="darker: deeper block", fontsize=8, title_fontsize=8)
     ax.set(xlabel=label, ylabel="gate (RMS over channels)")
     ax.set_ylim(bottom=0)
     return ax
 
 
-def plot_bars(names: Sequence[str], values: Sequence[float], ax: Axes, label: str, floor: tuple[float, str]) -> Axes:
-    """Bars with their numbers, and a dashed line with a name at floor = (value, name)."""
+def plot_bars(names: Sequence[str], values: Sequence[float], ax: Axes, label: str, real: float) -> Axes:
+    """Bars with their numbers, and a dashed line at what real pictures score."""
     bars = ax.bar(names, values, color=COLOURS["text"], edgecolor=COLOURS["data"], width=0.6)
-    ax.bar_label(bars, fmt="%.3g", fontsize=8.5)
-    ax.axhline(floor[0], color=COLOURS["data"], ls="--", lw=1)
-    ax.set(ylabel=label, title=f"dashed: {floor[1]}, {floor[0]:.3g}")
+    ax.bar_label(bars, fmt="%.3g", fontsize=8.5, label_type="center")
+    ax.axhline(real, color=COLOURS["data"], ls="--", lw=1)
+    ax.set(ylabel=label, title=f"dashed: real digits, {real:.3g}")
     ax.margins(y=0.15)
     return ax
 

@@ -27,7 +27,7 @@ class TrainConfig:
     """A training recipe. The defaults are the digits recipe."""
 
     data: str = "digits"
-    steps: int = 300
+    steps: int = 220
     batch: int = 64
     lr: float = 5e-3  # AdamW: embeddings, modulation, biases, final layer
     muon_lr: float = 0.03  # Muon: the matrices of attention and MLP

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
@@ -33,6 +34,16 @@ class Exercise:
 
 
 EXERCISES: dict[str, Exercise] = {}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in float64, the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def by_name(*versions: Callable) -> dict[str, Callable]:
+    """`scale_without_one` is told as "scale without one"."""
+    return {version.__name__.replace("_", " "): version for version in versions}
 
 
 def register(exercise: Exercise) -> None:

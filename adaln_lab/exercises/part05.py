@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, register
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers in float64, the same at every call."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
 
 # flow_pair: where a training example comes from
 
@@ -195,11 +189,6 @@ def reshape_without_permute(images: Tensor, patch: int) -> Tensor:
 
 def patchify_cases() -> list[tuple]:
     return [(draw(2, 3, 4, 6), 2), (draw(3, 1, 9, 6), 3), (draw(1, 2, 8, 4), 4)]
-
-
-def by_name(*versions: Callable) -> dict[str, Callable]:
-    """`scale_without_one` is told as "scale without one"."""
-    return {version.__name__.replace("_", " "): version for version in versions}
 
 
 register(

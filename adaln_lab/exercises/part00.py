@@ -1,0 +1,66 @@
+"""Exercise 0, to see how exercises work: modulation, with the mistakes that people really shipped.
+
+B batch, T tokens, D width.
+"""
+
+from torch import Tensor
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.norms import layer_norm
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift; x (B, T, D), scale and shift (B, D), the same for every token."""
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+def scale_without_one_plus(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """You multiply by scale, not by 1 + scale: a modulation that starts at zero would erase its input."""
+    return layer_norm(x) * scale[:, None] + shift[:, None]
+
+
+def scale_and_shift_swapped(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """You multiply by 1 + shift and add scale: the two have changed places, as after a chunk in the wrong order."""
+    return modulated(x, shift, scale)
+
+
+def batch_broadcast_over_tokens(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Without an axis for tokens, (B, D) meets the last two axes of x: token i gets the vector of picture i."""
+    return layer_norm(x) * (1 + scale) + shift
+
+
+def norm_missing(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """You modulate x itself: without the norm, what scale and shift do depends on how large x is."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def modulated_before_the_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """You modulate first and normalise afterwards: the norm takes most of the modulation away again."""
+    return layer_norm(x * (1 + scale[:, None]) + shift[:, None])
+
+
+def modulated_cases() -> list[tuple]:
+    """In the first B = T, so that a wrong broadcast runs and is wrong."""
+    return [(2 * draw(b, t, 6) + 1, draw(b, 6, seed=1), draw(b, 6, seed=2)) for b, t in ((3, 3), (2, 5))]
+
+
+register(
+    Exercise(
+        "Normalise each token, then multiply by 1 + scale and add shift.",
+        modulated,
+        ("h",),
+        modulated_cases,
+        (
+            "layer_norm(x) is already imported; scale and shift are (B, D), x is (B, T, D).",
+            "Give scale and shift an axis for the tokens: scale[:, None] is (B, 1, D).",
+            "return layer_norm(x) * (1 + scale[:, None]) + ...",
+        ),
+        by_name(
+            scale_without_one_plus,
+            scale_and_shift_swapped,
+            batch_broadcast_over_tokens,
+            norm_missing,
+            modulated_before_the_norm,
+        ),
+    )
+)
