@@ -120,7 +120,7 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance between Gaussians fitted to features a (N, F) and b (M, F); in float64."""
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()  # mps has no float64
     root = _sqrt(a.T.cov())  # tr (S1 S2)^(1/2) = tr (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric
     cross = _sqrt(root @ b.T.cov() @ root)
     mean = (a.mean(0) - b.mean(0)).square().sum()

@@ -161,7 +161,7 @@ def test_hints_tell_more_and_more(said: Callable) -> None:
 
 @pytest.mark.parametrize("ask", [lambda: check("guide", None), lambda: hint("guide"), lambda: solution("guide")])
 def test_unknown_name_lists_the_known_ones(ask: Callable) -> None:
-    with pytest.raises(ValueError, match=r"'guide'; there are flow_pair, guided, modulated_branch, patchify"):
+    with pytest.raises(ValueError, match="'guide'; there are .*, guided, modulated, "):
         ask()
 
 

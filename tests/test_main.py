@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from adaln_lab import datasets
 from adaln_lab.__main__ import main
+from adaln_lab.checkpoint import load_run
+from adaln_lab.recipes import stored_run
+from adaln_lab.train import train
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,46 @@ def test_resume_goes_on_and_refuses_another_recipe(run, capsys, caplog):
     assert "from step 3 of 3" in caplog.text
     assert main(["train", "--out", str(run), "--steps", "3", "--batch", "9", "--resume", "--device", "cpu"]) == 2
     assert "made with batch 8, asked for now is 9" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line_and_a_good_checkpoint(tmp_path, capsys, monkeypatch):
+    spoilt = datasets.load("digits")
+    spoilt = replace(spoilt, images=spoilt.images * float("nan"))
+    monkeypatch.setattr(datasets, "load", lambda *_: spoilt)
+    assert main(["train", "--out", str(tmp_path), "--steps", "3", "--device", "cpu"]) == 2
+    assert "non-finite at step 1" in capsys.readouterr().err
+    kept = load_run(tmp_path / "checkpoint.safetensors")
+    assert kept.number == 0
+    assert all(p.isfinite().all() for p in kept.model.parameters())
+    assert not (tmp_path / "model.safetensors").exists()  # nothing that looks finished
+
+
+def test_an_interrupted_run_is_kept_and_resumes(tmp_path, capsys, monkeypatch):
+    def interrupted(run, data):
+        for step in train(run, data):
+            yield step
+            if step.number == 2:
+                raise KeyboardInterrupt
+
+    arguments = ["train", "--out", str(tmp_path), "--steps", "4", "--batch", "8", "--resume", "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("adaln_lab.__main__.train", interrupted)
+        assert main(arguments) == 130
+    assert load_run(tmp_path / "checkpoint.safetensors").number == 2
+    assert main(arguments) == 0
+    assert len(json.loads((tmp_path / "run.json").read_text())["loss"]) == 4
+
+
+def test_a_record_holds_what_a_reader_without_the_machine_wants(tmp_path, monkeypatch):
+    record = tmp_path / "assets" / "digits_test.json"
+    arguments = ["train", "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--record", str(record)]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    monkeypatch.setattr("adaln_lab.recipes.resources.files", lambda _: tmp_path)
+    stored = stored_run("digits_test")
+    assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "floor"} <= stored.keys()
+    assert stored["samples"].shape == (30, 1, 8, 8)
+    assert np.abs(stored["samples"]).max() <= 1
+    assert stored_run("nobody_made_this") is None
 
 
 def test_sample_writes_arrays_with_labels_cycled(run, tmp_path):

@@ -21,7 +21,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from PIL import Image
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|Users|work|private/var)/|[A-Z]:\\+Users")
 
@@ -302,3 +303,10 @@ def test_rules_accept_what_is_allowed(nb: NotebookNode) -> None:
     assert [complaint for rule in RULES for complaint in rule(nb)] == []
     source('digits = datasets.load("digits")\ntext = f"""\n% no magic\n"""')(nb)
     assert rule_reads_no_file_itself(nb) == rule_shell_is_tagged(nb) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])
+def test_the_map_names_every_notebook(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf8")
+    for path in NOTEBOOKS:
+        assert path.name in text or page.endswith(path.name), f"{page} does not mention {path.name}"

@@ -8,7 +8,10 @@ import torch
 from adaln_lab import datasets
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.dit import DiTConfig
+from adaln_lab.judge import evaluate, load_judge
 from adaln_lab.muon import Muon
+from adaln_lab.recipes import recipe
+from adaln_lab.samplers import sample
 from adaln_lab.train import Run, TrainConfig, gate_sizes, lr_factor, make_optimizers, read_gates, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
@@ -45,6 +48,26 @@ def test_steps_are_numbered_and_gates_read_at_their_cadence(digits):
     assert [s.number for s in steps if s.gates is not None] == [1, 2, 4, 6]
     assert not steps[0].gates.any()  # update 1 moved the head alone: gates get their first gradient in pass 2
     assert (steps[-1].gates > 0).all()
+
+
+@pytest.mark.cuda
+def test_the_larger_recipe_learns_on_cuda(digits):
+    """What notebook 05 does by itself where a GPU is: train, sample and measure there."""
+    data = digits.to("cuda")
+    run = Run.new(*recipe("digits", "cuda"), "cuda")
+    run.config = replace(run.config, steps=200)
+    losses = [s.loss for s in train(run, data)]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    labels = torch.arange(200, device="cuda") % 10
+    assert evaluate(sample(run.ema, labels, guidance=2.0), labels, data, load_judge(data)).accuracy > 0.5
+
+
+def test_recipes_fit_their_data_and_grow_on_cuda(digits):
+    (small, _), (large, _) = recipe("digits", "cpu"), recipe("digits", "cuda")
+    assert digits.images.shape[1:] == (small.channels, small.size, small.size)
+    assert (large.depth, large.width) > (small.depth, small.width)
+    with pytest.raises(ValueError, match="there are recipes for digits, mnist"):
+        recipe("imagenet")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
