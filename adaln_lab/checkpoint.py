@@ -108,6 +108,7 @@ def save_run(run: Run, path: Path) -> None:
     tensors |= {f"gates.{step.number}": step.gates for step in run.history if step.gates is not None}
     about = {
         "format": "adaln_lab run 1",
+        "device": run.generator.device.type,
         "model": asdict(run.model.config),
         "train": asdict(run.config),
         "number": run.number,
@@ -121,6 +122,11 @@ def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
     tensors, about = read_tensors(path)
     if about.get("format") != "adaln_lab run 1":
         raise ValueError(f"{path} is not a training checkpoint of this package (format {about.get('format')!r})")
+    if about["device"] != torch.device(device).type:
+        raise ValueError(
+            f"{path} was trained on {about['device']}, asked for is {device}: random numbers differ there, so "
+            f"going on exactly needs --device {about['device']}; or start afresh in another folder"
+        )
     run = Run.new(_config(DiTConfig, about["model"], path), _config(TrainConfig, about["train"], path), device)
     _fill(run.model, _under("model.", tensors), path)
     _fill(run.ema, _under("ema.", tensors), path)

@@ -24,7 +24,7 @@ class Condition(NamedTuple):
     """The same condition in two forms: c (B, C), its parts summed; ctx (B, S, D), its parts side by side."""
 
     c: Tensor
-    ctx: Tensor
+    ctx: Tensor | None = None
 
 
 class Block(nn.Module):

@@ -34,6 +34,9 @@ class DiTConfig:
     label_std: float = 0.2  # start of the label table; DiT has 0.02, but here labels that differ at once learn sooner
 
     def __post_init__(self):
+        for name in ("size", "channels", "patch", "width", "depth", "heads", "n_classes", "words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {self.variant!r}")
         if self.size % self.patch:
@@ -48,9 +51,6 @@ class DiTConfig:
             )
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4 (2-D sin-cos positions), got {self.width}")
-        for name in ("channels", "depth", "n_classes", "words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class Plan(NamedTuple):

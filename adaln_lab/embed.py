@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.layers import xavier_linear
+from adaln_lab.layers import normal_linear, xavier_linear
 
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
@@ -40,9 +40,8 @@ class TimeEmbed(nn.Module):
     def __init__(self, c_width: int, features: int = 256):
         super().__init__()
         self.features = features
-        self.mlp = nn.Sequential(xavier_linear(features, c_width), nn.SiLU(), xavier_linear(c_width, c_width))
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        first, second = normal_linear(features, c_width, 0.02), normal_linear(c_width, c_width, 0.02)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor) -> Tensor:
         return self.mlp(sinusoidal(t * TIME_SCALE, self.features))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def problems() -> list[str]:
         except metadata.PackageNotFoundError:
             found.append(f"{package} is not installed: pip install '{package}>={wanted}'")
             continue
-        if tuple(int(part) for part in version.split("+")[0].split(".")[:2]) < least:
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and tuple(map(int, numbers.groups())) < least:
             found.append(f"{package} {version} is older than {wanted}: pip install -U '{package}>={wanted}'")
     return found
 

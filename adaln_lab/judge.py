@@ -115,7 +115,7 @@ def in_chunks(f: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
 
 def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     """Share of pictures (N, ...) that the judge reads as their labels (N,)."""
-    return (in_chunks(judge, images).argmax(1) == labels).double().mean().item()
+    return (in_chunks(judge, images).argmax(1) == labels).float().mean().item()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

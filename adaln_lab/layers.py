@@ -18,6 +18,14 @@ def xavier_linear(d_in: int, d_out: int) -> nn.Linear:
     return linear
 
 
+def normal_linear(d_in: int, d_out: int, std: float) -> nn.Linear:
+    """Linear with normal weights and zero bias, the start DiT gives its time embedding."""
+    linear = nn.Linear(d_in, d_out)
+    nn.init.normal_(linear.weight, std=std)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 def zero_linear(d_in: int, d_out: int) -> nn.Linear:
     """Linear that outputs exactly zero at the start: weights and bias 0."""
     linear = nn.Linear(d_in, d_out)

@@ -8,6 +8,7 @@ matrices iterate as one batch in float32. tests/test_train.py holds the two agai
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -38,7 +39,10 @@ def orthogonal(matrices: list[Tensor], coefficients: tuple[float, float, float],
 
 
 class Muon(torch.optim.Muon):
-    """torch.optim.Muon in float32, all matrices at once; the same arguments, state and checkpoints."""
+    """torch.optim.Muon with Nesterov's momentum, in float32 and all matrices at once; the same state."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

@@ -24,6 +24,7 @@ COLOURS = {
     "label": "#E69F00",  # orange
     "text": "#56B4E9",  # sky
     "data": "#222222",
+    "measure": "#C4C4C4",
     "quiet": "#767676",
 }
 STYLE = {
@@ -63,9 +64,9 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
 
 
 def small_png(image: Image.Image) -> bytes:
-    """A picture as a notebook stores it: 64 colours are plenty for a plot, at a third of the bytes."""
+    """A picture as a notebook stores it: 256 colours are plenty for a plot, at a fraction of the bytes."""
     buffer = io.BytesIO()
-    image.convert("RGB").quantize(64).save(buffer, format="png", optimize=True)
+    image.convert("RGB").quantize(256).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
@@ -108,14 +109,14 @@ def plot_gates(steps: Sequence[float], gates: Any, ax: Axes) -> Axes:
     return ax
 
 
-def plot_gates_over(values: Sequence[float], sizes: Any, ax: Axes, label: str) -> Axes:
+def plot_gates_over(values: Sequence[float], sizes: Any, ax: Axes, label: str, marker: str = "") -> Axes:
     """Gate size of each block along one axis: sizes (depth, 2, n), attention full, MLP dashed, darker is deeper."""
     sizes = np.asarray(sizes, dtype=float)
     depth = len(sizes)
     for block, pair in enumerate(sizes):
         shade = 0.35 + 0.65 * (block + 1) / depth
         for row, line in zip(pair, ("-", "--"), strict=True):
-            ax.plot(values, row, line, color=COLOURS["gate"], alpha=shade, lw=1 + 1.2 * shade)
+            ax.plot(values, row, line, color=COLOURS["gate"], alpha=shade, lw=1 + 1.2 * shade, marker=marker, ms=4)
     lines = [Line2D([], [], color=COLOURS["gate"], ls=line) for line in ("-", "--")]
     ax.legend(lines, ["attention", "MLP"], title="darker: deeper block", fontsize=8, title_fontsize=8)
     ax.set(xlabel=label, ylabel="gate (RMS over channels)")
@@ -125,7 +126,7 @@ def plot_gates_over(values: Sequence[float], sizes: Any, ax: Axes, label: str) -
 
 def plot_bars(names: Sequence[str], values: Sequence[float], ax: Axes, label: str, real: float) -> Axes:
     """Bars with their numbers, and a dashed line at what real pictures score."""
-    bars = ax.bar(names, values, color=COLOURS["text"], edgecolor=COLOURS["data"], width=0.6)
+    bars = ax.bar(names, values, color=COLOURS["measure"], edgecolor=COLOURS["data"], width=0.6)
     ax.bar_label(bars, fmt="%.3g", fontsize=8.5, label_type="center")
     ax.axhline(real, color=COLOURS["data"], ls="--", lw=1)
     ax.set(ylabel=label, title=f"dashed: real digits, {real:.3g}")

@@ -113,14 +113,15 @@ def train(run: Run, data: Dataset) -> Iterator[Step]:
     """Update until config.steps are done, yielding a `Step` each time. ValueError where the loss is not finite."""
     k, draw = run.config, batches(data, run.config.batch, run.generator)
     null = run.model.config.n_classes
-    averaged = [p for p in run.ema.parameters()]
-    live = list(run.model.parameters())
+    averaged, live = list(run.ema.parameters()), list(run.model.parameters())
     while run.number < k.steps:
         factor = lr_factor(run.number, k)
         for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         loss = flow_loss(run.model, flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
+        for optimizer in run.optimizers:
+            optimizer.zero_grad()  # here, so that whatever stopped an earlier step leaves nothing behind
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(live, k.clip)
         if not torch.isfinite(grad_norm):  # a loss that is not finite gives such a norm, too
@@ -131,7 +132,6 @@ def train(run: Run, data: Dataset) -> Iterator[Step]:
             )
         for optimizer in run.optimizers:
             optimizer.step()
-            optimizer.zero_grad()
         run.number += 1
         with torch.no_grad():  # early averages forget faster, or they would remember the start
             torch._foreach_lerp_(averaged, live, 1 - min(k.ema, run.number / (run.number + 10)))
@@ -150,12 +150,13 @@ def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0
 
 @torch.no_grad()
 def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
-    """Every gate of the model, (depth, 2, times, K, D), for each class label at the given times; None without gates."""
+    """Every gate of the model, (depth, 2, times, K, D), for each label at the given times; None without gates.
+
+    Where a condition has several words, the label stands in every place.
+    """
     k, device = model.config, model.positions.device
-    y = torch.arange(k.n_classes, device=device).repeat(len(times))
+    y = torch.arange(k.n_classes, device=device).repeat(len(times)).unsqueeze(1).expand(-1, k.words)
     t = times.to(model.positions).repeat_interleave(k.n_classes)
-    if k.words > 1:
-        return None
     blocks = model.plan(t, y).blocks
     if not (isinstance(blocks[0], list) and blocks[0][0].gate is not None):
         return None

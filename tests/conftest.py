@@ -1,6 +1,6 @@
 """What every test can count on: the CPU, pinned threads, an empty ADALN_LAB_HOME, and no test that cannot run here.
 
-Nothing is seeded globally: a test that draws numbers holds its own generator.
+Seeds belong to the tests that draw numbers; none is set here.
 """
 
 import functools
@@ -33,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("browser") and find_chromium() is None:
             item.add_marker(pytest.mark.skip(reason="no Chromium: python -m playwright install chromium"))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # a quick mistake is seen quickly
+    items.sort(
+        key=lambda item: any(map(item.get_closest_marker, ("slow", "browser")))
+    )  # a quick mistake is seen quickly
 
 
 @functools.cache

@@ -82,6 +82,14 @@ def test_files_that_are_no_checkpoint_are_recognised(tmp_path, spoil):
         checkpoint.load_run(path)
 
 
+def test_a_run_from_another_kind_of_device_is_refused(tmp_path):
+    """Its random numbers cannot go on exactly elsewhere."""
+    path = tmp_path / "run.safetensors"
+    checkpoint.save_run(Run.new(SMALL, SHORT), path)
+    with pytest.raises(ValueError, match="was trained on cpu, asked for is meta.*needs --device cpu"):
+        checkpoint.load_run(path, "meta")
+
+
 def test_a_safetensors_file_of_something_else_is_recognised(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a training checkpoint of this package"):

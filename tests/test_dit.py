@@ -129,8 +129,13 @@ def test_pictures_of_a_batch_do_not_see_each_other(variant):
 
 def test_words_reach_the_model_as_tokens_and_as_a_sum():
     for variant in VARIANTS:
-        model = shaken(make(variant, n_classes=6, words=3))
-        assert model(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([[1, 2, 3], [3, 6, 6]])).shape == (2, 1, 8, 8)
+        model, x = shaken(make(variant, n_classes=6, words=3)), torch.randn(1, 1, 8, 8)
+        a, b, c = (model(x, torch.full((1,), 0.5), torch.tensor([w])) for w in ([1, 2, 3], [1, 2, 4], [3, 2, 1]))
+        assert not torch.allclose(a, b, atol=1e-3)
+        if variant.startswith("adaln"):
+            torch.testing.assert_close(a, c, rtol=1e-3, atol=1e-4)  # the sum forgets the order ...
+        else:
+            assert not torch.allclose(a, c, atol=1e-3)  # ... tokens keep it
 
 
 def test_parameters_of_the_four_variants_follow_their_arithmetic():
@@ -152,7 +157,7 @@ UPSTREAM |= {"adaLN_modulation.1": "to_modulation.linear", "linear": "linear"}
 
 @pytest.mark.parametrize("name", ["dit_block", "dit_final"])
 def test_blocks_equal_the_original_dit(golden_dir: Path, name):
-    """Numbers computed by facebookresearch/DiT: outputs and every gradient, float64, 1e-10."""
+    """Numbers computed by facebookresearch/DiT: outputs, input gradients, norms of weight gradients; float64, 1e-10."""
     with safe_open(golden_dir / f"{name}.safetensors", "pt") as f:
         stored, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()  # noqa: SIM118
     config = json.loads(meta["config"])
@@ -177,6 +182,40 @@ def test_blocks_equal_the_original_dit(golden_dir: Path, name):
     torch.testing.assert_close(torch.stack([norms[k] for k in order]), stored["weight_grad_l2"], **close)
 
 
+def test_the_whole_model_equals_the_original_dit(golden_dir: Path):
+    """Patches, positions, labels, two blocks, final layer, unpatchify: the original's weights, its sinusoids given."""
+    with safe_open(golden_dir / "dit_full.safetensors", "pt") as f:
+        stored, config = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["config"])  # noqa: SIM118
+    width, channels = config["hidden_size"], config["in_channels"]
+    shape = {"size": config["input_size"], "channels": channels, "patch": config["patch_size"], "width": width}
+    ours = TinyDiT(
+        DiTConfig(**shape, depth=config["depth"], heads=config["num_heads"], n_classes=config["num_classes"])
+    )
+    ours.final = FinalLayer(width, width, 2 * channels * config["patch_size"] ** 2)  # upstream predicts variances, too
+    ours = ours.double()
+    doors = {
+        "t_embedder": "t_embed",
+        "y_embedder.embedding_table": "y_embed.table",
+        "x_embedder.proj": "x_embed.linear",
+    }
+    weights = {}
+    for key, value in stored.items():
+        if key.startswith("weights.") and key != "weights.pos_embed":
+            key = key.removeprefix("weights.").replace("final_layer", "final")
+            for theirs, mine in {**doors, **{f".{a}.": f".{b}." for a, b in UPSTREAM.items() if a != "linear"}}.items():
+                key = key.replace(theirs, mine)
+            weights[key] = value.flatten(1) if key == "x_embed.linear.weight" else value  # a convolution by patches
+    ours.load_state_dict(weights)
+    torch.testing.assert_close(ours.positions.double(), stored["weights.pos_embed"][0], rtol=0, atol=1e-6)
+    ours.positions = stored["weights.pos_embed"][0]
+    ours.t_embed.forward = lambda t: ours.t_embed.mlp(stored["inputs.t_freq"])
+    x = stored["inputs.x"].requires_grad_()
+    out = ours.run(x, ours.plan(stored["inputs.t"], stored["inputs.y"]))
+    (out * stored["cotangents.x"]).sum().backward()
+    torch.testing.assert_close(out, stored["outputs_exact.x"], atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(x.grad, stored["grads_exact.x"], atol=1e-10, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -185,6 +224,8 @@ def test_blocks_equal_the_original_dit(golden_dir: Path, name):
         ({"heads": 5}, "try width 20"),
         ({"width": 6, "heads": 2}, "multiple of 4"),
         ({"depth": 0}, "depth must be at least 1"),
+        ({"heads": 0}, "heads must be at least 1"),
+        ({"patch": 0}, "patch must be at least 1"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):

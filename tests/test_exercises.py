@@ -35,8 +35,8 @@ def test_solutions_agree_with_the_package() -> None:
     """Written twice on purpose: a solution reads alone, the package serves the model."""
     images = EXERCISES["patchify"].cases()[0][0]
     assert torch.equal(EXERCISES["patchify"].solution(images, 2), embed.patchify(images, 2))
-    x0, noise, t = EXERCISES["flow_pair"].cases()[0]
-    torch.testing.assert_close(EXERCISES["flow_pair"].solution(x0, noise, t)[0], flow.interpolate(x0, noise, t))
+    x_0, noise, t = EXERCISES["flow_pair"].cases()[0]
+    torch.testing.assert_close(EXERCISES["flow_pair"].solution(x_0, noise, t)[0], flow.interpolate(x_0, noise, t))
 
 
 def test_patchify_has_the_order_of_a_convolution() -> None:
@@ -127,7 +127,7 @@ def test_shapes_and_dtypes_are_named(said: Callable) -> None:
     assert "tokens has shape (2, 12, 6) and must have (2, 6, 12)" in said()
     check("guided", lambda c, u, g: EXERCISES["guided"].solution(c.float(), u.float(), g))
     assert "keep their dtype" in said()
-    check("flow_pair", lambda x0, noise, t: EXERCISES["flow_pair"].solution(x0, noise, t)[0])
+    check("flow_pair", lambda x_0, noise, t: EXERCISES["flow_pair"].solution(x_0, noise, t)[0])
     assert "return x_t, v; you returned 1" in said()
 
 

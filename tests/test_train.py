@@ -145,6 +145,7 @@ def test_nan_stops_training_names_the_step_and_keeps_the_weights(digits):
         digits.images.copy_(datasets.load("digits").images)
     assert torch.equal(before, weights(run))
     assert run.number == 2
+    assert next(train(run, digits)).number == 3  # the data mended, it goes on: no NaN was left in a gradient
 
 
 def test_read_gates_holds_every_gate_by_name(digits):

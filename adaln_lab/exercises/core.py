@@ -42,7 +42,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def by_name(*versions: Callable) -> dict[str, Callable]:
-    """`scale_without_one` is told as "scale without one"."""
+    """`velocity_flipped` is told as "velocity flipped"."""
     return {version.__name__.replace("_", " "): version for version in versions}
 
 

@@ -9,32 +9,32 @@ from adaln_lab.exercises.core import Exercise, by_name, draw, register
 from adaln_lab.norms import layer_norm
 
 
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift; x (B, T, D), scale and shift (B, D), the same for every token."""
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift; x (B, T, D), shift and scale (B, D), the same for every token."""
     return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
-def scale_without_one_plus(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_without_one_plus(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """You multiply by scale, not by 1 + scale: a modulation that starts at zero would erase its input."""
     return layer_norm(x) * scale[:, None] + shift[:, None]
 
 
-def scale_and_shift_swapped(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_and_shift_swapped(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """You multiply by 1 + shift and add scale: the two have changed places, as after a chunk in the wrong order."""
-    return modulated(x, shift, scale)
+    return modulated(x, shift=scale, scale=shift)
 
 
-def batch_broadcast_over_tokens(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def batch_broadcast_over_tokens(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Without an axis for tokens, (B, D) meets the last two axes of x: token i gets the vector of picture i."""
     return layer_norm(x) * (1 + scale) + shift
 
 
-def norm_missing(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def norm_missing(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """You modulate x itself: without the norm, what scale and shift do depends on how large x is."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def modulated_before_the_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """You modulate first and normalise afterwards: the norm takes most of the modulation away again."""
     return layer_norm(x * (1 + scale[:, None]) + shift[:, None])
 
@@ -51,7 +51,7 @@ register(
         ("h",),
         modulated_cases,
         (
-            "layer_norm(x) is already imported; scale and shift are (B, D), x is (B, T, D).",
+            "layer_norm(x) is already imported; shift and scale are (B, D), x is (B, T, D).",
             "Give scale and shift an axis for the tokens: scale[:, None] is (B, 1, D).",
             "return layer_norm(x) * (1 + scale[:, None]) + ...",
         ),

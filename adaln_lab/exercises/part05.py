@@ -15,36 +15,36 @@ from adaln_lab.exercises.core import Exercise, by_name, draw, register
 # flow_pair: where a training example comes from
 
 
-def flow_pair(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """x_t = (1 - t) x0 + t noise and its velocity v = noise - x0; images (B, C, H, W), t (B,)."""
+def flow_pair(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x_t = (1 - t) x_0 + t noise and its velocity v = noise - x_0; images (B, C, H, W), t (B,)."""
     t = t.reshape(-1, 1, 1, 1)  # (B, 1, 1, 1): one time for each image
-    return (1 - t) * x0 + t * noise, noise - x0
+    return (1 - t) * x_0 + t * noise, noise - x_0
 
 
-def time_reversed(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def time_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Your x_t is the data at t = 1; here t = 0 is data and t = 1 is noise."""
-    return flow_pair(noise, x0, t)[0], noise - x0
+    return flow_pair(noise, x_0, t)[0], noise - x_0
 
 
-def all_reversed(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def all_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Your road runs from noise to data, x_t and v alike; here t = 0 is data and t = 1 is noise."""
-    return flow_pair(noise, x0, t)
+    return flow_pair(noise, x_0, t)
 
 
-def velocity_flipped(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v points from noise to data, but the derivative of x_t by t is noise - x0."""
-    return flow_pair(x0, noise, t)[0], x0 - noise
+def velocity_flipped(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v points from noise to data, but the derivative of x_t by t is noise - x_0."""
+    return flow_pair(x_0, noise, t)[0], x_0 - noise
 
 
-def t_along_the_width(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def t_along_the_width(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """You multiply by t of shape (B,), which meets the last axis: every column of pixels gets its own time."""
-    return (1 - t) * x0 + t * noise, noise - x0
+    return (1 - t) * x_0 + t * noise, noise - x_0
 
 
-def variance_preserving(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def variance_preserving(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """You mix with sqrt(1 - t^2) and t, as older diffusion models do; the straight road takes 1 - t and t."""
     t = t.reshape(-1, 1, 1, 1)
-    return (1 - t**2).sqrt() * x0 + t * noise, noise - x0
+    return (1 - t**2).sqrt() * x_0 + t * noise, noise - x_0
 
 
 def flow_pair_cases() -> list[tuple]:
@@ -56,29 +56,29 @@ def flow_pair_cases() -> list[tuple]:
 # guided: classifier-free guidance
 
 
-def guided(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+def guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     """From the unconditional prediction towards the conditional one, `guidance` times the way."""
-    return v_uncond + guidance * (v_cond - v_uncond)
+    return v_null + guidance * (v_label - v_null)
 
 
-def swapped(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+def swapped(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     """You walk from the conditional to the unconditional prediction, away from the condition."""
-    return v_cond + guidance * (v_uncond - v_cond)
+    return v_label + guidance * (v_null - v_label)
 
 
-def off_by_one(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
-    """You start from v_cond, so guidance 0 already follows the condition; start from v_uncond."""
-    return v_cond + guidance * (v_cond - v_uncond)
+def off_by_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """You start from v_label, so guidance 0 already follows the condition; start from v_null."""
+    return v_label + guidance * (v_label - v_null)
 
 
-def average(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
+def average(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     """You take the mean of the two predictions, whatever the guidance."""
-    return (v_cond + v_uncond) / 2
+    return (v_label + v_null) / 2
 
 
-def condition_ignored(v_cond: Tensor, v_uncond: Tensor, guidance: float) -> Tensor:
-    """You return the unconditional prediction; v_cond has no influence."""
-    return v_uncond
+def condition_ignored(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """You return the unconditional prediction; v_label has no influence."""
+    return v_null
 
 
 def guided_cases() -> list[tuple]:
@@ -94,7 +94,7 @@ def modulated_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, bran
     return x + gate * branch(h * (1 + scale) + shift)
 
 
-def scale_without_one(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+def scale_without_one_plus(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
     """You multiply by scale instead of 1 + scale: at scale 0 the branch would see nothing but shift."""
     return modulated_branch(x, shift, scale - 1, gate, branch)
 
@@ -200,7 +200,7 @@ register(
         hints=(
             "At t = 0 x_t is the image, at t = 1 the noise, and in between a straight line. v is its derivative by t.",
             "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
-            "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x0 + t * noise; v does not depend on t.",
+            "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
         wrong=by_name(time_reversed, all_reversed, velocity_flipped, t_along_the_width, variance_preserving),
     )
@@ -212,9 +212,9 @@ register(
         returns=("v",),
         cases=guided_cases,
         hints=(
-            "guidance 0 gives v_uncond, guidance 1 gives v_cond, and the line goes on beyond.",
-            "The direction to walk in is v_cond - v_uncond. Where do you start?",
-            "Start at v_uncond and add guidance times the direction.",
+            "guidance 0 gives v_null, guidance 1 gives v_label, and the line goes on beyond.",
+            "The direction to walk in is v_label - v_null. Where do you start?",
+            "Start at v_null and add guidance times the direction.",
         ),
         wrong=by_name(swapped, off_by_one, average, condition_ignored),
     )
@@ -231,7 +231,7 @@ register(
             "h = F.layer_norm(x, x.shape[-1:], eps=1e-6); branch(h * (1 + scale) + shift) is what the gate multiplies.",
         ),
         wrong=by_name(
-            scale_without_one,
+            scale_without_one_plus,
             scale_and_shift_swapped,
             gate_missing,
             gate_on_the_sum,
