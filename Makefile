@@ -15,7 +15,7 @@ help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: setup  ## set up, then open the course in JupyterLab (JUPYTER_ARGS=--no-browser)
-	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 $(JUPYTER_ARGS) notebooks/00_start_here.ipynb
+	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(JUPYTER_ARGS)
 
 test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && \
