@@ -51,6 +51,13 @@ def test_sinusoidal_is_cosines_then_sines():
     assert out[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
+def test_time_is_stretched_by_a_thousand_once():
+    """The frequencies were made for 0 .. 1000; without the stretch all times look alike, twice and they alias."""
+    layer, t = embed.TimeEmbed(6, features=8).double(), torch.tensor([0.25, 0.7], dtype=torch.float64)
+    angles = torch.stack([1000 * t * 10_000 ** (-k / 4) for k in range(4)], -1)
+    torch.testing.assert_close(layer(t), layer.mlp(torch.cat([angles.cos(), angles.sin()], -1)), rtol=0, atol=1e-10)
+
+
 def test_every_position_is_told_apart():
     table = embed.positions_2d(4, 6, 16)
     assert table.shape == (24, 16)
