@@ -18,7 +18,7 @@ from adaln_lab.train import TrainConfig
 def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, TrainConfig]:
     """Model and training for a data set of `adaln_lab.datasets`; larger where the device is CUDA.
 
-    digits, CPU: 0.33 M parameters, 220 steps. Two cores of a Zen 3: 10.4 to 11.2 s of training, judged accuracy 0.975 to
+    digits, CPU: 0.33 M parameters, 220 steps. Two cores of a Zen 3: 10.4 to 11.2 s of training, accuracy 0.975 to
     0.983 (1,000 samples, no guidance), Frechet distance 2.4 to 2.7 above a floor of 0.9 (three seeds, 2026-11-24).
     The other recipes and the CUDA ones are starting points that nobody has timed yet.
     """
