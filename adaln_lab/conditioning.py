@@ -28,16 +28,13 @@ class Condition(NamedTuple):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; subclasses say where the condition enters."""
+    """A pre-norm transformer block. Subclasses say in `run(x, prepared)` where the condition enters."""
 
     uses_ctx_as_tokens = False  # in-context: the model puts ctx in front of the image tokens, once, at its door
 
     def prepare(self, cond: Condition) -> Any:
         """Whatever of the condition this block needs: tensors whose first axis is the batch."""
         return ()
-
-    def run(self, x: Tensor, prepared: Any) -> Tensor:
-        raise NotImplementedError
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         return self.run(x, self.prepare(cond))

@@ -3,8 +3,8 @@
     M <- mu M + (1 - mu) G,    U = G + mu (M - G),    W <- W - lr sqrt(max(1, rows / columns)) * orthogonal(U)
 
 Keller Jordan, Muon (2024). torch.optim.Muon computes the same in bfloat16, one matrix at a time, which a CPU without
-bf16 units pays for: 181 ms a step on two cores of a Zen 3, more than the rest of training (width 96, depth 3). Here all
-matrices iterate as one batch in float32. tests/test_train.py holds the two against each other.
+bf16 units pays for: on two cores of a Zen 3 that took longer than the rest of a training step. Here all matrices
+iterate as one batch in float32. tests/test_train.py holds the two against each other.
 """
 
 from collections import defaultdict

@@ -305,6 +305,13 @@ def test_rules_accept_what_is_allowed(nb: NotebookNode) -> None:
     assert rule_reads_no_file_itself(nb) == rule_shell_is_tagged(nb) == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_with_exercises_imports_their_help(path: Path) -> None:
+    """`check` tells the reader to call hint(...): the name must be there."""
+    code = "\n".join(cell.source for cell in code_cells(read(path)))
+    assert "check(" not in code or "import check, guess, hint, solution" in code
+
+
 @pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])
 def test_the_map_names_every_notebook(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf8")
