@@ -16,6 +16,10 @@ Data walks one way, and so do imports:
     datasets      real digits offline; MNIST, FashionMNIST, CIFAR-10 by download
     train         training as a generator of steps; checkpoint keeps what it made
     judge         how good are the samples?
+    schemes       a dozen ways for a branch to join the stream; sweep races them over depth and learning rate
+    probes        sizes, gradients and shares of the stream; wakeup: who hears the loss, and when
+    dataflow      what a block does, read from the block itself; diagrams draws it
+    proof         equations that are run
 
 Shape glossary, used everywhere:
     B batch   T image tokens   S condition tokens   D width   C width of the condition   H heads   P patch   K classes

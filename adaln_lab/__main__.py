@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from adaln_lab import checkpoint, datasets, judge
+from adaln_lab import checkpoint, datasets, judge, sweep
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.environment import machine, pick_device
 from adaln_lab.recipes import recipe
@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
     add.set_defaults(command=command_judge)
+
+    add = commands.add_parser(
+        "schemes", help="race residual schemes over depth and learning rate", formatter_class=_Help
+    )
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
+    add.set_defaults(command=command_schemes)
     return top
 
 
@@ -206,6 +213,17 @@ def command_evaluate(o: argparse.Namespace) -> None:
     print(
         json.dumps({key: round(value, 4) for key, value in quality.items()} | {"seconds": round(seconds, 3), "n": o.n})
     )
+
+
+def command_schemes(o: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    device = torch.device("cpu")
+    made = {"command": f"python -m adaln_lab schemes --out FILE --seeds {o.seeds}", "machine": machine(device)}
+    trials = [trial for trial in sweep.grid() if trial.seed < o.seeds]
+    races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
+    for trial, score in tqdm(races, unit="run", file=sys.stderr):
+        log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
 
 
 def command_judge(o: argparse.Namespace) -> None:

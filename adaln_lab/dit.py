@@ -123,11 +123,14 @@ class TinyDiT(nn.Module):
         tokens = cond.ctx if self.blocks[0].uses_ctx_as_tokens else None
         return Plan(tokens, [block.prepare(cond) for block in self.blocks], self.final.prepare(cond))
 
+    def enter(self, x: Tensor, plan: Plan) -> Tensor:
+        """Image x (B, channels, size, size) -> the stream that the first block sees, (B, T, D) or (B, S + T, D)."""
+        x = self.x_embed(x) + self.positions  # (B, T, D)
+        return x if plan.tokens is None else torch.cat([plan.tokens, x], dim=1)
+
     def run(self, x: Tensor, plan: Plan) -> Tensor:
         """Image x (B, channels, size, size) through the blocks under a plan -> velocity of the same shape."""
-        x = self.x_embed(x) + self.positions  # (B, T, D)
-        if plan.tokens is not None:
-            x = torch.cat([plan.tokens, x], dim=1)  # (B, S + T, D)
+        x = self.enter(x, plan)
         for block, prepared in zip(self.blocks, plan.blocks, strict=True):
             x = block.run(x, prepared)
         x = x[:, -len(self.positions) :]  # the image's own tokens

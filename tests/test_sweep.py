@@ -1,0 +1,79 @@
+"""A race is exact, resumable and scored against an honest zero."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from adaln_lab import datasets, sweep
+from adaln_lab.__main__ import main
+from adaln_lab.sweep import Trial
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def test_an_untrained_model_scores_one(digits):
+    """The head starts at zero, so every scheme's answer is zero."""
+    assert sweep.race(Trial("adaLN", 2, 1e-3, 0), digits, steps=0) == pytest.approx(1.0)
+
+
+def test_a_race_is_decided_by_its_trial(digits):
+    a, b = (sweep.race(Trial("adaLN-Zero", 2, 1e-2, 0), digits, steps=5) for _ in range(2))
+    assert a == b < 1
+    assert sweep.race(Trial("adaLN-Zero", 2, 1e-2, 1), digits, steps=5) != a
+
+
+def test_a_run_that_explodes_scores_infinity(digits):
+    assert sweep.race(Trial("pre-norm", 2, 1e30, 0), digits, steps=5) == math.inf
+
+
+def test_the_pixelwise_answer_is_the_best_of_its_kind(digits):
+    """Its score lies between nothing learnt and perfect, and noise on its own pictures cannot beat theory by much."""
+    score = sweep.pixelwise_score(digits)
+    assert 0.3 < score < 0.6
+    pair = sweep.held_out(digits)
+    t, mean = pair.t.reshape(-1, 1, 1, 1), digits.images.mean(0)
+    assert score < ((pair.x_t - mean) / t - pair.v).square().mean() / pair.v.square().mean()
+
+
+def test_whole_seeds_come_first():
+    """Whoever stops the race early has a smaller race, not a part of the map."""
+    trials = sweep.grid()
+    assert [trial.seed for trial in trials] == sorted(trial.seed for trial in trials)
+    assert len(set(trials)) == len(trials) == 12 * len(sweep.DEPTHS) * len(sweep.RATES) * len(sweep.SEEDS)
+
+
+def test_a_stopped_race_goes_on_where_it_was(digits, tmp_path, monkeypatch):
+    raced = []
+    monkeypatch.setattr(sweep, "race", lambda trial, data: raced.append(trial) or (math.inf if trial.lr > 1 else 0.5))
+    trials = [Trial("adaLN", 2, lr, 0) for lr in (0.1, 0.2, 3.0)]
+    out = tmp_path / "race.json"
+    next(sweep.run_grid(trials, digits, out, {"machine": "here"}))
+    list(sweep.run_grid(trials, digits, out, {"machine": "here"}))
+    assert raced == trials
+    table = json.loads(out.read_text())
+    assert table["rows"] == [["adaLN", 2, 0.1, 0, 0.5], ["adaLN", 2, 0.2, 0, 0.5], ["adaLN", 2, 3.0, 0, None]]
+    assert table["made"]["machine"] == "here" and table["made"]["seconds"] >= 0
+
+
+def test_the_stored_race_is_whole_and_says_how_it_was_made():
+    scores, made = sweep.stored_scores()
+    assert set(scores) == set(sweep.grid())
+    assert made["command"].startswith("python -m adaln_lab schemes") and {"machine", "date", "seconds"} <= set(made)
+
+
+def test_one_stored_score_is_reproduced(digits):
+    """The quickest cell, once more: other machines round otherwise, so within a margin."""
+    trial = Trial("adaLN-Zero", 4, 3e-3, 0)
+    assert sweep.race(trial, digits) == pytest.approx(sweep.stored_scores()[0][trial], rel=0.05)
+
+
+def test_the_command_runs_what_is_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "grid", lambda: [Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)])
+    monkeypatch.setattr(sweep, "race", lambda trial, data: torch.tensor(0.25).item())
+    assert main(["schemes", "--out", str(tmp_path / "s.json"), "--seeds", "1"]) == 0
+    assert len(json.loads((tmp_path / "s.json").read_text())["rows"]) == 1
