@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> TinyDi
     model = TinyDiT(_config(DiTConfig, config, folder / "config.json"))
     _fill(model, read_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
     return model.to(device).eval()
+
+
+def shipped_model(data: str = "digits", device: torch.device | str = "cpu") -> TinyDiT:
+    """A trained model that comes with the package, to look inside at once; its config.json says how it was made."""
+    assets = resources.files("adaln_lab") / "assets"
+    with resources.as_file(assets) as folder:
+        here = sorted(path.name.removeprefix("dit_") for path in folder.glob("dit_*"))
+        if data not in here:
+            raise ValueError(f"models are shipped for {', '.join(here)}; got {data!r}. `train --out` makes others")
+        return load_model(folder / f"dit_{data}", device)
 
 
 def save_run(run: Run, path: Path) -> None:
