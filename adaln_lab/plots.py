@@ -134,10 +134,248 @@ def plot_bars(names: Sequence[str], values: Sequence[float], ax: Axes, label: st
     return ax
 
 
-def plot_film(rows: dict[str, Any], ax: Axes) -> Axes:
-    """Pictures that change: one row of pictures (n, channels, h, w) for each label, the label beside it."""
+def plot_film(rows: dict[str, Any], ax: Axes, names: Sequence[str] = ()) -> Axes:
+    """Pictures that change: one row of pictures (n, channels, h, w) for each label, which stands beside it.
+
+    `names` are written above the columns.
+    """
     columns, height = len(next(iter(rows.values()))), np.asarray(next(iter(rows.values()))).shape[-2] + 1
+    width = np.asarray(next(iter(rows.values()))).shape[-1] + 1
     plot_pictures(np.concatenate([np.asarray(row) for row in rows.values()]), ax, columns)
     for i, label in enumerate(rows):
         ax.text(-1.5, i * height + height / 2 - 1, label, ha="right", va="center", fontsize=9)
+    for i, name in enumerate(names):
+        ax.text(i * width + width / 2 - 1, -0.05 * height, name, ha="center", fontsize=9)
+    return ax
+
+
+def tilted(points: Any) -> np.ndarray:
+    """Tokens of three channels (..., 3) -> points on paper (..., 2), (1, 1, 1) upright: height is the mean.
+
+    A camera without perspective looks down at the floor, mean = 0, at 30 degrees.
+    """
+    along, away, up = np.array([1, -1, 0]) / 2**0.5, np.array([1, 1, -2]) / 6**0.5, np.ones(3) / 3**0.5
+    return np.asarray(points, dtype=float) @ np.stack([along, 0.5 * away + 0.75**0.5 * up], axis=-1)
+
+
+def circle_of_tokens(radius: float = 3**0.5, height: float = 0.0, n: int = 121) -> np.ndarray:
+    """Points (n, 3) of the circle around the diagonal, where every channel's mean over the circle is `height`."""
+    angle = np.linspace(0, 2 * np.pi, n)[:, None]
+    along, away = np.array([1, -1, 0]) / 2**0.5, np.array([1, 1, -2]) / 6**0.5
+    return height + radius * (np.cos(angle) * along + np.sin(angle) * away)
+
+
+def plot_token_space(ax: Axes, reach: float = 3.0, title: str = "", top: float = 1.5) -> Axes:
+    """Where tokens of three channels live: the floor mean = 0, its circle of radius sqrt(3), a pole up to `top`."""
+    ax.fill(*tilted(circle_of_tokens(reach)).T, color=COLOURS["measure"], alpha=0.3, lw=0)
+    ax.plot(*tilted(circle_of_tokens()).T, color=COLOURS["data"], lw=0.9)
+    if top:
+        ax.plot(*tilted([[0, 0, 0], [top, top, top]]).T, color=COLOURS["quiet"], ls=":", lw=1.2)
+        ax.annotate("mean", tilted([top, top, top]), ha="center", va="bottom", fontsize=8.5, color=COLOURS["quiet"])
+    ax.set(aspect="equal", title=title, xlim=(-reach, reach), ylim=(-0.55 * reach, max(0.55 * reach, 1.5 * top + 0.5)))
+    ax.set_axis_off()
+    return ax
+
+
+def plot_tokens(groups: dict[str, Any], ax: Axes, title: str = "", sphere: bool = False) -> Axes:
+    """Tokens (n, 3) of each group over the floor, on thin stems; `sphere` draws the ball that the circle belongs to."""
+    plot_token_space(ax, title=title, top=1.9)
+    for (name, tokens), marker in zip(groups.items(), "vo^sD", strict=False):
+        tokens = np.asarray(tokens)
+        floor = tokens - tokens.mean(-1, keepdims=True)
+        ax.plot(*tilted([floor, tokens]).transpose(2, 0, 1), color=COLOURS["measure"], lw=0.8)
+        ax.plot(*tilted(tokens).T, marker, color=COLOURS["data"], mfc="none", ms=6, label=name)
+    if sphere:
+        angle = np.linspace(0, 2 * np.pi, 121)
+        ax.plot(3**0.5 * np.cos(angle), 3**0.5 * np.sin(angle), "--", color=COLOURS["quiet"], lw=1)
+        ax.set_ylim(bottom=-1.85)
+    return ax
+
+
+def plot_gradients(tokens: Any, before: Any, after: Any, ax: Axes) -> Axes:
+    """Arrows at tokens (n, 3): gradients before (thin) and after (thick) something let them pass."""
+    plot_token_space(ax, top=1.0)
+    for arrows, label, colour, width in ((before, "arrives", "quiet", 0.003), (after, "returns", "data", 0.007)):
+        look = {"color": COLOURS[colour], "width": width, "angles": "xy", "scale_units": "xy", "scale": 1}
+        ax.quiver(*tilted(tokens).T, *tilted(arrows).T, **look, label=label)
+    ax.plot(*tilted(tokens).T, "o", color=COLOURS["data"], ms=4)
+    ax.legend(loc="upper left", fontsize=8.5, frameon=False)
+    return ax
+
+
+def plot_shared(mask: Any, ax: Axes, title: str = "") -> Axes:
+    """A box of numbers, `mask` (samples, channels, positions); dark and hatched: those that share one mean and size.
+
+    Seen are the first sample (front), the first channel (top) and the last position (right).
+    """
+    mask = np.asarray(mask, dtype=bool)
+    depth, high, wide = mask.shape
+    slant = np.array([0.5, 0.4])  # one sample further back
+
+    def cell(corner: Any, first: Any, second: Any, dark: bool) -> None:
+        ring = [corner, corner + first, corner + first + second, corner + second]
+        look = {"facecolor": COLOURS["quiet"], "hatch": "///"} if dark else {"facecolor": "white"}
+        ax.fill(*np.transpose(ring), edgecolor=COLOURS["data"], lw=0.6, **look)
+
+    right, down = np.array([1.0, 0.0]), np.array([0.0, -1.0])
+    for b, c, p in np.ndindex(mask.shape):
+        if b == 0:
+            cell(c * down + p * right, right, down, mask[b, c, p])
+        if c == 0:
+            cell(b * slant + p * right, right, slant, mask[b, c, p])
+        if p == wide - 1:
+            cell(b * slant + c * down + wide * right, slant, down, mask[b, c, p])
+    ax.text(-0.2, -high / 2, "channels", rotation=90, ha="right", va="center", fontsize=8.5)
+    ax.text(wide / 2, -high - 0.2, "positions", ha="center", va="top", fontsize=8.5)
+    ax.text(wide + depth / 4 + 0.25, -high + depth / 5 - 0.2, "samples", rotation=39, ha="left", va="top", fontsize=8.5)
+    ax.set(aspect="equal", title=title)
+    ax.margins(0.12)
+    ax.set_axis_off()
+    return ax
+
+
+def plot_wakeup(
+    names: Sequence[str], steps: Sequence[int], norms: Any, ax: Axes, title: str = "", floor: float = 1e-15
+) -> Axes:
+    """Gradient norms (names, steps), rounded to powers of ten: shaded and written; hatched: `floor` or less."""
+    norms = np.asarray(norms, dtype=float)
+    powers = np.log10(np.where(norms > floor, norms, np.nan)).round()
+    edges = np.arange(len(steps) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
+    ax.patch.set(facecolor="#E4E4E4", hatch="////", edgecolor="white")  # seen where there is no gradient
+    ax.pcolormesh(*edges, powers, cmap="viridis", vmin=-8, vmax=1, edgecolors="white", linewidth=1)
+    for (row, column), power in np.ndenumerate(powers):
+        text = "0" if np.isnan(power) else f"$10^{{{power + 0:.0f}}}$"
+        ax.text(column, row, text, color="white" if power < -3 else "black", ha="center", va="center", fontsize=8.5)
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.set(xlabel="backward pass", title=title, ylim=(len(names) - 0.5, -0.5))
+    return ax
+
+
+def plot_verdicts(names: Sequence[str], questions: Sequence[str], answers: Any, ax: Axes) -> Axes:
+    """A table of yes (white) and NO (black): answers (names, questions) of booleans."""
+    answers = np.asarray(answers, dtype=bool)
+    ax.imshow(answers, cmap="gray", vmin=0, vmax=1, aspect="auto")
+    for (row, column), yes in np.ndenumerate(answers):
+        ax.text(column, row, "yes" if yes else "NO", color="black" if yes else "white", ha="center", va="center")
+    ax.set_xticks(range(len(questions)), questions)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xticks(np.arange(1, len(questions)) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(which="minor", color=COLOURS["measure"], lw=0.8)
+    ax.tick_params(which="both", length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set(visible=True, color=COLOURS["measure"])
+    return ax
+
+
+def plot_profile(sizes: Any, gradients: Any, ax: Axes, title: str = "") -> Axes:
+    """Size of the stream (full) and of its gradient (dashed) after 0, 1, ..., L blocks, log axis."""
+    for values, line, label in ((sizes, "-", "stream"), (gradients, "--", "gradient")):
+        ax.plot(range(len(values)), np.asarray(values), line, color=COLOURS["data"], lw=1.8, label=label)
+    ax.set(xlabel="blocks passed", yscale="log", ylim=(0.2, 12))
+    ax.set_title(title, fontsize=9.5)
+    return ax
+
+
+def plot_spectra(spectra: dict[str, Any], ax: Axes, lines: Sequence[Any], floor: float = 1e-4) -> Axes:
+    """Singular values of several Jacobians, largest first, log axis; what lies below `floor` is drawn at it."""
+    for (name, values), line in zip(spectra.items(), lines, strict=True):
+        values = np.maximum(np.asarray(values), floor)
+        ax.plot(range(1, len(values) + 1), values, ls=line, color=COLOURS["data"], lw=1.6, label=name)
+    ax.set(xlabel="direction, from the most to the least stretched", ylabel="singular value", yscale="log")
+    ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_lines(steps: Sequence[float], rows: dict[str, Sequence[float]], ax: Axes, xlabel: str, ylabel: str) -> Axes:
+    """A few curves over the same steps, told apart by line style, and named in a legend."""
+    styles = [("--", "data"), (":", "data"), ("-.", "quiet"), ("-", "gate")]
+    for (name, values), (line, colour) in zip(rows.items(), styles, strict=False):
+        ax.plot(steps, values, line, color=COLOURS[colour], lw=1.8, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_shares(shares: Any, ax: Axes, title: str = "") -> Axes:
+    """What each block adds (L, steps) as shades of grey over training, the first block at the bottom."""
+    shares = np.asarray(shares)
+    extent = (0, shares.shape[1] - 1, 0.5, len(shares) + 0.5)
+    image = ax.imshow(shares, cmap="Greys", vmin=0, vmax=0.5, aspect="auto", origin="lower", extent=extent)
+    ax.figure.colorbar(image, ax=ax, label="added / stream", extend="max")
+    ax.grid(False)
+    ax.set(xlabel="training step", ylabel="block")
+    ax.set_title(title, fontsize=9.5)
+    return ax
+
+
+def plot_success(counts: Any, names: Sequence[str], rates: Sequence[float], ax: Axes, title: str = "") -> Axes:
+    """How many of five runs learnt, (schemes, rates): written into each cell where any did, and a shade of green."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("gate", ["white", COLOURS["gate"]])
+    ax.imshow(counts, cmap=shades, vmin=0, vmax=6, aspect="auto")
+    for row, column in np.ndindex(np.shape(counts)):
+        ax.text(column, row, int(counts[row][column]) or "", ha="center", va="center", fontsize=8.5)
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=45, fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.set(xlabel="learning rate")
+    ax.set_title(title, fontsize=9.5)
+    return ax
+
+
+def plot_intervals(rows: dict[str, Any], ax: Axes, xlabel: str, bar: float | None = None, title: str = "") -> Axes:
+    """Means with their intervals, rows[name] = (mean, half width), "diverged" where infinite; dashed: a bar to beat."""
+    for place, (name, (mean, half)) in enumerate(rows.items()):
+        if not np.isfinite(mean):
+            ax.text(1, place, "diverged", transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
+            continue
+        ax.errorbar(mean, place, xerr=half, fmt="o", color=COLOURS["data"], ms=4.5, capsize=3, lw=1.2, label=name)
+    if bar is not None:
+        ax.axvline(bar, color=COLOURS["quiet"], ls="--", lw=1)
+    ax.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.set_title(title, fontsize=9.5)
+    return ax
+
+
+def plot_cells(
+    values: Any, ax: Axes, title: str, xlabel: str, ylabel: str, cmap: str = "Greys", low: float = 0.0, top: float = 1.6
+) -> Axes:
+    """A matrix as coloured cells, its first row on top."""
+    ax.imshow(values, cmap=cmap, vmin=low, vmax=top, aspect="auto", interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.grid(False)
+    return ax
+
+
+def plot_votes(votes: Any, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """What each token adds to the gradient of a gate: votes (tokens, channels) left, their sums over tokens right."""
+    votes = np.asarray(votes, dtype=float)
+    reach = np.abs(votes).max()
+    shown = axes[0].imshow(votes, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
+    axes[0].figure.colorbar(shown, ax=axes[0])
+    axes[0].grid(False)
+    axes[0].set(xlabel="channel", ylabel="token", title="each token's vote: dL/dx_out times F(h)")
+    axes[1].bar(range(votes.shape[1]), votes.sum(0), color=COLOURS["gate"])
+    axes[1].axhline(0, color=COLOURS["data"], lw=0.8)
+    axes[1].set(xlabel="channel", ylabel="dL/dgate", title="the count: one number for each channel")
+    return axes
+
+
+def plot_paths(grid: Any, heights: Any, paths: dict[str, Any], ax: Axes) -> Axes:
+    """Walks (n, 2) over a square landscape, light is low: heights[i, j] belongs to x = grid[j], y = grid[i]."""
+    ax.contourf(grid, grid, heights, levels=14, cmap="Greys", alpha=0.7)
+    looks = (("gate", "o"), ("shift", "s"), ("scale", "X"))
+    for (name, path), (colour, marker) in zip(paths.items(), looks, strict=False):
+        ax.plot(*np.asarray(path).T, marker=marker, color=COLOURS[colour], ms=5, label=name)
+        ax.plot(*np.asarray(path)[-1], marker=marker, color=COLOURS[colour], ms=10)
+    ax.set_aspect("equal")
+    ax.legend(loc="lower left", frameon=True)
     return ax
