@@ -1,4 +1,4 @@
-"""The one widget of the course: sliders, a picture, a caption; and a picture that a training loop redraws.
+"""The widgets of the course: sliders with a picture; a picture that a training loop redraws; a card to guess on.
 
 A picture is drawn once. After that a slider redraws only the artists that change, on top of the stored background
 (blitting), and the frame goes to the browser as a PNG inside an <img> that carries its own alt text: about a tenth of
@@ -16,10 +16,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as W
 import numpy as np
+from IPython import get_ipython
 from IPython.display import display, update_display
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -88,13 +89,42 @@ class Slider:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of several names, each a button beside the sliders of a picture."""
+
+    name: str
+    options: tuple[str, ...]
+    value: str  # the default
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.value not in self.options:
+            raise ValueError(f"choice {self.name!r}: the default {self.value!r} is not among {self.options}")
+
+    def text(self, value: str) -> str:
+        """A value, as a tile of the contact sheet shows it."""
+        return value
+
+    def spread(self, n: int) -> list[str]:
+        """n of the options, evenly, the first and the last among them."""
+        return [self.options[round(i * (len(self.options) - 1) / (n - 1))] for i in range(n)]
+
+    def control(self, continuous: bool) -> W.ToggleButtons:
+        """Buttons, since JupyterLab takes the arrow keys away from a drop-down list."""
+        return W.ToggleButtons(
+            options=self.options, value=self.value, description=self.label or self.name,
+            style={"description_width": "9em", "button_width": "auto"}, layout=W.Layout(width="98%"),
+        )  # fmt: skip
+
+
 class Explorer:
     """A picture with sliders: `Explorer(fig, artists, update, sliders, alt, caption)` as the last line of a cell.
 
     fig         drawn once; what is fixed in it (axes, labels, limits) stays
     artists     what changes: drawn anew for each frame, above everything fixed
     update      update(**values) puts new data into the artists
-    sliders     the first one spans the contact sheet
+    sliders     `Slider`s and `Choice`s; the first one spans the contact sheet
     alt         alt(**values) -> str, what the picture shows in words; the live picture carries it
     caption     plain text, always visible
     continuous  False where a picture needs a model and a slider that waits for the hand to rest; the caption says so
@@ -106,12 +136,12 @@ class Explorer:
         fig: Figure,
         artists: Sequence[Artist],
         update: Callable[..., Any],
-        sliders: Sequence[Slider],
+        sliders: Sequence[Slider | Choice],
         alt: Callable[..., str],
         caption: str,
         *,
         continuous: bool = True,
-        sheet: Sequence[dict[str, float]] | None = None,
+        sheet: Sequence[dict[str, Any]] | None = None,
     ):
         if strangers := [item for item in artists if not isinstance(item, Artist)]:
             raise ValueError(f"artists must be single artists (write *bars for a group), got {strangers[0]!r}")
@@ -131,11 +161,11 @@ class Explorer:
             control.observe(self._on_change, names="value")
 
     @property
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Any]:
         return {name: control.value for name, control in self.sliders.items()}
 
     @property
-    def defaults(self) -> dict[str, float]:
+    def defaults(self) -> dict[str, Any]:
         return {name: slider.value for name, slider in self.specs.items()}
 
     @property
@@ -168,7 +198,7 @@ class Explorer:
 
     _ipython_display_ = show
 
-    def _frame(self, values: dict[str, float]) -> Image.Image:
+    def _frame(self, values: dict[str, Any]) -> Image.Image:
         self.update(**values)
         self.canvas.restore_region(self._background)
         for artist in self.artists:
@@ -222,6 +252,65 @@ class LivePicture:
 
     def _png(self) -> bytes:
         return small_png(_pixels(self.canvas))
+
+
+class Card:
+    """A question with a button for each option; the first click commits, and running the cell again changes nothing.
+
+    `pick` commits beforehand, and `answer` is the right option, told after committing. Where there are no widgets, the
+    text asks to commit by pick=... in the cell.
+    """
+
+    clicked: ClassVar[dict[tuple, int]] = {}  # in this kernel: question and options -> pick
+
+    def __init__(self, question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None):
+        self.question, self.options, self.pick, self.answer = question, tuple(options), pick, answer
+        self.text = self._text()  # of the cell as it is written: a click must not change what is stored
+        wide = W.Layout(width="auto", min_width="14em", max_width="98%")
+        self.buttons = [W.Button(description=option, layout=wide) for option in options]
+        self.line = W.HTML()
+        head = _caption(f"Your guess: {question}")
+        self.widget = W.VBox([head, *self.buttons, self.line], layout=W.Layout(align_items="flex-start"))
+        for button in self.buttons:
+            button.on_click(self._on_click)
+        if pick is None:
+            self.pick = self.clicked.get((self.question, self.options))
+        self._show_pick()
+
+    def show(self) -> None:
+        """Display the card with its text beside it; without IPython, print the text."""
+        if get_ipython() is None:
+            print(self.text)
+        else:
+            display(self.widget._repr_mimebundle_() | {"text/plain": self.text}, raw=True)
+
+    def _on_click(self, button: W.Button) -> None:
+        if self.pick is None:  # a second click may already be on its way
+            self.pick = self.clicked[self.question, self.options] = self.buttons.index(button)
+            self._show_pick()
+
+    def _show_pick(self) -> None:
+        """A mark on the button, and a line that a screen reader speaks."""
+        line = "Commit before you read on: choose one."
+        if self.pick is not None:
+            line = f"You said: {self.options[self.pick]}. {self._verdict() or 'Now run the next cells.'}"
+            chosen = self.buttons[self.pick]
+            chosen.description, chosen.style.font_weight = f"\u2192 {self.options[self.pick]} (your guess)", "bold"
+            for button in self.buttons:
+                button.disabled = button is not chosen  # the chosen one keeps the focus, so that Shift+Enter works
+        self.line.value = f'<p role="status" style="margin:0;line-height:1.4">{html.escape(line)}</p>'
+
+    def _verdict(self) -> str:
+        if self.answer is None:
+            return ""
+        right = f"Not this one: it is [{self.answer}] {self.options[self.answer]}."
+        return "Right." if self.pick == self.answer else right
+
+    def _text(self) -> str:
+        advice = "Commit before you read on: add pick=... to this cell and run it."
+        lines = [f"  {'->' if i == self.pick else '  '} [{i}] {option}" for i, option in enumerate(self.options)]
+        last = advice if self.pick is None else self._verdict()
+        return "\n".join([f"Your guess: {self.question}", *lines, last]).rstrip()
 
 
 def _white_canvas(fig: Figure) -> FigureCanvasAgg:

@@ -177,3 +177,15 @@ def test_guess_keeps_the_answer_until_the_reader_commits(said: Callable) -> None
     assert said().endswith("Not this one: it is [1] no.\n")
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         guess("equal?", ["yes", "no"], pick=2)
+
+
+def test_a_known_mistake_may_have_another_shape(said: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no distance between tensors of two shapes, but the mistake has a name all the same."""
+
+    def tokens_last(images: Tensor, patch: int) -> Tensor:
+        """Your tokens run along the last axis, the numbers of each along the middle one."""
+        return EXERCISES["patchify"].solution(images, patch).transpose(1, 2)
+
+    monkeypatch.setitem(EXERCISES["patchify"].wrong, "tokens last", tokens_last)
+    assert check("patchify", tokens_last) is EXERCISES["patchify"].solution
+    assert said() == f"not yet: patchify: tokens last. {tokens_last.__doc__}\n"

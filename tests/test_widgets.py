@@ -14,7 +14,7 @@ from PIL import Image
 
 from adaln_lab import widgets
 from adaln_lab.plots import new_figure
-from adaln_lab.widgets import Explorer, LivePicture, Slider
+from adaln_lab.widgets import Card, Choice, Explorer, LivePicture, Slider
 
 SCALE = Slider("scale", -1.0, 2.0, 0.1, 0.0)
 SHIFT = Slider("shift", -1.0, 1.0, 0.1, 0.0)
@@ -241,3 +241,80 @@ def test_live_picture_draws_no_more_often_than_asked(notebook: Notebook, monkeyp
             live.draw(every=1.0)
             frames.append(live.widget.value)
     assert [a != b for a, b in itertools.pairwise(frames)] == [False, True, False, True]
+
+
+def test_a_choice_changes_the_picture_and_its_words() -> None:
+    fig, (ax,) = new_figure(4, 2)
+    (line,) = ax.plot([0, 1], [0, 1])
+    heights = {"low": 0.2, "middle": 0.5, "high": 0.8}
+    choice = Choice("place", tuple(heights), "low")
+    e = Explorer(
+        fig, [line], lambda place: line.set_ydata([heights[place]] * 2), [choice], "at {place}".format, "A line."
+    )
+    before = e.picture.value
+    e.sliders["place"].value = "high"
+    assert e.picture.value != before and 'alt="at high"' in e.picture.value
+    assert choice.spread(2) == ["low", "high"] and len(e.contact_sheet(3)) > 0
+
+
+def test_a_choice_needs_a_default_among_its_options() -> None:
+    with pytest.raises(ValueError, match="'place': the default 'top' is not among"):
+        Choice("place", ("low", "high"), "top")
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Bundles that a kernel would have displayed, and a fresh memory of clicks."""
+    bundles: list[dict] = []
+    monkeypatch.setattr(widgets, "get_ipython", lambda: "a kernel")
+    monkeypatch.setattr(widgets, "display", lambda bundle, *, raw: bundles.append(bundle))
+    monkeypatch.setattr(Card, "clicked", {})
+    return bundles
+
+
+def faces(card: Card) -> tuple[list[str], list[bool], str]:
+    """What the buttons say, which of them are dead, and the line below."""
+    line = html.unescape(re.sub(r"<[^>]*>", "", card.line.value))
+    return [button.description for button in card.buttons], [button.disabled for button in card.buttons], line
+
+
+def test_a_click_commits_and_no_second_one_changes_that(shown: list[dict]) -> None:
+    card = Card("equal?", ["yes", "no", "both"])
+    assert faces(card) == (["yes", "no", "both"], [False] * 3, "Commit before you read on: choose one.")
+    for button in (card.buttons[1], card.buttons[2]):
+        button.click()
+        marked = ["yes", "→ no (your guess)", "both"]
+        assert faces(card) == (marked, [True, False, True], "You said: no. Now run the next cells.")
+
+
+@pytest.mark.parametrize("pick, verdict", [(0, "Not this one: it is [1] no."), (1, "Right.")])
+def test_a_card_that_knows_the_answer_tells_it_afterwards(pick: int, verdict: str, shown: list[dict]) -> None:
+    card = Card("equal?", ["yes", "no"], answer=1)
+    assert verdict not in card.text + faces(card)[2]
+    card.buttons[pick].click()
+    assert faces(card)[2] == f"You said: {card.options[pick]}. {verdict}"
+    assert faces(Card("equal?", ["yes", "no"], pick, answer=1)) == faces(card)
+
+
+def test_a_card_that_runs_again_stays_committed_and_what_is_stored_never_varies(shown: list[dict]) -> None:
+    """Shift+Enter after a click runs the card's own cell once more."""
+    card = Card("equal?", ["yes", "no"])
+    card.show()
+    card.buttons[0].click()
+    again = Card("equal?", ["yes", "no"])
+    again.show()
+    assert again.pick == 0 and Card("equal?", ["no", "yes"]).pick is None
+    assert all(bundle["application/vnd.jupyter.widget-view+json"] and "image/png" not in bundle for bundle in shown)
+    assert shown[0]["text/plain"] == shown[1]["text/plain"] == again.text
+    assert again.text.splitlines()[1:] == ["     [0] yes", "     [1] no", again.text.splitlines()[-1]]
+
+
+def test_words_of_a_card_are_escaped(shown: list[dict]) -> None:
+    card = Card("a < b & c?", ["<b>"], pick=0)
+    assert "a &lt; b &amp; c?" in card.widget.children[0].value and "&lt;b&gt;" in card.line.value
+
+
+def test_without_ipython_a_card_prints_its_text(capsys: pytest.CaptureFixture) -> None:
+    card = Card("equal?", ["yes", "no"])
+    card.show()
+    assert capsys.readouterr().out == card.text + "\n"

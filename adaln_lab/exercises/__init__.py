@@ -1,7 +1,15 @@
-"""Exercises of the notebooks: `check` what you wrote, ask for a `hint` or the `solution`, `guess` before you run."""
+"""Exercises of the notebooks: `check` what you wrote, ask for a `hint` or the `solution`, `guess` before you run.
+
+`progress()` shows what is solved, what is open, and what comes next.
+"""
 
 from adaln_lab.exercises import part00 as part00  # each part registers its exercises
+from adaln_lab.exercises import part01 as part01
+from adaln_lab.exercises import part02 as part02
+from adaln_lab.exercises import part03 as part03
+from adaln_lab.exercises import part04 as part04
 from adaln_lab.exercises import part05 as part05
 from adaln_lab.exercises.core import check, guess, hint, solution
+from adaln_lab.exercises.progress import progress, reset_progress
 
-__all__ = ["check", "guess", "hint", "solution"]
+__all__ = ["check", "guess", "hint", "progress", "reset_progress", "solution"]

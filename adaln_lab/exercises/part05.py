@@ -207,16 +207,16 @@ register(
 )
 register(
     Exercise(
-        question="Push the prediction away from the unconditional one, by a factor `guidance`.",
-        solution=guided,
-        returns=("v",),
-        cases=guided_cases,
+        question="Cut images into square patches, one token each.",
+        solution=patchify,
+        returns=("tokens",),
+        cases=patchify_cases,
         hints=(
-            "guidance 0 gives v_null, guidance 1 gives v_label, and the line goes on beyond.",
-            "The direction to walk in is v_label - v_null. Where do you start?",
-            "Start at v_null and add guidance times the direction.",
+            "First give every patch its place: split H into rows times P and W into columns times P.",
+            "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
+            "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
-        wrong=by_name(swapped, off_by_one, average, condition_ignored),
+        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute),
     )
 )
 register(
@@ -245,15 +245,15 @@ register(
 )
 register(
     Exercise(
-        question="Cut images into square patches, one token each.",
-        solution=patchify,
-        returns=("tokens",),
-        cases=patchify_cases,
+        question="Push the prediction away from the unconditional one, by a factor `guidance`.",
+        solution=guided,
+        returns=("v",),
+        cases=guided_cases,
         hints=(
-            "First give every patch its place: split H into rows times P and W into columns times P.",
-            "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
-            "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
+            "guidance 0 gives v_null, guidance 1 gives v_label, and the line goes on beyond.",
+            "The direction to walk in is v_label - v_null. Where do you start?",
+            "Start at v_null and add guidance times the direction.",
         ),
-        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute),
+        wrong=by_name(swapped, off_by_one, average, condition_ignored),
     )
 )

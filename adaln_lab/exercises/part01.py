@@ -1,0 +1,351 @@
+"""Exercises of notebook 01: layer norm forward and backward, RMS norm, group norm.
+
+Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
+is what `check` tells whoever makes the same. B batch, T tokens, D width, C channels; eps is large in the cases, so that
+its place shows.
+"""
+
+import torch
+from torch import Tensor
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# normalised: layer norm, forward
+
+
+def normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """gamma * (x - mean) / sqrt(var + eps) + beta, each token by itself; x (B, T, D), gamma and beta (D,)."""
+    centred = x - x.mean(-1, keepdim=True)  # (B, T, D)
+    var = centred.square().mean(-1, keepdim=True)  # (B, T, 1)
+    return gamma * centred / (var + eps).sqrt() + beta
+
+
+def variance_with_d_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide the squares by D - 1, as torch.var does unless told correction=0; a norm divides by D."""
+    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() + beta
+
+
+def eps_outside_the_root(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by sqrt(var) + eps; eps belongs under the root: sqrt(var + eps) has a slope even where var is 0."""
+    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True).sqrt() + eps) + beta
+
+
+def eps_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by sqrt(var) alone: a token whose channels are all equal would become 0 / 0."""
+    return normalised(x, gamma, beta, 0.0)
+
+
+def divided_by_the_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by var + eps without the root: twice as large a token would leave half as large."""
+    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps) + beta
+
+
+def over_the_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your mean and variance run over the tokens of a picture, axis 1; they belong over the D channels of one token."""
+    return normalised(x.mT, gamma[:, None], beta[:, None], eps).mT
+
+
+def one_light_for_all_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You take one mean and one variance for a whole picture, tokens and channels together; every token has its own."""
+    centred = x - x.mean((1, 2), keepdim=True)
+    return gamma * centred / (centred.square().mean((1, 2), keepdim=True) + eps).sqrt() + beta
+
+
+def mean_not_subtracted(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by the right size, but x still carries its mean: subtract it above the fraction, too."""
+    return gamma * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
+
+
+def mean_square_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by the root of mean(x^2); the variance is the mean square of x - mean, after centring."""
+    return gamma * (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() + beta
+
+
+def beta_inside_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You multiply beta by gamma, too: first gamma times the normalised token, then plus beta."""
+    return gamma * (normalised(x, torch.ones_like(gamma), 0 * beta, eps) + beta)
+
+
+def normalised_cases() -> list[tuple]:
+    """Tokens with a mean, for without one several mistakes cost nothing; each with a light of its own."""
+    cases = []
+    for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01)]):
+        x = 1.5 + draw(b, t, d, seed=seed) * (1 + draw(b, t, 1, seed=seed + 10).abs())
+        cases.append((x, draw(d, seed=seed + 20), draw(d, seed=seed + 30), eps))
+    return cases
+
+
+# norm_backward: layer norm, backward
+
+
+def norm_backward(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From dL/dy and x_hat (B, T, D), sigma (B, T, 1), gamma (D,): dL/dx (B, T, D), dL/dgamma and dL/dbeta (D,)."""
+    g = dy * gamma  # dL/dx_hat
+    dx = (g - g.mean(-1, keepdim=True) - x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, (dy * x_hat).sum((0, 1)), dy.sum((0, 1))
+
+
+def mean_term_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx lacks - mean(g): the mean depends on every channel, so no gradient may point along (1, ..., 1)."""
+    g = dy * gamma
+    return (g - x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def x_hat_term_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx lacks - x_hat mean(g x_hat): sigma depends on every channel as well, not the mean alone."""
+    g = dy * gamma
+    return (g - g.mean(-1, keepdim=True)) / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def statistics_detached(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx is gamma dy / sigma, as if mean and sigma were constants, or detached: both depend on x."""
+    return dy * gamma / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def sigma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx is not divided by sigma: a token ten times as large must get a gradient ten times as small."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx * sigma, dgamma, dbeta
+
+
+def gamma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx starts from dy; on its way back through gamma * x_hat + beta the gradient meets gamma first."""
+    return norm_backward(dy, x_hat, sigma, torch.ones_like(gamma))
+
+
+def gamma_at_the_end(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """You multiply by gamma last, after the two means; gamma comes first, so the means are those of gamma * dy."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, torch.ones_like(gamma))
+    return dx * gamma, dgamma, dbeta
+
+
+def sums_for_means(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inside dx you sum over the channels where a mean belongs: the two corrections come out D times too large."""
+    g = dy * gamma
+    dx = (g - g.sum(-1, keepdim=True) - x_hat * (g * x_hat).sum(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def averaged_over_the_tokens(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """You average dgamma and dbeta over the tokens; every token uses the same gamma, so their gradients add up."""
+    return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).mean((0, 1)), dy.mean((0, 1))
+
+
+def summed_over_the_batch_only(
+    dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """You sum dgamma and dbeta over the batch only and keep one gradient for each token place; there is one gamma."""
+    return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).sum(0), dy.sum(0)
+
+
+def norm_backward_cases() -> list[tuple]:
+    """x_hat and sigma of real tokens, with an eps that leaves x_hat a little inside its sphere."""
+    cases = []
+    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7)]):
+        x = 0.5 + 2 * draw(b, t, d, seed=seed)
+        sigma = (x.var(-1, correction=0, keepdim=True) + 0.2).sqrt()
+        x_hat = (x - x.mean(-1, keepdim=True)) / sigma
+        cases.append((draw(b, t, d, seed=seed + 10), x_hat, sigma, 1 + 0.5 * draw(d, seed=seed + 20)))
+    return cases
+
+
+# rms_normalised: a norm without a mean
+
+
+def rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps), each token by itself; x (B, T, D), weight (D,)."""
+    mean_square = x.square().mean(-1, keepdim=True)  # (B, T, 1)
+    return weight * x / (mean_square + eps).sqrt()
+
+
+def mean_subtracted(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You subtract the mean first: that is layer norm without beta. RMS norm takes x as it is."""
+    return rms_normalised(x - x.mean(-1, keepdim=True), weight, eps)
+
+
+def variance_for_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by the standard deviation; without centring the size of a token is the root of mean(x^2)."""
+    return weight * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt()
+
+
+def sum_for_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by the length sqrt(sum(x^2)): your tokens leave with length 1, and should with length sqrt(D)."""
+    return weight * x / (x.square().sum(-1, keepdim=True) + eps).sqrt()
+
+
+def rms_eps_outside_the_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by sqrt(mean(x^2)) + eps; eps belongs under the root, together with the mean square."""
+    return weight * x / (x.square().mean(-1, keepdim=True).sqrt() + eps)
+
+
+def root_forgotten(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by the mean square itself, without a root: twice as large a token would leave half as large."""
+    return weight * x / (x.square().mean(-1, keepdim=True) + eps)
+
+
+def one_size_for_all_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You take one size for a whole picture, tokens and channels together; every token has its own."""
+    return weight * x / (x.square().mean((-2, -1), keepdim=True) + eps).sqrt()
+
+
+def one_plus_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You multiply by 1 + weight, as in models whose weight starts at zero; here it is a plain factor."""
+    return rms_normalised(x, 1 + weight, eps)
+
+
+def rms_normalised_cases() -> list[tuple]:
+    return [(x, gamma, eps) for x, gamma, _, eps in normalised_cases()]
+
+
+# group_normalised: the same two moves, over other axes
+
+
+def group_normalised(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Mean 0, variance 1 over each group of neighbouring channels and all positions of a picture; x (B, C, H, W)."""
+    g = x.reshape(len(x), groups, -1)  # (B, G, C / G * H * W)
+    centred = g - g.mean(-1, keepdim=True)
+    return (centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
+
+
+def channels_dealt_like_cards(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You deal channels out to the groups in turn; a group is a run of neighbours: 0, 1, 2 and then 3, 4, 5."""
+    dealt = x.unflatten(1, (-1, groups)).transpose(1, 2)
+    return group_normalised(dealt.flatten(1, 2), groups, eps).view_as(dealt).transpose(1, 2).reshape(x.shape)
+
+
+def each_channel_alone(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You normalise every channel by itself: that is instance norm, group norm with as many groups as channels."""
+    return group_normalised(x, x.shape[1], eps)
+
+
+def all_channels_together(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You take one mean and one variance for a whole picture: that is group norm with a single group."""
+    return group_normalised(x, 1, eps)
+
+
+def each_position_alone(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You normalise each position by itself; a group's mean and variance run over all positions, H and W, as well."""
+    g = x.unflatten(1, (groups, -1)).movedim(2, -1)  # (B, G, H, W, C / G)
+    return group_normalised(g.flatten(1, 3), g[0, ..., 0].numel(), eps).view_as(g).movedim(-1, 2).flatten(1, 2)
+
+
+def groups_of_that_size(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You make groups of `groups` channels each; `groups` is how many groups there are."""
+    return group_normalised(x, x.shape[1] // groups, eps)
+
+
+def across_the_batch(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Your means run over the batch, too: what leaves would depend on who else is in the batch, as in batch norm."""
+    b, c, h, w = x.shape
+    return group_normalised(x.transpose(0, 1).reshape(1, c, b * h, w), groups, eps).view(c, b, h, w).transpose(0, 1)
+
+
+def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You divide the squares by one less than their number, as torch.var does; a norm uses correction=0."""
+    g = x.reshape(len(x), groups, -1)
+    return ((g - g.mean(-1, keepdim=True)) / (g.var(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
+
+
+def group_normalised_cases() -> list[tuple]:
+    """Each channel and each picture with a light of its own, so that it matters who shares."""
+    cases = []
+    for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2)]):
+        x = draw(b, c, h, w, seed=seed) * (1 + draw(b, c, 1, 1, seed=seed + 10).abs()) + draw(
+            b, c, 1, 1, seed=seed + 20
+        )
+        cases.append((x, groups, 0.1))
+    return cases
+
+
+register(
+    Exercise(
+        question="Layer norm: take each token's mean and size away, then multiply by gamma and add beta.",
+        solution=normalised,
+        returns=("y",),
+        cases=normalised_cases,
+        hints=(
+            "One mean and one variance for each token: over the last axis, and keepdim=True so that they broadcast.",
+            "centred = x - x.mean(-1, keepdim=True); the variance is the mean of its squares. Where does eps go?",
+            "Divide centred by (var + eps).sqrt(); then gamma * ... + beta.",
+        ),
+        wrong=by_name(
+            variance_with_d_minus_1,
+            eps_outside_the_root,
+            eps_left_out,
+            divided_by_the_variance,
+            over_the_tokens,
+            one_light_for_all_tokens,
+            mean_not_subtracted,
+            mean_square_for_variance,
+            beta_inside_gamma,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Layer norm backwards: from the gradient of y to those of x, gamma and beta.",
+        solution=norm_backward,
+        returns=("dx", "dgamma", "dbeta"),
+        cases=norm_backward_cases,
+        hints=(
+            "Walk back: y = gamma * x_hat + beta first, then the Jacobian of x_hat. gamma and beta serve every token.",
+            "g = dy * gamma. The Jacobian takes two things from g, its mean and its part along x_hat, and divides.",
+            "dx = (g - mean(g) - x_hat * mean(g * x_hat)) / sigma; dgamma sums dy * x_hat over axes 0 and 1.",
+        ),
+        wrong=by_name(
+            mean_term_forgotten,
+            x_hat_term_forgotten,
+            statistics_detached,
+            sigma_forgotten,
+            gamma_forgotten,
+            gamma_at_the_end,
+            sums_for_means,
+            averaged_over_the_tokens,
+            summed_over_the_batch_only,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="RMS norm: divide each token by its root mean square, then multiply by weight.",
+        solution=rms_normalised,
+        returns=("y",),
+        cases=rms_normalised_cases,
+        hints=(
+            "Read the name backwards: square, mean, root. Nothing is subtracted.",
+            "x.square().mean(-1, keepdim=True) is the mean square of each token; eps is added before the root.",
+            "return weight * x / (mean_square + eps).sqrt()",
+        ),
+        wrong=by_name(
+            mean_subtracted,
+            variance_for_mean_square,
+            sum_for_mean,
+            rms_eps_outside_the_root,
+            root_forgotten,
+            one_size_for_all_tokens,
+            one_plus_weight,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Group norm: one mean and one size for each picture and each group of neighbouring channels.",
+        solution=group_normalised,
+        returns=("y",),
+        cases=group_normalised_cases,
+        hints=(
+            "Make what shares a mean one axis; then it is layer norm over that axis.",
+            "x.reshape(len(x), groups, -1) puts each group, channels and positions together, on the last axis.",
+            "Normalise that over -1, eps under the root, and reshape back to x.shape.",
+        ),
+        wrong=by_name(
+            channels_dealt_like_cards,
+            each_channel_alone,
+            all_channels_together,
+            each_position_alone,
+            groups_of_that_size,
+            across_the_batch,
+            variance_of_the_group_with_n_minus_1,
+        ),
+    )
+)

@@ -1,0 +1,325 @@
+"""Exercises of notebook 02: three vectors from one condition, time as sinusoids, AdaIN, a modulation folded away.
+
+Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
+is what `check` tells whoever makes the same. B batch, D width, C width of c or channels, P places, O outputs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# modulation_vectors: SiLU, Linear, three named vectors
+
+
+def modulation_vectors(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU, then Linear, cut in the order shift, scale, gate; c (B, C), weight (3 D, C) -> each (B, 1, D)."""
+    vectors = F.linear(F.silu(c), weight, bias)  # (B, 3 D)
+    return vectors.unsqueeze(1).chunk(3, dim=-1)
+
+
+def silu_forgotten(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You feed c straight into the Linear: without SiLU what time does and what the label does can only add up."""
+    return F.linear(c, weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
+def silu_twice(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You apply SiLU twice, as happens where both the embedder and the block apply one; it belongs in one place."""
+    return modulation_vectors(F.silu(c), weight, bias)
+
+
+def silu_after_the_linear(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You put SiLU after the Linear: scale, shift and gate could then hardly be negative."""
+    return F.silu(F.linear(c, weight, bias)).unsqueeze(1).chunk(3, dim=-1)
+
+
+def scale_before_shift(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You cut in the order scale, shift, gate; DiT's weights hold shift first. Chunk order is part of a checkpoint."""
+    shift, scale, gate = modulation_vectors(c, weight, bias)
+    return scale, shift, gate
+
+
+def every_third_number(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You take every third output for each vector; the three lie one after the other, D numbers each."""
+    return F.linear(F.silu(c), weight, bias).unflatten(-1, (-1, 3)).unsqueeze(1).unbind(-1)
+
+
+def token_axis_missing(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your vectors are (B, D): against tokens (B, T, D) the batch would meet the tokens. Make them (B, 1, D)."""
+    return F.linear(F.silu(c), weight, bias).chunk(3, dim=-1)
+
+
+def one_added_here(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """You add 1 to scale already; `modulate` multiplies by 1 + scale, so it would be added twice."""
+    shift, scale, gate = modulation_vectors(c, weight, bias)
+    return shift, 1 + scale, gate
+
+
+def modulation_vectors_cases() -> list[tuple]:
+    return [(draw(b, c), draw(3 * d, c, seed=1), draw(3 * d, seed=2)) for b, c, d in ((3, 4, 5), (2, 6, 7))]
+
+
+# sinusoidal_embedding: time becomes a vector
+
+
+def sinusoidal_embedding(t: Tensor, features: int) -> Tensor:
+    """Cosines, then sines, of 1000 t w_k with w_k = 10000^(-k / half), k = 0 .. half - 1; t (B,) -> (B, features)."""
+    half = features // 2
+    w = 10_000 ** (-torch.arange(half, dtype=t.dtype) / half)
+    angle = 1000 * t[:, None] * w  # (B, half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def time_not_stretched(t: Tensor, features: int) -> Tensor:
+    """You leave t in [0, 1]; the frequencies are made for 0 .. 1000, and all your times look nearly alike."""
+    return sinusoidal_embedding(t / 1000, features)
+
+
+def time_stretched_twice(t: Tensor, features: int) -> Tensor:
+    """You stretch t by 1000 twice: neighbouring times become as different as any two."""
+    return sinusoidal_embedding(1000 * t, features)
+
+
+def frequencies_that_grow(t: Tensor, features: int) -> Tensor:
+    """Your w_k = 10000^(+k / half) grow with k: a minus sign is missing, and they must fall from 1 towards 1/10000."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 10_000 ** (torch.arange(half, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def frequencies_backwards(t: Tensor, features: int) -> Tensor:
+    """Your slowest frequency comes first; in the table of w_k the fastest, w_0 = 1, has number 0."""
+    cos, sin = sinusoidal_embedding(t, features).chunk(2, dim=-1)
+    return torch.cat([cos.flip(-1), sin.flip(-1)], dim=-1)
+
+
+def interleaved(t: Tensor, features: int) -> Tensor:
+    """You alternate cos, sin, cos, sin; here all cosines come first, then all sines. Weights would not carry over."""
+    return torch.stack(sinusoidal_embedding(t, features).chunk(2, dim=-1), dim=-1).flatten(1)
+
+
+def sines_first(t: Tensor, features: int) -> Tensor:
+    """Your sines come before the cosines: a fine embedding, but not the one these weights were trained with."""
+    return sinusoidal_embedding(t, features).roll(features // 2, dims=-1)
+
+
+def divided_by_half_minus_one(t: Tensor, features: int) -> Tensor:
+    """You divide k by half - 1: another convention in use, where the last frequency is 1/10000 itself. Here by half."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half, dtype=t.dtype) / (half - 1))
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def divided_by_features(t: Tensor, features: int) -> Tensor:
+    """You divide k by all features, so your frequencies stop at 1/100: k runs to half, and half is what divides it."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half, dtype=t.dtype) / features)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def sinusoidal_embedding_cases() -> list[tuple]:
+    return [(torch.linspace(0.03, 0.97, n, dtype=torch.float64), features) for n, features in ((5, 8), (3, 6))]
+
+
+# ada_in: gamma and beta measured on another picture
+
+
+def ada_in(content: Tensor, style: Tensor) -> Tensor:
+    """Content, normalised per picture and channel, with the mean and standard deviation of style; (B, C, P)."""
+    mean = style.mean(-1, keepdim=True)  # (B, C, 1)
+    std = style.std(-1, correction=0, keepdim=True)
+    return std * F.instance_norm(content) + mean
+
+
+def variance_for_deviation(content: Tensor, style: Tensor) -> Tensor:
+    """You multiply by the variance of style; its square root, the standard deviation, is what has the right unit."""
+    return style.var(-1, correction=0, keepdim=True) * F.instance_norm(content) + style.mean(-1, keepdim=True)
+
+
+def content_and_style_swapped(content: Tensor, style: Tensor) -> Tensor:
+    """You paint the style picture in the manner of the content: the two have changed places."""
+    return ada_in(style, content)
+
+
+def statistics_over_channels(content: Tensor, style: Tensor) -> Tensor:
+    """You average over the channels of each place, as layer norm does; AdaIN averages over the places of a channel."""
+    return ada_in(content.transpose(1, 2), style.transpose(1, 2)).transpose(1, 2)
+
+
+def statistics_over_the_batch(content: Tensor, style: Tensor) -> Tensor:
+    """You average over the batch as well, as batch norm does: each picture must keep its own statistics."""
+    std, mean = torch.std_mean(style, (0, 2), correction=0, keepdim=True)
+    return std * F.batch_norm(content, None, None, training=True) + mean
+
+
+def content_not_normalised(content: Tensor, style: Tensor) -> Tensor:
+    """You scale and shift the content as it is: its own mean and spread are still in it."""
+    return style.std(-1, correction=0, keepdim=True) * content + style.mean(-1, keepdim=True)
+
+
+def style_mean_forgotten(content: Tensor, style: Tensor) -> Tensor:
+    """You take over the spread of style, but not its mean: beta is missing."""
+    return ada_in(content, style) - style.mean(-1, keepdim=True)
+
+
+def one_plus_deviation(content: Tensor, style: Tensor) -> Tensor:
+    """You multiply by 1 + std: the 1 belongs to predicted scales that start at zero, and a measured one needs none."""
+    return ada_in(content, style) + F.instance_norm(content)
+
+
+def n_minus_one(content: Tensor, style: Tensor) -> Tensor:
+    """Your std divides by n - 1, which is torch's default; norms divide by n. Say correction=0."""
+    return style.std(-1, keepdim=True) * F.instance_norm(content) + style.mean(-1, keepdim=True)
+
+
+def eps_missing(content: Tensor, style: Tensor) -> Tensor:
+    """You divide by the plain deviation of content; add 1e-5 to its variance, as F.instance_norm does for flat maps."""
+    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
+
+
+def ada_in_cases() -> list[tuple]:
+    return [(2 * draw(*shape) + 1, 0.4 * draw(*shape, seed=1) - 3) for shape in ((2, 3, 5), (3, 4, 6))]
+
+
+# fold_into_linear: for one condition, AdaLN is free
+
+
+def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear after n (1 + scale) + shift, as one Linear of n; weight (O, D), bias (O,), scale and shift (D,)."""
+    return weight * (1 + scale), bias + weight @ shift
+
+
+def rows_scaled(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns."""
+    return weight * (1 + scale)[:, None], bias + weight @ shift
+
+
+def one_plus_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would be deaf."""
+    return weight * scale, bias + weight @ shift
+
+
+def shift_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Your bias is the old one: shift goes through the Linear as well, and leaves weight @ shift behind."""
+    return weight * (1 + scale), bias.clone()
+
+
+def shift_added_bare(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You add shift to the bias as it is; it stands before the Linear and has to pass through weight first."""
+    return weight * (1 + scale), bias + shift
+
+
+def shift_scaled_too(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You send shift through the new weight; it was added after the scaling, so the old weight is what meets it."""
+    return weight * (1 + scale), bias + (weight * (1 + scale)) @ shift
+
+
+def weight_transposed(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You multiply shift by the transposed weight; a Linear computes n @ weight.T + bias, which is weight @ n."""
+    return weight * (1 + scale), bias + weight.T @ shift
+
+
+def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Your new bias is weight @ shift alone: the bias that the Linear already had is lost."""
+    return weight * (1 + scale), weight @ shift
+
+
+def fold_into_linear_cases() -> list[tuple]:
+    """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
+    sizes = ((5, 5), (4, 6))
+    return [(draw(o, d), draw(o, seed=1), 0.5 * draw(d, seed=2), draw(d, seed=3)) for o, d in sizes]
+
+
+register(
+    Exercise(
+        question="Make shift, scale and gate, each (B, 1, D), from a condition and one Linear.",
+        solution=modulation_vectors,
+        returns=("shift", "scale", "gate"),
+        cases=modulation_vectors_cases,
+        hints=(
+            "One Linear makes all three vectors at once; SiLU comes before it, and the cut after it.",
+            "F.linear(F.silu(c), weight, bias) is (B, 3 D). The tokens' axis goes between batch and channels.",
+            "vectors.unsqueeze(1).chunk(3, dim=-1) cuts (B, 1, 3 D) into three, in the order shift, scale, gate.",
+        ),
+        wrong=by_name(
+            silu_forgotten,
+            silu_twice,
+            silu_after_the_linear,
+            scale_before_shift,
+            every_third_number,
+            token_axis_missing,
+            one_added_here,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Turn times in [0, 1] into cosines and sines at geometrically spaced frequencies.",
+        solution=sinusoidal_embedding,
+        returns=("embedding",),
+        cases=sinusoidal_embedding_cases,
+        hints=(
+            "There are features // 2 frequencies; each gives one cosine and one sine.",
+            "The exponents are -k / half for k = 0 .. half - 1; torch.arange(half, dtype=t.dtype) counts them.",
+            "angle = 1000 * t[:, None] * w is (B, half); put angle.cos() and angle.sin() side by side with torch.cat.",
+        ),
+        wrong=by_name(
+            time_not_stretched,
+            time_stretched_twice,
+            frequencies_that_grow,
+            frequencies_backwards,
+            interleaved,
+            sines_first,
+            divided_by_half_minus_one,
+            divided_by_features,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Give each channel of content the mean and standard deviation that style has there.",
+        solution=ada_in,
+        returns=("painted",),
+        cases=ada_in_cases,
+        hints=(
+            "First take content's own mean and spread out, channel by channel; then put style's in.",
+            "F.instance_norm(content) does the first half. Statistics run over places, the last axis: keepdim=True.",
+            "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
+        ),
+        wrong=by_name(
+            variance_for_deviation,
+            content_and_style_swapped,
+            statistics_over_channels,
+            statistics_over_the_batch,
+            content_not_normalised,
+            style_mean_forgotten,
+            one_plus_deviation,
+            n_minus_one,
+            eps_missing,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
+        solution=fold_into_linear,
+        returns=("weight", "bias"),
+        cases=fold_into_linear_cases,
+        hints=(
+            "Write W (n (1 + s) + b0) + b, and sort: what multiplies n, and what does not?",
+            "Input channel i meets column i of weight, so that column is multiplied by 1 + scale[i].",
+            "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
+        ),
+        wrong=by_name(
+            rows_scaled,
+            one_plus_forgotten,
+            shift_forgotten,
+            shift_added_bare,
+            shift_scaled_too,
+            weight_transposed,
+            old_bias_dropped,
+        ),
+    )
+)

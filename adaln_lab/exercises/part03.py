@@ -1,0 +1,372 @@
+"""Exercises of notebook 03: the whole adaLN-Zero block, what its gates hear, its Jacobian, its rows, Adam's first step.
+
+Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
+is what `check` tells whoever makes the same. B batch, T tokens, D width, C width of the condition.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.norms import layer_norm
+
+# adaln_zero_block: both branches of a DiT block, and what people shipped instead
+
+
+def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """x (B, T, D), c (B, C) -> (B, T, D); linear makes shift, scale, gate for attn, then for mlp: (B, 6D)."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
+def mlp_branch_calls_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs."""
+    return adaln_zero_block(x, c, linear, attn, attn)
+
+
+def gate_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your attention branch has no gate: with all vectors at zero the block would not be the identity."""
+    shift, scale, _ = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
+    x = x + attn(layer_norm(x) * (1 + scale) + shift)
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
+    return x + gate * mlp(layer_norm(x) * (1 + scale) + shift)
+
+
+def stream_rebound(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You add each branch to its own input: x was rebound to the modulated tokens, and the stream is lost."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = layer_norm(x) * (1 + scale) + shift
+        x = x + gate * branch(x)
+    return x
+
+
+def both_branches_read_the_same_x(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your mlp reads the x that came in; it must read the stream that attention has already written to."""
+    added = -x
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        added = added + x + gate * branch(layer_norm(x) * (1 + scale) + shift)
+    return added
+
+
+def silu_forgotten(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You give c itself to the Linear: DiT puts a SiLU in front, F.silu(c)."""
+    return adaln_zero_block(x, c, lambda _: linear(c), attn, mlp)
+
+
+def silu_applied_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your condition goes through SiLU twice: once before the block or in a helper, and once inside."""
+    return adaln_zero_block(x, F.silu(c), linear, attn, mlp)
+
+
+def scale_and_shift_swapped(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take the chunks as scale, shift, gate; here shift comes first, as in DiT."""
+
+    def swapped(c: Tensor) -> Tensor:
+        return linear(c).unflatten(-1, (2, 3, -1))[:, :, [1, 0, 2]].flatten(1)
+
+    return adaln_zero_block(x, c, swapped, attn, mlp)
+
+
+def shifts_before_scales_before_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take the chunks as two shifts, two scales, two gates; all three of attn come first, then those of mlp."""
+
+    def paired(c: Tensor) -> Tensor:
+        return linear(c).unflatten(-1, (3, 2, -1)).transpose(1, 2).flatten(1)
+
+    return adaln_zero_block(x, c, paired, attn, mlp)
+
+
+def second_norm_after_modulating(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You normalise once more after modulating, which takes out again much of what scale and shift have put in."""
+    return adaln_zero_block(x, c, linear, lambda h: attn(layer_norm(h)), lambda h: mlp(layer_norm(h)))
+
+
+def batch_broadcast_over_tokens(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your vectors lack an axis for tokens, so (B, D) meets (T, D): token i gets the vectors of picture i."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c)).chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(layer_norm(x) * (1 + scale) + shift)
+    return x
+
+
+def adaln_zero_block_cases() -> list[tuple]:
+    """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
+    cases = []
+    for seed, (b, t) in enumerate([(3, 3), (2, 5)]):
+        make, mix = 0.4 * draw(4, 36, seed=20 + seed), draw(6, 6, seed=30 + seed) / 6**0.5
+        weights = draw(t, t, seed=40 + seed).softmax(-1)
+        functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
+        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), draw(b, 4, seed=10 + seed), *functions))
+    return cases
+
+
+# gate_gradient: what a gate hears
+
+
+def gate_gradient(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """dL/dgate (B, 1, D) of x_out = x + gate * branch; grad_out = dL/dx_out and branch = F(h), both (B, T, D)."""
+    return (grad_out * branch).sum(dim=1, keepdim=True)  # each token votes
+
+
+def not_summed_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You return one number per token, but one gate serves all tokens of a picture: their votes are summed."""
+    return grad_out * branch
+
+
+def mean_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You take the mean over tokens; the chain rule adds, it does not average: you are off by a factor of T."""
+    return (grad_out * branch).mean(dim=1, keepdim=True)
+
+
+def summed_over_the_batch_too(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You add up the pictures of the batch as well, but every picture has a condition, and so a gate, of its own."""
+    return (grad_out * branch).sum(dim=(0, 1), keepdim=True)
+
+
+def summed_over_channels(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You sum over channels and keep the tokens: a gate has a number for each channel, none for each token."""
+    return (grad_out * branch).sum(dim=2, keepdim=True)
+
+
+def branch_forgotten(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You sum dL/dx_out alone, which is the gradient of a shift: what the gate multiplies, F(h), is missing."""
+    return grad_out.sum(dim=1, keepdim=True)
+
+
+def summed_before_multiplying(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """You sum both over tokens and multiply the sums; each token's gradient belongs to that token's own F(h)."""
+    return grad_out.sum(dim=1, keepdim=True) * branch.sum(dim=1, keepdim=True)
+
+
+def token_axis_lost(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """Your numbers are right but come as (B, D); a gradient has the shape of its gate, (B, 1, D): keepdim=True."""
+    return (grad_out * branch).sum(dim=1)
+
+
+def gate_gradient_cases() -> list[tuple]:
+    return [(draw(b, t, d), draw(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4))]
+
+
+# block_jacobian: the matrix, not 1 + gate * F'
+
+
+def block_jacobian(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """d x_out / d x of x_out = x + gate * F(x): gate (N,), jacobian J[i, j] = dF_i / dx_j (N, N) -> (N, N)."""
+    return torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * jacobian  # gate i scales row i
+
+
+def one_plus_everywhere(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """You add 1 to every entry, as the formula for one number says; for vectors the 1 is the identity matrix."""
+    return 1 + gate[:, None] * jacobian
+
+
+def columns_scaled(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """Your gate j scales column j, an input; a gate stands behind the branch and scales its outputs, the rows."""
+    return torch.eye(len(gate), dtype=gate.dtype) + gate * jacobian
+
+
+def identity_forgotten(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """You return the branch's part alone: the stream itself contributes the identity."""
+    return gate[:, None] * jacobian
+
+
+def diagonal_only(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """You keep only how each number depends on itself; attention and MLP make it depend on the others too."""
+    return torch.diag(1 + gate * jacobian.diagonal())
+
+
+def everything_gated(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """You gate the stream as well: with gate 0 nothing would pass, neither forwards nor backwards."""
+    return gate[:, None] * (torch.eye(len(gate), dtype=gate.dtype) + jacobian)
+
+
+def jacobian_transposed(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """You have rows and columns exchanged: entry [i, j] is the derivative of output i by input j."""
+    return block_jacobian(gate, jacobian).T
+
+
+def block_jacobian_cases() -> list[tuple]:
+    return [(draw(n), draw(n, n, seed=1)) for n in (6, 3)]
+
+
+# gate_rows: where in a 6D-wide Linear the gates are
+
+
+def gate_rows(weight: Tensor) -> Tensor:
+    """weight (6D, C) of DiT's modulation Linear -> the rows that make gates, (2, D, C): attention's, the MLP's."""
+    return weight.unflatten(0, (2, 3, -1))[:, 2]  # (branch, shift | scale | gate, D, C)
+
+
+def last_third(weight: Tensor) -> Tensor:
+    """You take the last 2D rows: those are scale and gate of the MLP. Each branch has a gate, third of its three."""
+    return weight.unflatten(0, (3, 2, -1))[2]
+
+
+def gate_first(weight: Tensor) -> Tensor:
+    """You take the first of each three, which are the shifts: DiT's order is shift, scale, gate."""
+    return weight.unflatten(0, (2, 3, -1))[:, 0]
+
+
+def scale_rows(weight: Tensor) -> Tensor:
+    """You take the second of each three, which are the scales: DiT's order is shift, scale, gate."""
+    return weight.unflatten(0, (2, 3, -1))[:, 1]
+
+
+def every_third_row(weight: Tensor) -> Tensor:
+    """You take every third row, as if shift, scale and gate took turns; each is a block of D rows in one piece."""
+    return weight[2::3].unflatten(0, (2, -1))
+
+
+def branches_in_the_wrong_order(weight: Tensor) -> Tensor:
+    """Your gates are the right ones, but the MLP's come first; attention's stand first in the Linear."""
+    return gate_rows(weight).flip(0)
+
+
+def gate_rows_cases() -> list[tuple]:
+    return [(draw(6 * d, c),) for d, c in ((4, 5), (2, 3))]
+
+
+# adam_first_step: how far a tiny gradient moves a weight
+
+
+def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """What Adam's very first step adds to the weight: -lr * m / (sqrt(v) + eps), after bias correction."""
+    return -lr * grad / (grad.abs() + eps)  # m = grad and v = grad^2: the betas have cancelled
+
+
+def like_sgd(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """You step by lr times the gradient, which is SGD: Adam divides by the gradient's own size."""
+    return -lr * grad
+
+
+def uphill(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your step has the sign of the gradient, so the loss would rise: a step goes against it."""
+    return lr * grad / (grad.abs() + eps)
+
+
+def sign_alone(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """You step by lr whatever the gradient: eps is missing, which counts as soon as gradients are as small as eps."""
+    return -lr * grad.sign()
+
+
+def no_bias_correction(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your averages still lean to their start at zero: divide m by 1 - beta1 and v by 1 - beta2 in the first step."""
+    return -lr * 0.1 * grad / (0.001**0.5 * grad.abs() + eps)
+
+
+def eps_inside_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """You add eps to v under the root; Adam adds it to the root itself, where eps is a size of gradients."""
+    return -lr * grad / (grad.square() + eps).sqrt()
+
+
+def one_size_for_all(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """You divide by the norm of the whole gradient; Adam divides every number by its own size."""
+    return -lr * grad / (grad.norm() + eps)
+
+
+def adam_first_step_cases() -> list[tuple]:
+    return [(draw(2, 3), 0.5, 0.1), (1e-3 * draw(4, 5, seed=1), 2.0, 1e-3)]
+
+
+register(
+    Exercise(
+        question="Write the whole adaLN-Zero block: six vectors from SiLU(c), then attention and MLP, each gated.",
+        solution=adaln_zero_block,
+        returns=("x",),
+        cases=adaln_zero_block_cases,
+        hints=(
+            "Two gated branches in a row: what attention adds is already in the stream when the MLP reads it.",
+            "linear(F.silu(c)) is (B, 6D). Give it an axis for tokens, then cut it: [:, None].chunk(6, dim=-1).",
+            "x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1), then mlp with the other three vectors.",
+        ),
+        wrong=by_name(
+            mlp_branch_calls_attention,
+            gate_on_the_mlp_branch_only,
+            stream_rebound,
+            both_branches_read_the_same_x,
+            silu_forgotten,
+            silu_applied_twice,
+            scale_and_shift_swapped,
+            shifts_before_scales_before_gates,
+            second_norm_after_modulating,
+            batch_broadcast_over_tokens,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Give the gradient that a gate gets from dL/dx_out and from what its branch said.",
+        solution=gate_gradient,
+        returns=("grad",),
+        cases=gate_gradient_cases,
+        hints=(
+            "In x_out = x + gate * F(h), what multiplies the gate in one token and one channel?",
+            "One gate number is used by every token of its picture; the chain rule adds over all uses.",
+            "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
+        ),
+        wrong=by_name(
+            not_summed_over_tokens,
+            mean_over_tokens,
+            summed_over_the_batch_too,
+            summed_over_channels,
+            branch_forgotten,
+            summed_before_multiplying,
+            token_axis_lost,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Pick the rows that make gates out of a modulation Linear's weight.",
+        solution=gate_rows,
+        returns=("rows",),
+        cases=gate_rows_cases,
+        hints=(
+            "The 6D rows are six blocks of D: shift, scale, gate of attention, then shift, scale, gate of the MLP.",
+            "Give each its axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
+            "Of the axis of length 3, the gate is number 2: [:, 2].",
+        ),
+        wrong=by_name(last_third, gate_first, scale_rows, every_third_row, branches_in_the_wrong_order),
+    )
+)
+register(
+    Exercise(
+        question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
+        solution=block_jacobian,
+        returns=("jacobian",),
+        cases=block_jacobian_cases,
+        hints=(
+            "Derive output i by input j: the stream gives 1 where i = j, and the branch gives gate_i dF_i / dx_j.",
+            "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
+            "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
+        ),
+        wrong=by_name(
+            one_plus_everywhere,
+            columns_scaled,
+            identity_forgotten,
+            diagonal_only,
+            everything_gated,
+            jacobian_transposed,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Say how far Adam's very first step moves each weight.",
+        solution=adam_first_step,
+        returns=("step",),
+        cases=adam_first_step_cases,
+        hints=(
+            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
+            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
+            "sqrt(g^2) is grad.abs().",
+        ),
+        wrong=by_name(like_sgd, uphill, sign_alone, no_bias_correction, eps_inside_the_root, one_size_for_all),
+    )
+)

@@ -1,0 +1,206 @@
+"""Exercises of notebook 04: gradients through a stack, effective depth, a bounded branch.
+
+L blocks, N entries of the stream as one vector, B batch, T tokens, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# pull_back: what autograd does with a stack
+
+
+def pull_back(g: Tensor, jacobians: Tensor) -> Tensor:
+    """Gradients g (B, N) at the end of L blocks, Jacobians (L, N, N), first block first -> gradients at the start."""
+    for jacobian in jacobians.flip(0):
+        g = g @ jacobian
+    return g
+
+
+def first_block_first(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You go through the first block first; a gradient walks backwards and meets the last block first."""
+    return pull_back(g, jacobians.flip(0))
+
+
+def pushed_forward(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You multiply by J where J^T belongs (for rows: g @ J.T for g @ J): that carries changes forward."""
+    return pull_back(g, jacobians.transpose(1, 2))
+
+
+def jacobians_added(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You add the Jacobians, but blocks act one after the other: their Jacobians are multiplied."""
+    return g @ jacobians.sum(0)
+
+
+def entry_by_entry(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You multiply entry by entry, with the diagonals alone: a block mixes channels, so it takes the matrix product."""
+    return g * jacobians.diagonal(dim1=1, dim2=2).prod(0)
+
+
+def skip_counted_twice(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You add g itself at each block, but a block's Jacobian holds its skip connection already."""
+    return pull_back(g, jacobians + torch.eye(g.shape[-1], dtype=g.dtype))
+
+
+def last_block_missing(g: Tensor, jacobians: Tensor) -> Tensor:
+    """You leave out the last block: g is the gradient after all L of them."""
+    return pull_back(g, jacobians[:-1])
+
+
+def pull_back_cases() -> list[tuple]:
+    shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
+    return [(draw(b, n, seed=n), draw(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
+
+
+# effective_depth: how many blocks an average path goes through
+
+
+def effective_depth(r: Tensor) -> Tensor:
+    """r (L,), what each block adds relative to what passes by -> mean number of blocks on a path, a scalar."""
+    return (r / (1 + r)).sum()
+
+
+def weights_added(r: Tensor) -> Tensor:
+    """You add the weights r; a block with r = 9 is on nine paths of ten, which counts 0.9 and not 9."""
+    return r.sum()
+
+
+def blocks_counted(r: Tensor) -> Tensor:
+    """You count the blocks that add anything at all: a whisper and a shout count the same."""
+    return (r > 0).to(r.dtype).sum()
+
+
+def share_of_the_mean(r: Tensor) -> Tensor:
+    """You average over blocks; the number of blocks on a path is a sum, from 0 to L."""
+    return (r / (1 + r)).mean()
+
+
+def skips_counted(r: Tensor) -> Tensor:
+    """You count the blocks that a path skips, 1 / (1 + r), and not those it passes."""
+    return (1 / (1 + r)).sum()
+
+
+def one_common_weight(r: Tensor) -> Tensor:
+    """You divide the sum of r by 1 + the sum of r, as if there were one block; each block is its own fork."""
+    return r.sum() / (1 + r.sum())
+
+
+def effective_depth_cases() -> list[tuple]:
+    return [(draw(length, seed=length).abs() * (draw(length) > -1),) for length in (5, 3, 7)]
+
+
+# sandwich_branch: a branch whose step is bounded by its gate
+
+
+def sandwich_branch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """x + tanh(gate) * RMS(branch(RMS(x) * (1 + scale))); x (B, T, D), scale and gate (B, 1, D), eps 1e-5."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)  # (B, T, D)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def second_norm_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You do not normalise what the branch says: a loud branch would take a large step through a small gate."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.tanh(gate) * branch(h)
+
+
+def gate_without_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply by the gate itself: without tanh nothing bounds the step."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def sigmoid_for_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You put the gate through a sigmoid: at gate 0 half of the branch would pass, where tanh lets nothing through."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.sigmoid(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def gate_inside_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You gate first and normalise afterwards: the norm gives back the size that the gate took away."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + F.rms_norm(torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
+
+
+def scale_without_one(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply by scale, not by 1 + scale: at scale 0 the branch would see nothing."""
+    return sandwich_branch(x, scale - 1, gate, branch)
+
+
+def means_subtracted(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You use layer norm, which also subtracts the mean; the sandwich of Lumina 2 and Z-Image is made of RMS norms."""
+    h = F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.tanh(gate) * F.layer_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def stream_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You add the step to the normalised tokens: x was rebound, and the stream's own size is lost."""
+    return sandwich_branch(x, scale, gate, branch) - x + F.rms_norm(x, x.shape[-1:], eps=1e-5)
+
+
+def sandwich_branch_cases() -> list[tuple]:
+    """The branch is loud, mixes channels and is not linear: no mistake before it cancels with one after it."""
+    mix = 3 * draw(6, 6, seed=9)
+    cases = []
+    for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
+        scale, gate = 0.5 * draw(2, b, 1, 6, seed=10 + seed)
+        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), scale, gate, lambda h: (h @ mix) ** 2 + 0.3))
+    return cases
+
+
+register(
+    Exercise(
+        question="Carry gradients from the end of a stack to its start, given the Jacobian of each block.",
+        solution=pull_back,
+        returns=("g",),
+        cases=pull_back_cases,
+        hints=(
+            "A gradient meets the last block first. What multiplies it there?",
+            "Gradients come as rows, (B, N): one block takes g to g @ J, which is J^T g for each row.",
+            "for jacobian in jacobians.flip(0): g = g @ jacobian",
+        ),
+        wrong=by_name(
+            first_block_first, pushed_forward, jacobians_added, entry_by_entry, skip_counted_twice, last_block_missing
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Write one branch of Lumina 2: RMS norm and scale before it, RMS norm and a tanh gate after it.",
+        solution=sandwich_branch,
+        returns=("x",),
+        cases=sandwich_branch_cases,
+        hints=(
+            "Two norms: one for what the branch hears, one for what it says. The stream x itself stays as it is.",
+            "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
+            "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
+        ),
+        wrong=by_name(
+            second_norm_missing,
+            gate_without_tanh,
+            sigmoid_for_tanh,
+            gate_inside_the_norm,
+            scale_without_one,
+            means_subtracted,
+            stream_normalised,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Count the blocks on an average path, when block l weighs r[l] and its skip weighs 1.",
+        solution=effective_depth,
+        returns=("depth",),
+        cases=effective_depth_cases,
+        hints=(
+            "At each block a path forks: through the block with weight r, past it with weight 1.",
+            "The share of paths that go through a block is r / (1 + r). How many blocks is that in all?",
+            "Add r / (1 + r) over the blocks.",
+        ),
+        wrong=by_name(weights_added, blocks_counted, share_of_the_mean, skips_counted, one_common_weight),
+    )
+)
