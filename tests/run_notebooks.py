@@ -68,9 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     failed = 0
     with tempfile.TemporaryDirectory(prefix="adaln_lab_") as home:
-        os.environ.update(
-            ADALN_LAB_DEVICE="cpu", ADALN_LAB_HOME=home, IPYTHONDIR=f"{home}/ipython", OMP_NUM_THREADS="2"
-        )
+        os.environ.update(ADALN_LAB_DEVICE="cpu", ADALN_LAB_HOME=home, IPYTHONDIR=f"{home}/ipython")
+        os.environ.setdefault("OMP_NUM_THREADS", "2")
         for path in paths:
             start = time.perf_counter()
             try:

@@ -10,10 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_ARGS = [
@@ -46,8 +47,9 @@ ERRORS = f"""() => {{ {OUTPUTS}
     const boxes = [...document.querySelectorAll('.jupyter-widgets-error-widget')].map(() => 'a widget has no view');
     return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
 }}"""
-WATCH = """([slider, timeout]) => {
-    const handle = document.querySelectorAll('.noUi-handle')[slider];
+SLIDERS, CHOICES = ".noUi-handle", ".widget-toggle-buttons button:not(.mod-active)"  # what moves a picture
+WATCH = """([controls, number, timeout]) => {
+    const handle = document.querySelectorAll(controls)[number];
     const picture = () => handle.closest('.widget-vbox').querySelector('img');
     const old = picture().src;
     handle.focus();
@@ -56,8 +58,8 @@ WATCH = """([slider, timeout]) => {
         document.addEventListener('keydown', event => {
             pressed = event.timeStamp;
             const look = now => {
-                const image = picture();
-                if (image.src !== old && image.complete && image.naturalWidth) resolve(now - pressed);
+                const image = picture();  // none for a moment where a new element takes the place of the old
+                if (image && image.src !== old && image.complete && image.naturalWidth) resolve(now - pressed);
                 else if (now - pressed > timeout) resolve(null);
                 else requestAnimationFrame(look);
             };
@@ -81,6 +83,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
     }  # fmt: skip
     env = os.environ | {key: str(home / value) for key, value in private.items()} | {"PYTHONPATH": str(ROOT)}
+    env.setdefault("OMP_NUM_THREADS", "1")  # the browser needs a core, too
     options = [
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.news_url=None",
         f"--ServerApp.root_dir={folder / 'notebooks'}", f"--IdentityProvider.token={os.urandom(16).hex()}",
@@ -106,6 +109,33 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float 
     raise RuntimeError(f"JupyterLab did not start in {timeout} s:\n{log.read_text()[-3000:]}")
 
 
+class Lab:
+    """A running JupyterLab and its folder of notebooks."""
+
+    def __init__(self, folder: Path, address: str):
+        self.notebooks, self.address = folder / "notebooks", address
+        self.shots = Path(os.environ.get("ADALN_LAB_SHOTS", folder / "shots"))
+        self.shots.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, cells: list[str]) -> None:
+        """A notebook made of code cells."""
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        nbformat.write(notebook, self.notebooks / name)
+
+    @contextmanager
+    def open(self, browser: Browser, name: str) -> Iterator["Notebook"]:
+        """One notebook in a page of its own; the screenshot shows how it was left."""
+        with browser.new_page(viewport={"width": 1280, "height": 1600}) as page:
+            try:
+                yield Notebook(page, self.address.format(name=name))
+            finally:
+                page.screenshot(path=self.shots / f"{Path(name).stem}.png")
+                page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
+
+
 class Notebook:
     """One notebook, open in a page. `errors()` is empty as long as all is well."""
 
@@ -127,24 +157,36 @@ class Notebook:
         return self.page.evaluate(ERRORS) + self._page_errors
 
     def sliders(self) -> int:
-        return self.page.locator(".noUi-handle").count()
+        return self.page.locator(SLIDERS).count()
 
     def press(self, slider: int, timeout: float = 10) -> float | None:
         """ArrowRight on one slider: milliseconds until another, complete picture is painted; None if none came."""
-        self.page.evaluate(WATCH, [slider, 1000 * timeout])
-        self.page.keyboard.press("ArrowRight")
+        return self._latency(SLIDERS, slider, "ArrowRight", timeout)
+
+    def choose(self, timeout: float = 10) -> float | None:
+        """Enter on the first choice that is not taken yet; else as `press`."""
+        return self._latency(CHOICES, 0, "Enter", timeout)
+
+    def choices(self) -> int:
+        return self.page.locator(CHOICES).count()
+
+    def _latency(self, controls: str, number: int, key: str, timeout: float) -> float | None:
+        self.page.evaluate(WATCH, [controls, number, 1000 * timeout])
+        self.page.keyboard.press(key)
         return self.page.evaluate("() => window.painted")
 
 
 def explore(notebook: Notebook, presses: int = 5, timeout: float = 10) -> tuple[list[str], list[float]]:
-    """Run a notebook and move all its sliders: (what went wrong, latencies in milliseconds)."""
+    """Run a notebook and move all that moves a picture: (what went wrong, latencies in milliseconds)."""
     notebook.run_all()
     errors, latencies = notebook.errors(), []
-    for slider in range(0 if errors else notebook.sliders()):
+    moves = {f"slider {n}": partial(notebook.press, n) for n in range(notebook.sliders())}
+    moves |= {"choice": notebook.choose} if notebook.choices() else {}
+    for name, move in ({} if errors else moves).items():
         for press in range(1, presses + 1):
-            latency = notebook.press(slider, timeout)
+            latency = move(timeout)
             if latency is None:
-                errors.append(f"slider {slider}, press {press}: no new picture in {timeout} s")
+                errors.append(f"{name}, press {press}: no new picture in {timeout} s")
                 break
             latencies.append(latency)
     return errors + [error for error in notebook.errors() if error not in errors], latencies

@@ -4,59 +4,26 @@ nbclient and nbval never run a widget's JavaScript: they call a notebook well wh
 notebooks below prove that this test does not. ADALN_LAB_SHOTS=folder keeps the screenshots.
 """
 
-import os
 import re
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
 
 pytest.importorskip("playwright", reason="no playwright: pip install playwright")
 
-from driver import CHROMIUM_ARGS, ROOT, Notebook, copy_without_outputs, explore, jupyterlab
-from playwright.sync_api import Browser, sync_playwright
+from driver import ROOT, Lab, copy_without_outputs, explore
+from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.fixture(scope="module")  # not longer: while playwright runs, asyncio is its own
-def browser(chromium: str | None) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
-    folder = tmp_path_factory.mktemp("lab")
-    with jupyterlab(folder) as address:
-        yield Lab(folder, address)
-
-
-class Lab:
-    def __init__(self, folder: Path, address: str):
-        self.notebooks, self.address = folder / "notebooks", address
-        self.shots = Path(os.environ.get("ADALN_LAB_SHOTS", folder / "shots"))
-        self.shots.mkdir(parents=True, exist_ok=True)
-
-    def explore(self, browser: Browser, name: str, timeout: float = 10) -> tuple[list[str], list[float]]:
-        """Errors and latencies of one notebook in a page of its own; the screenshot shows how it was left."""
-        with browser.new_page(viewport={"width": 1280, "height": 1600}) as page:
-            try:
-                return explore(Notebook(page, self.address.format(name=name)), timeout=timeout)
-            finally:
-                page.screenshot(path=self.shots / f"{Path(name).stem}.png")
-                page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_every_slider_draws(path: Path, lab: Lab, browser: Browser, record_property) -> None:
     copy_without_outputs(path, lab.notebooks / path.name)
-    errors, latencies = lab.explore(browser, path.name)
+    with lab.open(browser, path.name) as notebook:
+        errors, latencies = explore(notebook)
     assert errors == []
     if latencies:
         median, worst = statistics.median(latencies), max(latencies)
@@ -93,13 +60,9 @@ CASES = {  # name: (the body of update, one more cell, the complaint expected, N
 @pytest.mark.parametrize("name", CASES)
 def test_dead_widgets_are_noticed(name: str, lab: Lab, browser: Browser) -> None:
     update, more, complaint = CASES[name]
-    sources = [EXPLORER.format(update=update), more]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in sources],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-    )
-    nbformat.write(notebook, lab.notebooks / f"{name}.ipynb")
-    errors, _ = lab.explore(browser, f"{name}.ipynb", timeout=2)
+    lab.write(f"{name}.ipynb", [EXPLORER.format(update=update), more])
+    with lab.open(browser, f"{name}.ipynb") as notebook:
+        errors, _ = explore(notebook, timeout=2)
     if complaint is None:
         assert errors == []
     else:
