@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,8 @@ ERRORS = f"""() => {{ {OUTPUTS}
     return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
 }}"""
 SLIDERS, CHOICES = ".noUi-handle", ".widget-toggle-buttons button:not(.mod-active)"  # what moves a picture
+PICTURE = """([controls, number]) =>
+    document.querySelectorAll(controls)[number].closest('.widget-vbox').querySelector('img').src"""
 WATCH = """([controls, number, timeout]) => {
     const handle = document.querySelectorAll(controls)[number];
     const picture = () => handle.closest('.widget-vbox').querySelector('img');
@@ -159,9 +161,13 @@ class Notebook:
     def sliders(self) -> int:
         return self.page.locator(SLIDERS).count()
 
-    def press(self, slider: int, timeout: float = 10) -> float | None:
-        """ArrowRight on one slider: milliseconds until another, complete picture is painted; None if none came."""
-        return self._latency(SLIDERS, slider, "ArrowRight", timeout)
+    def picture(self, slider: int) -> str:
+        """What the slider's picture shows now, as its data."""
+        return self.page.evaluate(PICTURE, [SLIDERS, slider])
+
+    def press(self, slider: int, timeout: float = 10, key: str = "ArrowRight") -> float | None:
+        """One key on one slider: milliseconds until another, complete picture is painted; None if none came."""
+        return self._latency(SLIDERS, slider, key, timeout)
 
     def choose(self, timeout: float = 10) -> float | None:
         """Enter on the first choice that is not taken yet; else as `press`."""
@@ -177,18 +183,30 @@ class Notebook:
 
 
 def explore(notebook: Notebook, presses: int = 5, timeout: float = 10) -> tuple[list[str], list[float]]:
-    """Run a notebook and move all that moves a picture: (what went wrong, latencies in milliseconds)."""
+    """Run a notebook and move all that moves a picture: (what went wrong, latencies in milliseconds).
+
+    A slider that goes back to its start must show its first picture again. It does not where a cell further down has
+    given another meaning to a name that the picture is drawn with.
+    """
     notebook.run_all()
     errors, latencies = notebook.errors(), []
-    moves = {f"slider {n}": partial(notebook.press, n) for n in range(notebook.sliders())}
-    moves |= {"choice": notebook.choose} if notebook.choices() else {}
-    for name, move in ({} if errors else moves).items():
-        for press in range(1, presses + 1):
-            latency = move(timeout)
+
+    def move(name: str, press: Callable[[float], float | None]) -> bool:
+        for number in range(1, presses + 1):
+            latency = press(timeout)
             if latency is None:
-                errors.append(f"{name}, press {press}: no new picture in {timeout} s")
-                break
+                errors.append(f"{name}, press {number}: no new picture in {timeout} s")
+                return False
             latencies.append(latency)
+        return True
+
+    for slider in range(0 if errors else notebook.sliders()):
+        first, back = notebook.picture(slider), partial(notebook.press, slider, key="ArrowLeft")
+        there = move(f"slider {slider}", partial(notebook.press, slider)) and move(f"slider {slider}, back", back)
+        if there and notebook.picture(slider) != first:
+            errors.append(f"slider {slider} is back at its start and shows another picture than at first")
+    if not errors and notebook.choices():
+        move("choice", notebook.choose)
     return errors + [error for error in notebook.errors() if error not in errors], latencies
 
 

@@ -38,6 +38,7 @@ from adaln_lab.widgets import Explorer, LivePicture, Slider
 fig, (ax,) = new_figure(4, 2)
 (line,) = ax.plot([0, 1], [0, 1])
 ax.set_ylim(0, 2)
+factor = 1
 
 def update(height):
     {update}
@@ -53,6 +54,7 @@ CASES = {  # name: (the body of update, one more cell, the complaint expected, N
     "good": (GOOD, LIVE, None),
     "unwired": ("pass", "", r"slider 0, press 1: no new picture"),
     "broken_callback": (f"{GOOD} if height != 1.1 else 1 / 0", "", r"^ZeroDivisionError"),  # 1.1: not in the sheet
+    "rebound": ("line.set_ydata([0, factor * height])", "factor = 0.5", r"slider 0 is back .* another picture"),
     "no_view": (GOOD, "import ipywidgets\nipywidgets.VBox([], tooltip='kills the view')", r"a widget has no view"),
 }
 
