@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | judge: the course's training, for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | judge | schemes: the course's training, for shells and clusters."""
 
 import argparse
 import json
@@ -218,11 +218,13 @@ def command_evaluate(o: argparse.Namespace) -> None:
 def command_schemes(o: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    if not 1 <= o.seeds <= len(sweep.SEEDS):
+        raise ValueError(f"seeds must lie in 1 .. {len(sweep.SEEDS)}, got {o.seeds}")
     device = torch.device("cpu")
     made = {"command": f"python -m adaln_lab schemes --out FILE --seeds {o.seeds}", "machine": machine(device)}
     trials = [trial for trial in sweep.grid() if trial.seed < o.seeds]
     races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
-    for trial, score in tqdm(races, unit="run", file=sys.stderr):
+    for trial, score in tqdm(races, total=len(trials), unit="run", file=sys.stderr):
         log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
 
 

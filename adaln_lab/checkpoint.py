@@ -33,7 +33,7 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
         raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}); choose another one") from error
     try:
         write(aside)
-        with open(aside, "rb") as file:
+        with open(aside, "r+b") as file:  # Windows syncs only what it may write to
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
@@ -69,17 +69,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Readable JSON, written whole."""
-    write_whole(path, lambda aside: Path(aside).write_text(json.dumps(content, indent=1) + "\n"))
+    write_whole(path, lambda aside: Path(aside).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, expected: str = "a folder that `train --out` made") -> dict[str, Any]:
     """A JSON file; ValueError where it is missing or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({error}); expected a folder that `train --out` made"
-        ) from error
+        raise ValueError(f"{path} cannot be read as JSON ({error}); expected {expected}") from error
 
 
 def save_model(model: TinyDiT, folder: Path | str, **more: Any) -> None:

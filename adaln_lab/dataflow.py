@@ -22,6 +22,7 @@ PLUMBING = {  # moves numbers about and changes none
     "permute", "repeat", "reshape", "split", "squeeze", "stack", "to", "transpose", "type_as", "unbind", "unflatten",
     "unsqueeze", "view",
 }  # fmt: skip
+ORDERED = {"sub": "-", "truediv": "/", "div": "/"}
 SIGNS = {"add": "+", "shift": "+", "mul": "*", "scale": "*", "gate": "*"}  # kinds of arithmetic
 
 
@@ -65,9 +66,13 @@ def read(block: nn.Module) -> tuple[list[Op], list[Op]]:
         graph = Tracer().trace(block)
     except fx.proxy.TraceError as error:
         raise ValueError(f"{type(block).__name__} takes a way that depends on numbers: {error}") from error
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(block).__name__} cannot be traced: {error}") from error
     for node in graph.nodes:
         operands = [meaning[n] for n in node.all_input_nodes]
         inputs = tuple(dict.fromkeys(op for operand in operands for op in operand))
+        if any(node.kwargs.get(name, 1) != 1 for name in ("alpha", "value")):
+            raise ValueError(f"{type(block).__name__} hides a factor in {node.kwargs}: write it as a product")
         numbers = [a for a in node.args if isinstance(a, int | float)]
         name = node.target if isinstance(node.target, str) else node.target.__name__
         attribute = node.args[1] if name == "getattr" else name
@@ -87,6 +92,9 @@ def read(block: nn.Module) -> tuple[list[Op], list[Op]]:
             meaning[node] = inputs
         elif name == "addcmul":
             meaning[node] = new("add", "", operands[0] + new("mul", "", operands[1] + operands[2]))
+        elif numbers and name in ORDERED:
+            words = [f"{numbers[0]:g}", ORDERED[name]]  # 1 - x is another thing than x - 1
+            meaning[node] = new("box", " ".join(words if numbers[0] is node.args[0] else words[::-1]), inputs)
         elif name in ("add", "mul"):
             meaning[node] = new("box", f"{SIGNS[name]} {numbers[0]:g}", inputs) if numbers else new(name, "", inputs)
         else:
@@ -150,8 +158,7 @@ class Graph:
         role = "shift" if op.kind == "add" else "gate" if gates else "scale"
         (sender,), form = op.senders, "{}"
         while sender.kind == "box" and len(sender.inputs) == 1 and not sender.weights:  # as in 1 + tanh(scale)
-            sign, *number = sender.label.split()
-            form = form.format(f"{number[0]} {sign} {{}}" if number else f"{sign}({{}})")
+            form = form.format(_form(sender.label))
             (sender,) = sender.inputs
         op.kind, op.label, op.senders = role, form.format(role if sender.inputs else sender.label), (sender,)
 
@@ -177,6 +184,16 @@ class Graph:
     def _goals(self, op: Op) -> set[int]:
         """The streams that an operation ends in."""
         return set().union(*({*u.lanes} if self.on_stream(u) else self._goals(u) for u in self.users(op)))
+
+
+def _form(label: str) -> str:
+    """How a box is said of a vector: "+ 1" as in 1 + scale, "- 1" as in scale - 1, "tanh" as in tanh(scale)."""
+    first, *second = label.split()
+    if not second:
+        return f"{first}({{}})"
+    if first in "+*":
+        return f"{second[0]} {first} {{}}"
+    return f"{{}} {label}" if first in "-/" else f"{label} {{}}"
 
 
 def summands(op: Op) -> set[Op]:

@@ -58,7 +58,8 @@ def machine(device: torch.device) -> str:
     """The chip that computes, by name where there is one."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.processor() or platform.machine()} {device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def describe() -> str:

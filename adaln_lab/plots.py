@@ -1,4 +1,4 @@
-"""Data -> pictures. Every function takes numbers (and `ax=None`) and returns Axes; nothing here imports a model.
+"""Data -> pictures. `plot_*` draws numbers on Axes and returns them; nothing here imports a model.
 
 One colour for each quantity, the same in every figure and widget: Okabe and Ito's palette, which colour-blind readers
 can tell apart; a line style, a hatch or a label always says the same thing once more.
@@ -239,6 +239,8 @@ def plot_wakeup(
 ) -> Axes:
     """Gradient norms (names, steps), rounded to powers of ten: shaded and written; hatched: `floor` or less."""
     norms = np.asarray(norms, dtype=float)
+    if not np.isfinite(norms).all():
+        raise ValueError("a gradient norm is not finite: the model has diverged")
     powers = np.log10(np.where(norms > floor, norms, np.nan)).round()
     edges = np.arange(len(steps) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
     ax.patch.set(facecolor="#E4E4E4", hatch="////", edgecolor="white")  # seen where there is no gradient
@@ -271,20 +273,23 @@ def plot_verdicts(names: Sequence[str], questions: Sequence[str], answers: Any, 
     return ax
 
 
-def plot_profile(sizes: Any, gradients: Any, ax: Axes, title: str = "") -> Axes:
-    """Size of the stream (full) and of its gradient (dashed) after 0, 1, ..., L blocks, log axis."""
+def plot_profile(sizes: Any, gradients: Any, ax: Axes, title: str = "", reach: tuple[float, float] = (0.2, 12)) -> Axes:
+    """Size of the stream (full) and of its gradient (dashed) after 0, 1, ..., L blocks; log axis, cut to `reach`."""
     for values, line, label in ((sizes, "-", "stream"), (gradients, "--", "gradient")):
         ax.plot(range(len(values)), np.asarray(values), line, color=COLOURS["data"], lw=1.8, label=label)
-    ax.set(xlabel="blocks passed", yscale="log", ylim=(0.2, 12))
+    ax.set(xlabel="blocks passed", yscale="log", ylim=reach)
     ax.set_title(title, fontsize=9.5)
     return ax
 
 
-def plot_spectra(spectra: dict[str, Any], ax: Axes, lines: Sequence[Any], floor: float = 1e-4) -> Axes:
-    """Singular values of several Jacobians, largest first, log axis; what lies below `floor` is drawn at it."""
-    for (name, values), line in zip(spectra.items(), lines, strict=True):
+def plot_spectra(spectra: dict[str, Any], ax: Axes, floor: float = 1e-4) -> Axes:
+    """Singular values of up to six Jacobians, largest first, log axis; what lies below `floor` is drawn at it."""
+    styles = [("-", "data"), ((0, (5, 1)), "quiet"), (":", "quiet"), ("-.", "data"), ("--", "data"), (":", "data")]
+    if len(spectra) > len(styles):
+        raise ValueError(f"at most {len(styles)} curves can be told apart here, got {len(spectra)}")
+    for (name, values), (line, colour) in zip(spectra.items(), styles, strict=False):
         values = np.maximum(np.asarray(values), floor)
-        ax.plot(range(1, len(values) + 1), values, ls=line, color=COLOURS["data"], lw=1.6, label=name)
+        ax.plot(range(1, len(values) + 1), values, ls=line, color=COLOURS[colour], lw=1.8, label=name)
     ax.set(xlabel="direction, from the most to the least stretched", ylabel="singular value", yscale="log")
     ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
@@ -292,7 +297,9 @@ def plot_spectra(spectra: dict[str, Any], ax: Axes, lines: Sequence[Any], floor:
 
 def plot_lines(steps: Sequence[float], rows: dict[str, Sequence[float]], ax: Axes, xlabel: str, ylabel: str) -> Axes:
     """A few curves over the same steps, told apart by line style, and named in a legend."""
-    styles = [("--", "data"), (":", "data"), ("-.", "quiet"), ("-", "gate")]
+    styles = [("--", "data"), (":", "data"), ("-.", "quiet"), ("-", "data")]
+    if len(rows) > len(styles):
+        raise ValueError(f"at most {len(styles)} curves can be told apart here, got {len(rows)}")
     for (name, values), (line, colour) in zip(rows.items(), styles, strict=False):
         ax.plot(steps, values, line, color=COLOURS[colour], lw=1.8, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -314,11 +321,8 @@ def plot_shares(shares: Any, ax: Axes, title: str = "") -> Axes:
 
 
 def plot_success(counts: Any, names: Sequence[str], rates: Sequence[float], ax: Axes, title: str = "") -> Axes:
-    """How many of five runs learnt, (schemes, rates): written into each cell where any did, and a shade of green."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    shades = LinearSegmentedColormap.from_list("gate", ["white", COLOURS["gate"]])
-    ax.imshow(counts, cmap=shades, vmin=0, vmax=6, aspect="auto")
+    """How many of five runs learnt, (schemes, rates): written into each cell where any did, and a shade of grey."""
+    ax.imshow(counts, cmap="Greys", vmin=0, vmax=10, aspect="auto")
     for row, column in np.ndindex(np.shape(counts)):
         ax.text(column, row, int(counts[row][column]) or "", ha="center", va="center", fontsize=8.5)
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=45, fontsize=8)
@@ -332,11 +336,11 @@ def plot_success(counts: Any, names: Sequence[str], rates: Sequence[float], ax: 
 
 def plot_intervals(rows: dict[str, Any], ax: Axes, xlabel: str, bar: float | None = None, title: str = "") -> Axes:
     """Means with their intervals, rows[name] = (mean, half width), "diverged" where infinite; dashed: a bar to beat."""
-    for place, (name, (mean, half)) in enumerate(rows.items()):
+    for place, (mean, half) in enumerate(rows.values()):
         if not np.isfinite(mean):
             ax.text(1, place, "diverged", transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
             continue
-        ax.errorbar(mean, place, xerr=half, fmt="o", color=COLOURS["data"], ms=4.5, capsize=3, lw=1.2, label=name)
+        ax.errorbar(mean, place, xerr=half, fmt="o", color=COLOURS["data"], ms=4.5, capsize=3, lw=1.2)
     if bar is not None:
         ax.axvline(bar, color=COLOURS["quiet"], ls="--", lw=1)
     ax.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
@@ -372,7 +376,9 @@ def plot_votes(votes: Any, axes: Sequence[Axes]) -> Sequence[Axes]:
 def plot_paths(grid: Any, heights: Any, paths: dict[str, Any], ax: Axes) -> Axes:
     """Walks (n, 2) over a square landscape, light is low: heights[i, j] belongs to x = grid[j], y = grid[i]."""
     ax.contourf(grid, grid, heights, levels=14, cmap="Greys", alpha=0.7)
-    looks = (("gate", "o"), ("shift", "s"), ("scale", "X"))
+    looks = (("data", "o"), ("quiet", "s"), ("data", "X"))
+    if len(paths) > len(looks):
+        raise ValueError(f"at most {len(looks)} walks can be told apart here, got {len(paths)}")
     for (name, path), (colour, marker) in zip(paths.items(), looks, strict=False):
         ax.plot(*np.asarray(path).T, marker=marker, color=COLOURS[colour], ms=5, label=name)
         ax.plot(*np.asarray(path)[-1], marker=marker, color=COLOURS[colour], ms=10)

@@ -5,7 +5,7 @@
 They differ in where the norm stands, what the gate a is made of, and where it starts:
 
     post-norm     arXiv 1706.03762, Fig. 1          ReZero        2003.04887, Eq. 1: no norm, one number a branch, 0
-    pre-norm      2002.04745, Sec. 3.3              SkipInit      2002.10444, Sec. 3: the same, here 1/sqrt(branches)
+    pre-norm      2002.04745, Sec. 3.3              SkipInit      2002.10444: the same, here 1/sqrt(branches)
     LayerScale    2103.17239, Eq. 4: a fixed small  Fixup-like    1901.09321, Sec. 3: no norm, last Linear 0,
                   number a channel, then learned                  the others of the branch smaller with depth
     adaLN, adaLN-Zero 2212.09748, Sec. 3.2          tanh, 1 + g   as in Lumina-Image 2.0 and HDM, by the gate alone
@@ -23,7 +23,7 @@ from adaln_lab.conditioning import Block, Condition
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.layers import MLP, SelfAttention
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
-from adaln_lab.residual import gated
+from adaln_lab.residual import GATES, gated
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Scheme:
     start: Callable[[int], float] = lambda _branches: 0.0
     kind: str = "identity"  # what is done to the gate, a key of residual.GATES
     fixup: bool = False  # last Linear of a branch 0, the others divided by sqrt(branches)
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("pre", "post", "none") or self.learned not in ("", "scalar", "channel"):
+            raise ValueError(f"norm must be pre, post or none, learned scalar, channel or empty; got {self}")
+        if self.kind not in GATES:
+            raise ValueError(f"kind must be one of {', '.join(GATES)}; got {self.kind!r}")
+        if self.order and (self.norm != "pre" or self.learned):
+            raise ValueError(f"vectors from c need norm='pre' and no learned gate beside them; got {self}")
 
 
 def _layer_scale(branches: int) -> float:
@@ -95,7 +103,9 @@ class SchemeBlock(Block):
         scheme = self.scheme
         for i, branch in enumerate((self.attn, self.mlp)):
             m = prepared[i] if prepared else Modulation(gate=self.gates[i] if scheme.learned else None)
-            h = x if scheme.norm != "pre" else modulate(layer_norm(x), m) if prepared else self.norms[i](x)
+            h = x
+            if scheme.norm == "pre":
+                h = modulate(layer_norm(x), m) if prepared else self.norms[i](x)
             x = gated(x, branch(h), m.gate, scheme.kind)  # (B, T, D)
             if scheme.norm == "post":
                 x = self.norms[i](x)
@@ -103,7 +113,11 @@ class SchemeBlock(Block):
 
 
 def deep_dit(name: str, config: DiTConfig, seed: int = 0) -> TinyDiT:
-    """A TinyDiT whose blocks join the stream by the named scheme; everything else, the zero head too, is the same."""
+    """A TinyDiT whose blocks join the stream by the named scheme.
+
+    A scheme that modulates nothing gets the condition as in-context does: as tokens, with a plain last norm. For one
+    seed, embeddings and zero head start alike in all schemes, the blocks do not.
+    """
     scheme = find_scheme(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

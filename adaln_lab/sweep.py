@@ -96,19 +96,31 @@ def pixelwise_score(data: Dataset) -> float:
 
 def run_grid(trials: list[Trial], data: Dataset, out: Path, made: dict[str, Any]) -> Iterator[tuple[Trial, float]]:
     """Race what `out` does not hold yet and keep each score at once; whoever stops it loses one run at most."""
-    table = read_json(out) if out.exists() else {"made": made | {"seconds": 0.0}, "rows": []}
+    rules = {"steps": STEPS, "batch": BATCH}
+    table = {"made": rules | {"seconds": 0.0}, "rows": []}
+    if out.exists():
+        table = read_json(out, "a file that `schemes --out` made")
+        if not (
+            isinstance(table, dict) and {"made", "rows"} <= table.keys() and rules.items() <= table["made"].items()
+        ):
+            raise ValueError(f"{out} holds no race of {STEPS} steps with batches of {BATCH}; choose another --out")
+    table["made"] |= made
     done = {Trial(*row[:4]) for row in table["rows"]}
-    for trial in trials:
-        if trial not in done:
-            start = time.perf_counter()
-            result = race(trial, data)
-            table["rows"].append([*astuple(trial), round(result, 4) if math.isfinite(result) else None])
-            table["made"]["seconds"] = round(table["made"]["seconds"] + time.perf_counter() - start, 1)
-            write_json(out, table)
-            yield trial, result
+
+    def rest() -> Iterator[tuple[Trial, float]]:
+        for trial in trials:
+            if trial not in done:
+                start = time.perf_counter()
+                result = race(trial, data)
+                table["rows"].append([*astuple(trial), round(result, 4) if math.isfinite(result) else None])
+                table["made"]["seconds"] = round(table["made"]["seconds"] + time.perf_counter() - start, 1)
+                write_json(out, table)
+                yield trial, result
+
+    return rest()
 
 
 def stored_scores() -> tuple[dict[Trial, float], dict[str, Any]]:
     """The race that comes with the package, and how it was made: command, machine, date, seconds."""
-    table = json.loads((resources.files("adaln_lab") / "assets" / "schemes.json").read_text())
+    table = json.loads((resources.files("adaln_lab") / "assets" / "schemes.json").read_text(encoding="utf8"))
     return {Trial(*row[:4]): math.inf if row[4] is None else row[4] for row in table["rows"]}, table["made"]

@@ -53,9 +53,9 @@ class WakeUp(NamedTuple):
     losses: Tensor  # (steps,): before the update
 
     def by_role(self) -> "WakeUp":
-        """One row for each role in a TinyDiT: the norm over all parts that share it."""
+        """One row for each role in a TinyDiT: the norm over all parts that share it. Other parts keep their names."""
         roles = [role(name) for name in self.names]
-        names = [name for name in ROLES.values() if name in roles]
+        names = sorted(set(roles), key=[*ROLES.values(), *roles].index)
         rows = [self.norms[[r == name for r in roles]].square().sum(0).sqrt() for name in names]
         return WakeUp(names, self.steps, torch.stack(rows), self.losses)
 

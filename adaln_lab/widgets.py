@@ -72,7 +72,7 @@ class Slider:
 
     def text(self, value: float) -> str:
         """The label and a value, as a tile of the contact sheet shows them."""
-        return f"{self.label or self.name} = {value:{self.readout}}"
+        return f"{self.label or self.name}: {value:{self.readout}}"
 
     def spread(self, n: int) -> list[float]:
         """n values from low to high, all on the slider's steps."""
@@ -101,13 +101,16 @@ class Choice:
     def __post_init__(self) -> None:
         if self.value not in self.options:
             raise ValueError(f"choice {self.name!r}: the default {self.value!r} is not among {self.options}")
+        if len(set(self.options)) < max(2, len(self.options)):
+            raise ValueError(f"choice {self.name!r}: at least two different options are needed, got {self.options}")
 
     def text(self, value: str) -> str:
         """A value, as a tile of the contact sheet shows it."""
         return value
 
     def spread(self, n: int) -> list[str]:
-        """n of the options, evenly, the first and the last among them."""
+        """Up to n of the options, evenly, the first and the last among them."""
+        n = min(n, len(self.options))
         return [self.options[round(i * (len(self.options) - 1) / (n - 1))] for i in range(n)]
 
     def control(self, continuous: bool) -> W.ToggleButtons:
@@ -264,6 +267,9 @@ class Card:
     clicked: ClassVar[dict[tuple, int]] = {}  # in this kernel: question and options -> pick
 
     def __init__(self, question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None):
+        for name, number in (("pick", pick), ("answer", answer)):
+            if number is not None and number not in range(len(options)):
+                raise ValueError(f"{name} must be a number from 0 to {len(options) - 1}, got {number!r}")
         self.question, self.options, self.pick, self.answer = question, tuple(options), pick, answer
         self.text = self._text()  # of the cell as it is written: a click must not change what is stored
         wide = W.Layout(width="auto", min_width="14em", max_width="98%")

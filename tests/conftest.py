@@ -20,10 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("ADALN_LAB_DEVICE", "cpu")
-    if "ADALN_LAB_HOME" not in os.environ:
-        home = tempfile.TemporaryDirectory(prefix="adaln_lab_")
-        os.environ["ADALN_LAB_HOME"] = home.name
-        config.add_cleanup(home.cleanup)
+    home = tempfile.TemporaryDirectory(prefix="adaln_lab_")  # also where the learner has set one: it is not ours
+    os.environ["ADALN_LAB_HOME"] = home.name
+    config.add_cleanup(home.cleanup)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 

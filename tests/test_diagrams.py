@@ -1,5 +1,7 @@
 """The drawing follows the code: what a block does is what is drawn and told, and nothing in a picture collides."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -307,9 +309,36 @@ class Forgetful(nn.Module):
         return c
 
 
+class Arithmetic(nn.Module):
+    """One branch, joined by whatever `join` says."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.mlp, self.join = MLP(8), join
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.join(x, c, self.mlp(x))
+
+
+@pytest.mark.parametrize(
+    ("join", "words"),
+    [
+        (lambda x, c, out: x + c * out, "* c"),
+        (lambda x, c, out: x + (c - 1) * out, "* (c - 1)"),
+        (lambda x, c, out: x + (1 - c) * out, "* (1 - c)"),
+        (lambda x, c, out: x + out / 2, "/ 2"),
+    ],
+)
+def test_numbers_and_their_order_are_told(join, words):
+    """Blocks that do different things must not read alike."""
+    assert describe(Arithmetic(join)) == f"x -> MLP -> {words} -> + x"
+
+
 @pytest.mark.parametrize(
     ("block", "complaint"),
     [
+        (Arithmetic(lambda x, c, out: torch.add(x, out, alpha=0.5)), "hides a factor"),
+        (Arithmetic(lambda x, c, out: x[:, : len(x)] + out), "cannot be traced"),
         (Hesitant(), "Hesitant takes a way that depends on numbers"),
         (Forgetful(), "Forgetful must return one tensor made from its first"),
         (ToModulation(8, 8), "ToModulation must return one tensor"),

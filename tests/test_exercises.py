@@ -93,6 +93,7 @@ BAD = {
     "empty tuple": lambda *a: [a[0]] * 7,
     "class": object,
     "tensor": torch.ones(2),
+    "array": torch.ones(2).numpy(),
     "empty": lambda *a: torch.empty(0),
     "0-d": lambda *a: torch.tensor(1.0, dtype=torch.float64),
     "integers": lambda *a: a[0].long(),

@@ -113,6 +113,9 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
         ("train --out {run}/run.json/x", "cannot write to the folder"),
         ("train --out {run}/new --steps 0", "steps must be at least 1"),
         ("train --out {run}/new --device tpu", "device must be one of"),
+        ("schemes --out {run}/race.json --seeds 0", "seeds must lie in 1 .. 5"),
+        ("schemes --out {run}/race.json --seeds 9", "seeds must lie in 1 .. 5"),
+        ("schemes --out {run}/config.json", "holds no race"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_exit_code_2(run, capsys, arguments, message):

@@ -157,7 +157,7 @@ def test_an_interrupted_write_leaves_the_old_file(file: Path, monkeypatch: pytes
     check("modulated", WRONG)
     before = file.read_text()
 
-    def cut_short(path: Path, text: str) -> None:
+    def cut_short(path: Path, text: str, **_options: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_text", cut_short)

@@ -99,9 +99,10 @@ def test_a_deep_model_runs_starts_at_zero_and_all_its_blocks_learn(name):
     """All share the zero head; once it has moved, every block gets a gradient (gates first where they start at 0)."""
     config = DiTConfig(patch=4, width=16, heads=2, depth=2)
     model = schemes.deep_dit(name, config, seed=3)
-    x, t, y = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([1, 2, 10])
+    generator = torch.Generator().manual_seed(4)
+    x, t, y = torch.randn(3, 1, 8, 8, generator=generator), torch.rand(3, generator=generator), torch.tensor([1, 2, 10])
     assert not model(x, t, y).any()
-    torch.nn.init.normal_(model.final.linear.weight)
+    torch.nn.init.normal_(model.final.linear.weight, generator=generator)
     model(x, t, y).square().sum().backward()
     for block in model.blocks:
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in block.parameters())
@@ -113,6 +114,21 @@ def test_the_seed_decides_the_start_and_nothing_outside_changes():
     a, b, c = (schemes.deep_dit("adaLN", config, seed).blocks[0].attn.qkv.weight for seed in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"norm": "rms"},
+        {"learned": "vector"},
+        {"kind": "tan"},
+        {"norm": "post", "order": ("shift", "scale")},
+        {"order": ("gate",), "learned": "scalar"},
+    ],
+)
+def test_a_scheme_that_contradicts_itself_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be|need"):
+        schemes.Scheme(**wrong)
 
 
 def test_an_unknown_scheme_lists_the_known_ones():

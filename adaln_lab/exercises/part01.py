@@ -26,7 +26,7 @@ def variance_with_d_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) 
 
 
 def eps_outside_the_root(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by sqrt(var) + eps; eps belongs under the root: sqrt(var + eps) has a slope even where var is 0."""
+    """You divide by sqrt(var) + eps; eps goes under the root: sqrt(var + eps) has a finite slope even at var = 0."""
     return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True).sqrt() + eps) + beta
 
 
@@ -52,7 +52,7 @@ def one_light_for_all_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float)
 
 
 def mean_not_subtracted(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by the right size, but x still carries its mean: subtract it above the fraction, too."""
+    """You divide by the right size, but x still carries its mean: subtract it in the numerator, too."""
     return gamma * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
 
 

@@ -174,7 +174,7 @@ def n_minus_one(content: Tensor, style: Tensor) -> Tensor:
 
 
 def eps_missing(content: Tensor, style: Tensor) -> Tensor:
-    """You divide by the plain deviation of content; add 1e-5 to its variance, as F.instance_norm does for flat maps."""
+    """You divide by the plain deviation of content; 1e-5 is added to its variance, under the root, for flat maps."""
     std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
 

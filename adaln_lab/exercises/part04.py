@@ -14,41 +14,41 @@ from adaln_lab.exercises.core import Exercise, by_name, draw, register
 # pull_back: what autograd does with a stack
 
 
-def pull_back(g: Tensor, jacobians: Tensor) -> Tensor:
-    """Gradients g (B, N) at the end of L blocks, Jacobians (L, N, N), first block first -> gradients at the start."""
+def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """Gradients (B, N) at the end of L blocks, Jacobians (L, N, N), first block first -> gradients at the start."""
     for jacobian in jacobians.flip(0):
-        g = g @ jacobian
-    return g
+        grad = grad @ jacobian
+    return grad
 
 
-def first_block_first(g: Tensor, jacobians: Tensor) -> Tensor:
+def first_block_first(grad: Tensor, jacobians: Tensor) -> Tensor:
     """You go through the first block first; a gradient walks backwards and meets the last block first."""
-    return pull_back(g, jacobians.flip(0))
+    return pull_back(grad, jacobians.flip(0))
 
 
-def pushed_forward(g: Tensor, jacobians: Tensor) -> Tensor:
-    """You multiply by J where J^T belongs (for rows: g @ J.T for g @ J): that carries changes forward."""
-    return pull_back(g, jacobians.transpose(1, 2))
+def pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You multiply by J where J^T belongs (for rows: grad @ J.T for grad @ J): that carries changes forward."""
+    return pull_back(grad, jacobians.transpose(1, 2))
 
 
-def jacobians_added(g: Tensor, jacobians: Tensor) -> Tensor:
+def jacobians_added(grad: Tensor, jacobians: Tensor) -> Tensor:
     """You add the Jacobians, but blocks act one after the other: their Jacobians are multiplied."""
-    return g @ jacobians.sum(0)
+    return grad @ jacobians.sum(0)
 
 
-def entry_by_entry(g: Tensor, jacobians: Tensor) -> Tensor:
+def entry_by_entry(grad: Tensor, jacobians: Tensor) -> Tensor:
     """You multiply entry by entry, with the diagonals alone: a block mixes channels, so it takes the matrix product."""
-    return g * jacobians.diagonal(dim1=1, dim2=2).prod(0)
+    return grad * jacobians.diagonal(dim1=1, dim2=2).prod(0)
 
 
-def skip_counted_twice(g: Tensor, jacobians: Tensor) -> Tensor:
-    """You add g itself at each block, but a block's Jacobian holds its skip connection already."""
-    return pull_back(g, jacobians + torch.eye(g.shape[-1], dtype=g.dtype))
+def skip_counted_twice(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You add the gradient itself at each block, but a block's Jacobian holds its skip connection already."""
+    return pull_back(grad, jacobians + torch.eye(grad.shape[-1], dtype=grad.dtype))
 
 
-def last_block_missing(g: Tensor, jacobians: Tensor) -> Tensor:
-    """You leave out the last block: g is the gradient after all L of them."""
-    return pull_back(g, jacobians[:-1])
+def last_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You leave out the last block: the gradient comes after all L of them."""
+    return pull_back(grad, jacobians[:-1])
 
 
 def pull_back_cases() -> list[tuple]:
@@ -156,12 +156,12 @@ register(
     Exercise(
         question="Carry gradients from the end of a stack to its start, given the Jacobian of each block.",
         solution=pull_back,
-        returns=("g",),
+        returns=("grad",),
         cases=pull_back_cases,
         hints=(
             "A gradient meets the last block first. What multiplies it there?",
-            "Gradients come as rows, (B, N): one block takes g to g @ J, which is J^T g for each row.",
-            "for jacobian in jacobians.flip(0): g = g @ jacobian",
+            "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
+            "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
         wrong=by_name(
             first_block_first, pushed_forward, jacobians_added, entry_by_entry, skip_counted_twice, last_block_missing
@@ -170,7 +170,7 @@ register(
 )
 register(
     Exercise(
-        question="Write one branch of Lumina 2: RMS norm and scale before it, RMS norm and a tanh gate after it.",
+        question="Write a branch as in Lumina 2 and Z-Image: RMS norm, scale, branch, RMS norm, tanh gate.",
         solution=sandwich_branch,
         returns=("x",),
         cases=sandwich_branch_cases,
@@ -198,7 +198,7 @@ register(
         cases=effective_depth_cases,
         hints=(
             "At each block a path forks: through the block with weight r, past it with weight 1.",
-            "The share of paths that go through a block is r / (1 + r). How many blocks is that in all?",
+            "Counted by weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
         wrong=by_name(weights_added, blocks_counted, share_of_the_mean, skips_counted, one_common_weight),

@@ -44,9 +44,12 @@ def progress() -> None:
 
 def reset_progress() -> int:
     """Forget what is solved and return how many exercises that were; the file is kept as progress.json.bak."""
-    entries = record.read()
-    if entries:
-        record.set_aside("bak")
+    try:
+        entries = record.read()
+        if entries:
+            record.set_aside("bak")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"progress.json cannot be moved aside here ({error}); set ADALN_LAB_HOME") from error
     return sum(entry["solved"] is not None for entry in entries.values())
 
 

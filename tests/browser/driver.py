@@ -97,7 +97,10 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         yield _address(server, home / "runtime", folder / "jupyterlab.log")
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float = 60) -> str:
@@ -134,8 +137,8 @@ class Lab:
             try:
                 yield Notebook(page, self.address.format(name=name))
             finally:
-                page.screenshot(path=self.shots / f"{Path(name).stem}.png")
                 page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
+                page.screenshot(path=self.shots / f"{Path(name).stem}.png")
 
 
 class Notebook:
