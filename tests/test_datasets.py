@@ -48,7 +48,7 @@ def unreachable(root, train, download):
 def test_a_torchvision_that_does_not_fit_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)  # what an unfinished import leaves behind
     with pytest.raises(ValueError, match="does not fit the installed torch .*pip install --force-reinstall"):
-        datasets.load("mnist")
+        datasets.load("fashion_mnist")
 
 
 def test_no_network_is_one_sentence_with_remedies(monkeypatch):
