@@ -6,21 +6,23 @@ import logging
 import shlex
 import sys
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import torch
 
-from adaln_lab import checkpoint, datasets, judge, sweep
+from adaln_lab import checkpoint, datasets, distributed, judge, scene_reader, scenes, sweep
 from adaln_lab.conditioning import VARIANTS
+from adaln_lab.dit import TinyDiT
 from adaln_lab.environment import machine, pick_device
+from adaln_lab.files import read_json, save_tensors, write_json, write_whole
 from adaln_lab.recipes import recipe
 from adaln_lab.samplers import SAMPLERS, STEPS, sample
-from adaln_lab.train import Run, train
+from adaln_lab.session import SAVE_EVERY, Session
+from adaln_lab.train import PRECISIONS
 
-DATA = ["digits", *datasets.TORCHVISION]
-SAVE_EVERY = 2.0  # seconds of training between two checkpoints
+DATA = ["digits", "scenes", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
 
 
@@ -49,14 +51,20 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
     add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
     add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
+    add.add_argument("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
+    add.add_argument("--compile", action="store_true", default=None, help="torch.compile the loss")
     add.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    add.add_argument("--inexact", action="store_true", help="resume also with another torch or number of processes")
+    add.add_argument("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
     add.add_argument("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)
     add.set_defaults(command=command_train)
 
     add = commands.add_parser("sample", help="draw pictures from a trained run", formatter_class=_Help)
     add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument("--labels", default=None, metavar="0,1,2", help="labels to draw, cycled (default: all)")
+    add.add_argument(
+        "--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between"
+    )
     add.add_argument("--n", type=int, default=100, help="pictures in all")
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
@@ -103,77 +111,64 @@ def _sampling(add: argparse.ArgumentParser) -> None:
 
 
 def command_train(o: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    device, kept = pick_device(o.device), o.out / "checkpoint.safetensors"
-    model, config = recipe(o.data, device)
-    changed = {name: getattr(o, name) for name in ("steps", "batch", "seed") if getattr(o, name) is not None}
-    model, config = replace(model, variant=o.variant), replace(config, **changed)
-    data = datasets.load(o.data, device)
-    run = Run.new(model, config, device)
-    if o.resume and kept.exists():
-        run = checkpoint.load_run(kept, device)
-        _same(run, model, config)
-    log.info("%s, on %s; from step %d of %d", data.source, machine(device), run.number, config.steps)
-    about = {"data": data.source, "train": asdict(config), "machine": machine(device), "date": str(date.today())}
-    checkpoint.write_json(o.out / "run.json", about | {"finished": False})
-    start = saved = time.perf_counter()
-    bar = tqdm(train(run, data), total=config.steps, initial=run.number, unit="step", file=sys.stderr)
-    try:
-        for step in bar:
-            if step.gates is not None:
-                bar.set_postfix(loss=f"{step.loss:.3f}", gate=f"{step.gates.mean():.3f}")
-            if time.perf_counter() - saved > SAVE_EVERY:
-                checkpoint.save_run(run, kept)
-                saved = time.perf_counter()
-    finally:  # also when stopped by hand or by a loss that is not finite: the state before the failing step is good
-        checkpoint.save_run(run, kept)
-    about |= {"seconds": round(time.perf_counter() - start, 2), "loss": [round(step.loss, 4) for step in run.history]}
-    checkpoint.save_model(run.ema, o.out, data=o.data)
-    checkpoint.write_json(o.out / "run.json", about | {"finished": True})
-    if o.record:
-        command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
-        checkpoint.write_json(o.record, about | {"command": command} | _results(run, data))
-    log.info("%d steps in %.1f s; kept in %s", config.steps, about["seconds"], o.out)
+    with distributed.join(pick_device(o.device)) as (world, device):
+        model, config = recipe(o.data, device)
+        changed = {
+            f: getattr(o, f) for f in ("steps", "batch", "seed", "precision", "compile") if getattr(o, f) is not None
+        }
+        model, config = replace(model, variant=o.variant), replace(config, **changed)
+        session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
+        data = datasets.load(o.data, device)
+        run = session.train(data)
+        if run and o.record and world.rank == 0:
+            command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
+            record = session.about(run, data) | {"command": command} | _results(run.ema, data)
+            write_json(o.record, record)
 
 
-def _results(run: Run, data: datasets.Dataset) -> dict[str, object]:
-    """Quality of 1,000 samples, three pictures of each label among them as bytes 0 to 255."""
-    labels = torch.arange(1000, device=data.labels.device) % run.model.config.n_classes
-    images = sample(run.ema, labels)
-    quality = asdict(judge.evaluate(images, labels, data, judge.load_judge(data)))
-    shown = ((images[: 3 * run.model.config.n_classes] + 1) * 127.5).round().int().tolist()
-    return {key: round(value, 4) for key, value in quality.items()} | {"samples": shown}
+def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
+    """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
+    labels = _labels(None, 1000, model)
+    images = sample(model, labels)
+    shown = ((images[:30] + 1) * 127.5).round().int().tolist()
+    return _measure(images, labels, data) | {"samples": shown}
 
 
-def _same(run: Run, model: object, config: object) -> None:
-    for ours, asked in ((run.model.config, model), (run.config, config)):
-        for f in fields(asked):
-            was, now = getattr(ours, f.name), getattr(asked, f.name)
-            if was != now:
-                raise ValueError(
-                    f"the checkpoint was made with {f.name} {was}, asked for now is {now}; use another --out"
-                )
+def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
+    """Scenes are read back factor by factor, everything else is judged."""
+    if data.name == "scenes":
+        quality = scene_reader.scene_accuracy(images, labels.to(images.device))
+    else:
+        quality = asdict(judge.evaluate(images, labels.to(images.device), data, judge.load_judge(data)))
+    return {key: round(value, 4) for key, value in quality.items()}
 
 
-def _load(o: argparse.Namespace) -> tuple[torch.nn.Module, str]:
-    data = checkpoint.read_json(o.run / "config.json").get("data")
+def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
+    data = read_json(o.run / "config.json").get("data")
     return checkpoint.load_model(o.run, pick_device(o.device)), data
 
 
-def _labels(text: str | None, n: int, n_classes: int) -> torch.Tensor:
-    try:
-        labels = list(range(n_classes)) if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"labels must be integers with commas between, like 0,1,2; got {text!r}") from None
+def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
+    """n labels, cycled, or n scenes; text names them, else all labels or drawn scenes."""
+    k = model.config
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if not all(0 <= label < n_classes for label in labels):
-        raise ValueError(f"labels must lie in 0 .. {n_classes - 1}, got {text}")
-    return torch.tensor(labels)[torch.arange(n) % len(labels)]
+    if k.words > 1:
+        objects = (k.words - len(scenes.GLOBAL)) // len(scenes.LOCAL)
+        if text is None:
+            return scenes.draw(n, torch.Generator().manual_seed(1), objects)
+        labels = scenes.parse(text.split(";"), objects)
+    else:
+        try:
+            labels = torch.arange(k.n_classes) if text is None else torch.tensor([int(p) for p in text.split(",")])
+        except ValueError:
+            raise ValueError(f"labels must be integers with commas between, like 0,1,2; got {text!r}") from None
+        if labels.min() < 0 or labels.max() >= k.n_classes:
+            raise ValueError(f"labels must lie in 0 .. {k.n_classes - 1}, got {text}")
+    return labels[torch.arange(n) % len(labels)]
 
 
-def _draw(o: argparse.Namespace, model: torch.nn.Module, labels: torch.Tensor) -> torch.Tensor:
+def _draw(o: argparse.Namespace, model: TinyDiT, labels: torch.Tensor) -> torch.Tensor:
     return sample(model, labels, o.steps, o.guidance, o.method, o.seed)
 
 
@@ -181,7 +176,7 @@ def command_sample(o: argparse.Namespace) -> None:
     if o.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {o.out.name}")
     model, _ = _load(o)
-    labels = _labels(o.labels, o.n, model.config.n_classes)
+    labels = _labels(o.labels, o.n, model)
     images = _draw(o, model, labels).cpu()
     if o.out.suffix == ".npz":
         import numpy as np
@@ -199,20 +194,17 @@ def command_sample(o: argparse.Namespace) -> None:
             grid = picture_grid(images, columns=min(10, o.n)).repeat(4, 0).repeat(4, 1)
             imsave(aside, grid, cmap="gray", vmin=0, vmax=1, format="png")
 
-    checkpoint.write_whole(o.out, write)
+    write_whole(o.out, write)
 
 
 def command_evaluate(o: argparse.Namespace) -> None:
     model, name = _load(o)
     data = datasets.load(name, model.positions.device)
-    labels = _labels(None, o.n, model.config.n_classes).to(data.labels.device)
+    labels = _labels(None, o.n, model)
     start = time.perf_counter()
     images = _draw(o, model, labels)
     seconds = time.perf_counter() - start
-    quality = asdict(judge.evaluate(images, labels, data, judge.load_judge(data)))
-    print(
-        json.dumps({key: round(value, 4) for key, value in quality.items()} | {"seconds": round(seconds, 3), "n": o.n})
-    )
+    print(json.dumps(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
 
 
 def command_schemes(o: argparse.Namespace) -> None:
@@ -233,7 +225,7 @@ def command_judge(o: argparse.Namespace) -> None:
     fitted = judge.fit_judge(data)
     found = judge.accuracy(fitted, data.held_images, data.held_labels)
     about = {"command": f"python -m adaln_lab judge --data {o.data}", "held_out_accuracy": round(found, 4)}
-    checkpoint.save_tensors(fitted.state_dict(), o.out, about)
+    save_tensors(fitted.state_dict(), o.out, about)
     print(json.dumps(about))
 
 

@@ -1,83 +1,28 @@
-"""Keeping what training made: safetensors for tensors, JSON for the rest, and never half a file.
+"""Keeping what training made. A run's folder holds
 
-A run's folder holds
-    model.safetensors        the averaged weights, ready to sample from      config.json   what shape they are
-    checkpoint.safetensors   everything needed to go on exactly              run.json      recipe, history, result
+model.safetensors        the averaged weights, ready to sample from      config.json   what shape they are
+checkpoint.safetensors   everything needed to go on exactly              run.json      recipe, history, result
+checkpoint.previous.safetensors   the one before: at any instant of a save one of the two is whole
 """
 
-import json
+import logging
 import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.files import Damaged, pack, read_json, read_tensors, save_tensors, unpack, write_json, write_whole
 from adaln_lab.train import Run, Step, TrainConfig
 
-
-def write_whole(path: Path, write: Callable[[str], None]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: readers see the old file or the new one, never a part."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}); choose another one") from error
-    try:
-        write(aside)
-        with open(aside, "r+b") as file:  # Windows syncs only what it may write to
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the name is safe only when the folder is, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, Any] | None = None) -> None:
-    """Tensors, and `about` as JSON in the header, as one safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda aside: save_file(tensors, aside, {"about": json.dumps(about or {})}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and `about` of a safetensors file; ValueError where it is missing, cut short or something else."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; `python -m adaln_lab train --out {path.parent}` makes one")
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a complete safetensors file ({error}); it was cut short or is something else. "
-            "Delete it and train again, or copy it anew"
-        ) from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Readable JSON, written whole."""
-    write_whole(path, lambda aside: Path(aside).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8"))
-
-
-def read_json(path: Path, expected: str = "a folder that `train --out` made") -> dict[str, Any]:
-    """A JSON file; ValueError where it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); expected {expected}") from error
+FORMAT = "adaln_lab run 2"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
+log = logging.getLogger("adaln_lab")
 
 
 def save_model(model: TinyDiT, folder: Path | str, **more: Any) -> None:
@@ -106,8 +51,10 @@ def shipped_model(data: str = "digits", device: torch.device | str = "cpu") -> T
         return load_model(folder / f"dit_{data}", device)
 
 
-def save_run(run: Run, path: Path) -> None:
-    """One file that holds a run: weights, average, optimisers, random state, recipe and history."""
+def pack_run(run: Run, **more: Any) -> bytes:
+    """All that a run needs to go on: weights, average, optimisers, random state, recipe, history; `more` for people."""
+    if run.torn:
+        raise ValueError("the run stopped in the middle of an update and cannot be kept; the last checkpoint is whole")
     tensors = {"generator": run.generator.get_state()}
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in run.ema.state_dict().items()}
@@ -116,29 +63,33 @@ def save_run(run: Run, path: Path) -> None:
             tensors |= {f"optimizer.{i}.{j}.{name}": value for name, value in state.items()}
     tensors |= {f"gates.{step.number}": step.gates for step in run.history if step.gates is not None}
     about = {
-        "format": "adaln_lab run 1",
+        "format": FORMAT,
         "device": run.generator.device.type,
+        "torch": torch.__version__,
         "model": asdict(run.model.config),
         "train": asdict(run.config),
         "number": run.number,
+        "seconds": run.seconds,
         "history": [[step.number, step.loss, step.lr, step.grad_norm] for step in run.history],
     }
-    save_tensors(tensors, path, about)
+    return pack(tensors, about | more)
 
 
-def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
-    """The run that `save_run` wrote; it goes on as if it had never stopped."""
-    tensors, about = read_tensors(path)
-    if about.get("format") != "adaln_lab run 1":
-        raise ValueError(f"{path} is not a training checkpoint of this package (format {about.get('format')!r})")
+def unpack_run(content: bytes, source: Path | str, device: torch.device | str = "cpu") -> tuple[Run, dict[str, Any]]:
+    """The run that `pack_run` took, and its `about`."""
+    tensors, about = unpack(content, source)
+    if about.get("format") != FORMAT:
+        raise Damaged(
+            f"{source} is not a training checkpoint of this version (format {about.get('format')!r}, not {FORMAT!r})"
+        )
     if about["device"] != torch.device(device).type:
         raise ValueError(
-            f"{path} was trained on {about['device']}, asked for is {device}: random numbers differ there, so "
+            f"{source} was trained on {about['device']}, asked for is {device}: random numbers differ there, so "
             f"going on exactly needs --device {about['device']}; or start afresh in another folder"
         )
-    run = Run.new(_config(DiTConfig, about["model"], path), _config(TrainConfig, about["train"], path), device)
-    _fill(run.model, _under("model.", tensors), path)
-    _fill(run.ema, _under("ema.", tensors), path)
+    run = Run.new(_config(DiTConfig, about["model"], source), _config(TrainConfig, about["train"], source), device)
+    _fill(run.model, _under("model.", tensors), source)
+    _fill(run.ema, _under("ema.", tensors), source)
     for i, optimizer in enumerate(run.optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(f"optimizer.{i}.", tensors).items():
@@ -146,23 +97,58 @@ def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
             state.setdefault(int(j), {})[key] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     run.generator.set_state(tensors["generator"])
-    run.number = about["number"]
+    run.number, run.seconds = about["number"], about["seconds"]
     run.history = [Step(n, *rest, tensors.get(f"gates.{n}")) for n, *rest in about["history"]]
-    return run
+    return run, about
+
+
+def save_run(run: Run, path: Path, **more: Any) -> None:
+    """One file that holds a run; the file that was there becomes the previous one."""
+    content = pack_run(run, **more)
+    before = path.with_name(PREVIOUS) if path.name == CHECKPOINT else None
+    write_whole(path, lambda aside: Path(aside).write_bytes(content), before)
+
+
+def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
+    """The run that `save_run` wrote; it goes on as if it had never stopped."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; `python -m adaln_lab train --out {path.parent}` makes one")
+    return unpack_run(path.read_bytes(), path, device)[0]
+
+
+def newest_whole(folder: Path) -> bytes | None:
+    """The content of the newest whole checkpoint in a run's folder, or None.
+
+    A damaged or foreign file is named in the log and set aside as NAME.damaged, where nobody writes over it.
+    """
+    for name in (CHECKPOINT, PREVIOUS):
+        path = folder / name
+        if path.is_file():
+            content = path.read_bytes()
+            try:
+                about = unpack(content, path)[1]
+                if about.get("format") == FORMAT:
+                    return content
+                raise Damaged(f"{path} is not a training checkpoint of this version (format {about.get('format')!r})")
+            except Damaged as error:
+                kept = path.with_name(f"{name}.damaged")
+                os.replace(path, kept)
+                log.warning("%s. It is kept as %s", error, kept.name)
+    return None
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _config(kind: type, values: Any, path: Path) -> Any:
+def _config(kind: type, values: Any, path: Path | str) -> Any:
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{path} holds no {kind.__name__} of this version ({error})") from error
 
 
-def _fill(model: TinyDiT, tensors: dict[str, Tensor], path: Path) -> None:
+def _fill(model: TinyDiT, tensors: dict[str, Tensor], path: Path | str) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.checkpoint import save_tensors
 from adaln_lab.datasets import Dataset, batches
 from adaln_lab.environment import home
+from adaln_lab.files import save_tensors
 
 log = logging.getLogger("adaln_lab")
 

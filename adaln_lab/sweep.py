@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from adaln_lab.checkpoint import read_json, write_json
 from adaln_lab.datasets import Dataset, batches
 from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.files import read_json, write_json
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
 from adaln_lab.schemes import SCHEMES, deep_dit
 

@@ -8,7 +8,11 @@ Flow matching with Muon on the matrices inside the blocks and AdamW on everythin
 the final layer), gradient clipping and an exponential moving average of the weights.
 """
 
+import contextlib
 import copy
+import math
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,10 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from adaln_lab.datasets import Dataset, batches
+from adaln_lab.distributed import ALONE, World
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.muon import Muon
 from adaln_lab.norms import ToModulation
+
+PRECISIONS = {
+    "float32": "as written",
+    "tf32": "inputs of products rounded to 10 bits, on NVIDIA GPUs from Ampere on; no change elsewhere",
+    "bfloat16": "autocast: products and what follows them in 8 bits, sums and weights in float32",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     seed: int = 0
     gates_every: int = 10  # steps between two readings of the gates
+    precision: str = "float32"  # of the matrix products in forward and backward, see PRECISIONS
+    compile: bool = False  # torch.compile the loss; on CUDA with CUDA graphs
 
     def __post_init__(self):
         for name in ("steps", "batch", "gates_every"):
@@ -51,6 +64,8 @@ class TrainConfig:
         for name in ("lr", "muon_lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,8 @@ class Run:
     generator: torch.Generator  # draws batches, times, noise and dropped labels
     number: int = 0  # updates done
     history: list[Step] = field(default_factory=list)
+    seconds: float = 0.0  # of training, over all starts, where somebody measures them
+    torn: bool = False  # an update failed half-way: the weights are neither the old nor the new ones
 
     @classmethod
     def new(cls, model: DiTConfig | TinyDiT, config: TrainConfig, device: torch.device | str = "cpu") -> "Run":
@@ -109,36 +126,78 @@ def lr_factor(number: int, config: TrainConfig) -> float:
     return min(warm, 1.0, left)
 
 
-def train(run: Run, data: Dataset) -> Iterator[Step]:
-    """Update until config.steps are done, yielding a `Step` each time. ValueError where the loss is not finite."""
+def train(run: Run, data: Dataset, world: World = ALONE) -> Iterator[Step]:
+    """Update until config.steps are done, yielding a `Step` each time. ValueError where the loss is not finite.
+
+    Interrupted or failed, a step has happened or it has not; whoever calls `train` again goes on exactly.
+    """
     k, draw = run.config, batches(data, run.config.batch, run.generator)
     null = run.model.config.n_classes
     averaged, live = list(run.ema.parameters()), list(run.model.parameters())
+    model, loss_of = world.spread(run.model), flow_loss
+    if k.compile:
+        loss_of = torch.compile(flow_loss, mode="reduce-overhead" if run.generator.device.type == "cuda" else None)
     while run.number < k.steps:
-        factor = lr_factor(run.number, k)
-        for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-        loss = flow_loss(run.model, flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
-        for optimizer in run.optimizers:
-            optimizer.zero_grad()  # here, so that whatever stopped an earlier step leaves nothing behind
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(live, k.clip)
-        if not torch.isfinite(grad_norm):  # a loss that is not finite gives such a norm, too
-            raise ValueError(
-                f"training became non-finite at step {run.number + 1} (loss {loss.item():.4g}, gradient norm "
-                f"{grad_norm.item():.4g}); nothing was updated. Lower lr (now {k.lr}) or muon_lr (now {k.muon_lr}), "
-                "or look for NaN in the data"
-            )
-        for optimizer in run.optimizers:
-            optimizer.step()
-        run.number += 1
-        with torch.no_grad():  # early averages forget faster, or they would remember the start
-            torch._foreach_lerp_(averaged, live, 1 - min(k.ema, run.number / (run.number + 10)))
-        gates = gate_sizes(run.model) if run.number % k.gates_every == 0 or run.number == 1 else None
-        step = Step(run.number, loss.item(), k.lr * factor, grad_norm.item(), gates)
-        run.history.append(step)
-        yield step
+        with _whole_step(run):
+            factor = lr_factor(run.number, k)
+            for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * factor
+                optimizer.zero_grad()  # here, so that whatever stopped an earlier step leaves nothing behind
+            pair = world.rows(flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
+            with _precision(k.precision, run.generator.device):
+                loss = loss_of(model, pair)
+                loss.backward()
+            norm = nn.utils.clip_grad_norm_(live, k.clip)
+            loss, grad_norm = torch.stack([world.mean(loss.detach()), norm]).tolist()  # a GPU is waited for once a step
+            if not math.isfinite(grad_norm):  # a loss that is not finite gives such a norm, too
+                raise ValueError(
+                    f"training became non-finite at step {run.number + 1} (loss {loss:.4g}, gradient norm "
+                    f"{grad_norm:.4g}); nothing was updated. Lower lr (now {k.lr}) or muon_lr (now {k.muon_lr}), "
+                    "or look for NaN in the data"
+                )
+            run.torn = True
+            for optimizer in run.optimizers:
+                optimizer.step()
+            with torch.no_grad():  # early averages forget faster, or they would remember the start
+                torch._foreach_lerp_(averaged, live, 1 - min(k.ema, (run.number + 1) / (run.number + 11)))
+            run.number, run.torn = run.number + 1, False
+            gates = gate_sizes(run.model) if run.number % k.gates_every == 0 or run.number == 1 else None
+            run.history.append(Step(run.number, loss, k.lr * factor, grad_norm, gates))
+        yield run.history[-1]
+
+
+@contextlib.contextmanager
+def _whole_step(run: Run) -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the step; after an error the random state is the one before it."""
+    state, caught = run.generator.get_state(), []
+    held = {}
+    if threading.current_thread() is threading.main_thread():  # others get no signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:  # None: somebody's handler that Python cannot put back
+                held[number] = signal.signal(number, lambda number, _: caught.append(number))
+    try:
+        yield
+    except BaseException:
+        run.generator.set_state(state)
+        raise
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+    for number in caught:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def _precision(name: str, device: torch.device) -> Iterator[None]:
+    """The arithmetic of PRECISIONS, as long as it is asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else before)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

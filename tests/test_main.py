@@ -33,33 +33,31 @@ def test_train_leaves_a_model_a_checkpoint_and_a_record(run):
 def test_resume_goes_on_and_refuses_another_recipe(run, capsys, caplog):
     caplog.set_level("INFO", logger="adaln_lab")
     assert main(["train", "--out", str(run), "--steps", "3", "--batch", "8", "--resume", "--device", "cpu"]) == 0
-    assert "from step 3 of 3" in caplog.text
+    assert "is finished; nothing to do" in caplog.text
     assert main(["train", "--out", str(run), "--steps", "3", "--batch", "9", "--resume", "--device", "cpu"]) == 2
     assert "made with batch 8, asked for now is 9" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_line_and_a_good_checkpoint(tmp_path, capsys, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_in_one_line_and_leaves_nothing_that_looks_finished(tmp_path, capsys, monkeypatch):
     spoilt = datasets.load("digits")
     spoilt = replace(spoilt, images=spoilt.images * float("nan"))
     monkeypatch.setattr(datasets, "load", lambda *_: spoilt)
     assert main(["train", "--out", str(tmp_path), "--steps", "3", "--device", "cpu"]) == 2
     assert "non-finite at step 1" in capsys.readouterr().err
-    kept = load_run(tmp_path / "checkpoint.safetensors")
-    assert kept.number == 0
-    assert all(p.isfinite().all() for p in kept.model.parameters())
-    assert not (tmp_path / "model.safetensors").exists()  # nothing that looks finished
+    assert [f.name for f in tmp_path.iterdir()] == ["run.json"]  # nothing that looks finished, nothing to go on from
+    assert not json.loads((tmp_path / "run.json").read_text())["finished"]
 
 
 def test_an_interrupted_run_is_kept_and_resumes(tmp_path, capsys, monkeypatch):
-    def interrupted(run, data):
-        for step in train(run, data):
+    def interrupted(run, data, world):
+        for step in train(run, data, world):
             yield step
             if step.number == 2:
                 raise KeyboardInterrupt
 
     arguments = ["train", "--out", str(tmp_path), "--steps", "4", "--batch", "8", "--resume", "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr("adaln_lab.__main__.train", interrupted)
+        patch.setattr("adaln_lab.session.train", interrupted)
         assert main(arguments) == 130
     assert load_run(tmp_path / "checkpoint.safetensors").number == 2
     assert main(arguments) == 0
@@ -110,7 +108,7 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
         ("sample --run {run} --out {run}/a.npz --n 0", "n must be at least 1"),
         ("sample --run {run} --out {run}/a.npz --guidance -1", "guidance must be at least 0"),
         ("evaluate --run {run}/nowhere", "expected a folder that `train --out` made"),
-        ("train --out {run}/run.json/x", "cannot write to the folder"),
+        ("train --out {run}/run.json/x", "cannot write run.json to the folder"),
         ("train --out {run}/new --steps 0", "steps must be at least 1"),
         ("train --out {run}/new --device tpu", "device must be one of"),
         ("schemes --out {run}/race.json --seeds 0", "seeds must lie in 1 .. 5"),

@@ -1,0 +1,91 @@
+"""Several processes, one run: the only file that knows torch.distributed.
+
+    torchrun --standalone --nproc-per-node=4 -m adaln_lab train --out runs/scenes --data scenes --resume
+
+Every rank draws the same global batch from the same generator and keeps its own rows, so N processes take the steps of
+one. DistributedDataParallel averages gradients; optimisers and the moving average are computed on each rank alike.
+Rank 0 alone reads and writes files. Where a rank dies, torchrun ends the others; with --max-restarts=3 it starts all
+again, and --resume goes on from the last checkpoint. Several machines: on each, with the first one's address,
+
+    torchrun --nnodes=8 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m adaln_lab train ...
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from adaln_lab.flow import FlowPair
+
+
+class World(NamedTuple):
+    """Who takes part in a run: `size` processes, of which this is number `rank`."""
+
+    rank: int = 0
+    size: int = 1
+
+    def rows(self, pair: FlowPair) -> FlowPair:
+        """This rank's rows of a global batch."""
+        n = len(pair.t)
+        if n % self.size:
+            raise ValueError(
+                f"the batch is shared by {self.size} processes and must be a multiple of it, got {n}; "
+                f"try --batch {n // self.size * self.size or self.size}"
+            )
+        n //= self.size
+        return FlowPair(*(part[self.rank * n : (self.rank + 1) * n] for part in pair))
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients that are averaged over all ranks as they are computed."""
+        return model if self.size == 1 else DistributedDataParallel(model)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all ranks."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def share(self, content: bytes | None) -> bytes:
+        """Rank 0's bytes, on every rank; the others pass None. So that only one of the machines needs the disk."""
+        if self.size == 1:
+            return content
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        length = torch.tensor([len(content) if self.rank == 0 else 0], device=device)
+        dist.broadcast(length, 0)
+        buffer = torch.zeros(int(length), dtype=torch.uint8, device=device)
+        if self.rank == 0:
+            buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        dist.broadcast(buffer, 0)
+        return buffer.cpu().numpy().tobytes()
+
+
+ALONE = World()
+
+
+@contextmanager
+def join(device: torch.device) -> Iterator[tuple[World, torch.device]]:
+    """The world that torchrun started this process in, and this rank's device; ALONE without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield ALONE, device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"{device} does not exist, this machine has {torch.cuda.device_count()} GPUs; "
+                f"start torchrun with --nproc-per-node={torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size), device
+    finally:
+        dist.destroy_process_group()
