@@ -57,13 +57,13 @@ class World(NamedTuple):
         if self.size == 1:
             return content
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-        length = torch.tensor([len(content) if self.rank == 0 else 0], device=device)
+        length = torch.tensor([len(content or b"")], device=device)
         dist.broadcast(length, 0)
-        buffer = torch.zeros(int(length), dtype=torch.uint8, device=device)
+        buffer = torch.zeros(int(length) + 1, dtype=torch.uint8, device=device)  # no backend sends nothing
         if self.rank == 0:
-            buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            buffer.copy_(torch.frombuffer(bytearray(content + b"."), dtype=torch.uint8))
         dist.broadcast(buffer, 0)
-        return buffer.cpu().numpy().tobytes()
+        return buffer.cpu().numpy().tobytes()[:-1]
 
 
 ALONE = World()
