@@ -38,7 +38,8 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data != "digits":
         model, config = replace(model, width=128), replace(config, steps=1500, muon_lr=0.02, lr=3e-3)
     if data == "scenes":
-        model, config = replace(model, n_classes=len(WORDS), words=7), replace(config, steps=3000)
+        model = replace(model, n_classes=len(WORDS), words=7)
+        config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)
