@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from adaln_lab.flow import FlowPair
@@ -84,8 +85,11 @@ def join(device: torch.device) -> Iterator[tuple[World, torch.device]]:
                 f"start torchrun with --nproc-per-node={torch.cuda.device_count()}"
             )
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # a restarted job must not meet the addresses that its last start left in the launcher's store
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield World(dist.get_rank(), size), device
+        yield World(rank, size), device
     finally:
         dist.destroy_process_group()

@@ -63,9 +63,9 @@ def sweep_asides(folder: Path, names: Iterable[str]) -> None:
 
 def pack(tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> bytes:
     """Tensors, and `about` as JSON in the header, as the content of one safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(about or {})
-    return safetensors.torch.save(tensors, {"about": text, "sha256": _digest(tensors, text)})
+    tensors, about = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, about or {}
+    header = json.dumps({"about": about, "sha256": _digest(tensors, about)})
+    return safetensors.torch.save(tensors, {"adaln_lab": header})  # one key: several would come in any order
 
 
 def unpack(content: bytes, source: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -73,20 +73,22 @@ def unpack(content: bytes, source: Path | str) -> tuple[dict[str, Tensor], dict[
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-        text = header.get("about", "{}")
-        if header.get("sha256", _digest(tensors, text)) != _digest(tensors, text):
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("adaln_lab")
+        if header is None:
+            return tensors, {}
+        header = json.loads(header)
+        if header["sha256"] != _digest(tensors, header["about"]):
             raise ValueError("its checksum is another one")
-        return tensors, json.loads(text)
-    except (SafetensorError, ValueError) as error:
+        return tensors, header["about"]
+    except (SafetensorError, ValueError, KeyError) as error:
         raise Damaged(
             f"{source} is not a complete safetensors file ({error}); it was cut short, changed, or is something else. "
             "Delete it and train again, or copy it anew"
         ) from error
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy())
