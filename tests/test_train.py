@@ -1,5 +1,6 @@
 """Training: the same seed is the same run, Muon is Muon, the average averages, and nothing non-finite is learnt."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -169,3 +170,25 @@ def test_read_gates_holds_every_gate_by_name(digits):
 def test_impossible_recipes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SHORT, **change)
+
+
+def test_bfloat16_learns_and_leaves_float32_weights_and_settings(digits):
+    before = torch.get_float32_matmul_precision()
+    exact, rounded = (Run.new(SMALL, TrainConfig(steps=40, precision=p)) for p in ("float32", "bfloat16"))
+    losses = [[s.loss for s in train(run, digits)] for run in (exact, rounded)]
+    assert losses[0] != losses[1]  # it did compute in another precision
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+    assert list(train(Run.new(SMALL, replace(SHORT, precision="tf32")), digits))
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(ValueError, match="precision must be one of float32, tf32, bfloat16; got 'fp8'"):
+        replace(SHORT, precision="fp8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_compiled_training_is_the_same_training(digits):
+    eager, compiled = (Run.new(SMALL, replace(SHORT, compile=c)) for c in (False, True))
+    losses = [[s.loss for s in train(run, digits)] for run in (eager, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
