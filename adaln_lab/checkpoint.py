@@ -7,6 +7,8 @@ checkpoint.previous.safetensors   the one before: at any instant of a save one o
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -43,12 +45,26 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> TinyDi
 
 def shipped_model(data: str = "digits", device: torch.device | str = "cpu") -> TinyDiT:
     """A trained model that comes with the package, to look inside at once; its config.json says how it was made."""
-    assets = resources.files("adaln_lab") / "assets"
-    with resources.as_file(assets) as folder:
-        here = sorted(path.name.removeprefix("dit_") for path in folder.glob("dit_*"))
+    with _shipped(data) as folder:
+        return load_model(folder, device)
+
+
+def shipped_run(data: str = "digits") -> dict[str, Any]:
+    """How the shipped model was trained, run.json: recipe, machine, seconds, `loss` one a step, and `gates`.
+
+    gates holds, for each step at which they were read, the root mean square of every gate, a (depth, 2) list.
+    """
+    with _shipped(data) as folder:
+        return read_json(folder / "run.json")
+
+
+@contextmanager
+def _shipped(data: str) -> Iterator[Path]:
+    with resources.as_file(resources.files("adaln_lab") / "assets") as assets:
+        here = sorted(path.name.removeprefix("dit_") for path in assets.glob("dit_*"))
         if data not in here:
             raise ValueError(f"models are shipped for {', '.join(here)}; got {data!r}. `train --out` makes others")
-        return load_model(folder / f"dit_{data}", device)
+        yield assets / f"dit_{data}"
 
 
 def pack_run(run: Run, **more: Any) -> bytes:

@@ -36,7 +36,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     size, channels, patch = shapes[data]
     model, config = DiTConfig(size=size, channels=channels, patch=patch), TrainConfig(data=data)
     if data != "digits":
-        model, config = replace(model, width=128), replace(config, steps=1500, muon_lr=0.02, lr=3e-3)
+        model, config = replace(model, width=128), replace(config, steps=2000, muon_lr=0.02, lr=3e-3)
     if data == "scenes":
         model = replace(model, n_classes=len(WORDS), words=7)
         config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
