@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | judge | schemes: the course's training, for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | bench | judge | schemes: the course, for shells and clusters."""
 
 import argparse
 import json
@@ -88,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
     add.set_defaults(command=command_schemes)
+
+    add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
+    add.add_argument("--quick", action="store_true", help="few rounds, one seed")
+    add.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
+    add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
+    _device(add)
+    add.set_defaults(command=command_bench)
     return top
 
 
@@ -218,6 +225,14 @@ def command_schemes(o: argparse.Namespace) -> None:
     races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
     for trial, score in tqdm(races, total=len(trials), unit="run", file=sys.stderr):
         log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+
+
+def command_bench(o: argparse.Namespace) -> None:
+    from adaln_lab.bench import bench
+
+    found = bench(pick_device(o.device), o.quick, o.engine)
+    if o.json:
+        write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
 
 
 def command_judge(o: argparse.Namespace) -> None:

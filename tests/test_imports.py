@@ -18,10 +18,10 @@ ORDER = [  # a file may import only from the lines above its own
     {"distributed", "samplers", "schemes"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},
-    {"judge", "plots", "sweep", "dataflow"},
+    {"judge", "plots", "sweep", "dataflow", "baselines"},
     {"widgets", "diagrams"},
     {"exercises"},
-    {"session"},
+    {"session", "bench"},
     {"__main__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

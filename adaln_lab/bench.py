@@ -1,0 +1,294 @@
+"""How fast, measured on this machine: ratios against plain baselines, in the same run.
+
+Contestants alternate, in an order shuffled each round, and a ratio is the median over rounds of paired ratios: what
+slows the machine for a while slows both. `baselines` holds what ours is measured against.
+"""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from importlib import resources
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from adaln_lab import datasets, judge
+from adaln_lab.baselines import TextbookDiT, TextbookTraining, textbook_sample
+from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.environment import machine
+from adaln_lab.flow import flow_loss, flow_pair
+from adaln_lab.recipes import recipe
+from adaln_lab.samplers import sample
+from adaln_lab.train import Run, TrainConfig, train
+
+SIZES = {"digits": DiTConfig(), "32x32": DiTConfig(size=32, channels=3, patch=4, width=192, depth=6)}
+KINDS = {  # of operations, by a part of the profiler's name for them
+    "matrix products": ("mm", "linear", "addmm"),
+    "attention": ("attention", "softmax"),
+    "norms": ("layer_norm",),
+    "GELU, SiLU": ("gelu", "silu"),
+    "copies": ("copy", "cat", "clone", "contiguous", "col2im", "im2col", "index", "fill", "zero"),
+    "elementwise": ("add", "mul", "sub", "div", "sum", "mean", "lerp", "pow", "square"),
+}
+Rounds = dict[str, list[float]]
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def race(contestants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> Rounds:
+    """Seconds of each contestant in each round, after one round to warm up."""
+    order, seconds = random.Random(0), {name: [] for name in contestants}
+    for i in range(rounds + 1):
+        for name in order.sample(list(contestants), len(contestants)):
+            wait(device)
+            start = time.perf_counter()
+            contestants[name]()
+            wait(device)
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def verdict(seconds: Rounds, ours: str = "ours") -> dict[str, Any]:
+    """Median milliseconds of each, and how many times as long as ours it takes: median, quartiles of paired ratios."""
+    found: dict[str, Any] = {"ms": {name: 1e3 * median(values) for name, values in seconds.items()}, "ratio": {}}
+    for name in seconds.keys() - {ours}:
+        ratios = [other / own for other, own in zip(seconds[name], seconds[ours], strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        found["ratio"][name] = {"median": median(ratios), "quartiles": [low, high]}
+    return found
+
+
+def limits(device: torch.device, n: int = 1536, rounds: int = 7) -> dict[str, float]:
+    """The machine's: TFLOP/s of matrix products in each precision, GB/s of a copy; the best of some rounds."""
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        found[f"matmul {name}, TFLOP/s"] = 2 * n**3 / min(race({"": lambda a=a, b=b: a @ b}, rounds, device)[""]) / 1e12
+    a = torch.empty(2**26, device=device)  # 256 MB
+    b = torch.empty_like(a)
+    found["copy, GB/s"] = 2 * a.nbytes / min(race({"": lambda: b.copy_(a)}, rounds, device)[""]) / 1e9
+    return found
+
+
+def _pair(k: DiTConfig, batch: int, device: torch.device) -> Any:
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(batch, k.channels, k.size, k.size, device=device, generator=generator)
+    y = torch.randint(k.n_classes, (batch,), device=device, generator=generator)
+    return flow_pair(x, y, k.n_classes, 0.1, generator)
+
+
+def _data(k: DiTConfig, device: torch.device) -> datasets.Dataset:
+    pair = _pair(k, 256, device)
+    return datasets.Dataset("noise", "noise", pair.x_t, pair.y.clamp(max=k.n_classes - 1), pair.x_t, pair.y)
+
+
+def training(k: DiTConfig, batch: int, rounds: int, device: torch.device, **how: Any) -> dict[str, Any]:
+    """A step as shipped, and forward + backward + AdamW alone, against the textbook's."""
+    pair, config = _pair(k, batch, device), TrainConfig(steps=10_000, batch=batch, gates_every=10_000, **how)
+    steps = train(Run.new(k, config, device), _data(k, device))
+    book = TextbookTraining(TextbookDiT(k).to(device))
+    shipped = race({"ours": lambda: next(steps), "textbook": lambda: book.step(pair)}, rounds, device)
+    models = {"ours": TinyDiT(k).to(device), "textbook": TextbookDiT(k).to(device)}
+    optimizers = {name: torch.optim.AdamW(m.parameters(), fused=True) for name, m in models.items()}
+
+    def same_work(name: str) -> None:
+        flow_loss(models[name], pair).backward()
+        optimizers[name].step()
+        optimizers[name].zero_grad()
+
+    neutral = race({name: partial(same_work, name) for name in models}, rounds, device)
+    return {"as shipped": verdict(shipped), "the same work": verdict(neutral)}
+
+
+def sampling(k: DiTConfig, rounds: int, device: torch.device, n: int = 16, steps: int = 20) -> dict[str, Any]:
+    """Guided samples: ours (all modulation planned at once) against a condition at each step, and two calls a step."""
+    y, noise = torch.arange(n, device=device) % k.n_classes, torch.randn(n, k.channels, k.size, k.size, device=device)
+    ours, book = TinyDiT(k).to(device).eval(), TextbookDiT(k).to(device).eval()
+    contestants = {
+        "ours": lambda: sample(ours, y, steps, guidance=2.0),
+        "modulation at each step": lambda: textbook_sample(book, noise, y, steps, 2.0, batched=True),
+        "two calls a step": lambda: textbook_sample(book, noise, y, steps, 2.0, batched=False),
+    }
+    return verdict(race(contestants, rounds, device))
+
+
+@torch.no_grad()
+def modulation(k: DiTConfig, rounds: int, device: torch.device) -> dict[str, Any]:
+    """All blocks' vectors: one Linear a block against one product with the stacked weights, for several rows of c."""
+    layers = [block.to_modulation for block in TinyDiT(k).to(device).blocks]
+    linears = [next(m for m in layer.modules() if isinstance(m, torch.nn.Linear)) for layer in layers]
+    weight, bias = torch.cat([m.weight for m in linears]), torch.cat([m.bias for m in linears])
+    found = {}
+    for rows in (1, 16, 64):
+        c = torch.nn.functional.silu(torch.randn(rows, k.width, device=device))
+        contestants = {
+            "ours": lambda c=c: [m(c) for m in linears],
+            "one product": lambda c=c: torch.nn.functional.linear(c, weight, bias),
+        }
+        found[f"{rows} rows"] = verdict(race(contestants, 10 * rounds, device))
+    return found
+
+
+def work(k: DiTConfig, batch: int, device: torch.device) -> dict[str, Any]:
+    """FLOPs of one training step, and the share of time by kind of operation."""
+    pair, run = _pair(k, batch, device), Run.new(k, TrainConfig(batch=batch, gates_every=10_000), device)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # it counts no fused attention
+        flow_loss(run.model, pair).backward()
+    steps = train(run, _data(k, device))
+    next(steps)
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=kinds) as seen:
+        for _ in range(3):
+            next(steps)
+    shares = dict.fromkeys((*KINDS, "optimiser", "the rest"), 0.0)
+    for event in seen.events():
+        own = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        shares[_kind(event)] += own
+    total = sum(shares.values())
+    return {"GFLOP a step": counter.get_total_flops() / 1e9, "shares": {name: s / total for name, s in shares.items()}}
+
+
+def _kind(event: Any) -> str:
+    """What an event of the profiler is; all that an optimiser calls is the optimiser."""
+    caller = event
+    while caller is not None:
+        if caller.name.startswith("Optimizer.step"):
+            return "optimiser"
+        caller = caller.cpu_parent
+    return next((kind for kind, parts in KINDS.items() if any(part in event.name for part in parts)), "the rest")
+
+
+def to_quality(
+    device: torch.device, seeds: int, bar: float = 0.95, every: int = 20, patience: int = 3
+) -> dict[str, Any]:
+    """Seconds of training until the average's samples are read right, for three recipes on digits, each to the end."""
+    data, found = datasets.load("digits", device), {}
+    reader, labels = judge.load_judge(data), torch.arange(500, device=device) % 10
+    k, config = recipe("digits", "cpu")
+    adam = replace(config, lr=2e-3, muon_lr=2e-3, steps=patience * config.steps)
+    recipes = {
+        "ours": (k, config),
+        "AdamW, our label table": (k, adam),
+        "AdamW, DiT's label table": (replace(k, label_std=0.02), adam),
+    }
+    for name, (model, how) in recipes.items():
+        found[name] = []
+        for seed in range(seeds):
+            run, seconds, accuracy = Run.new(model, replace(how, seed=seed), device), 0.0, 0.0
+            if how is adam:  # in Muon's place, too
+                matrices = run.optimizers[1].param_groups[0]["params"]
+                run.optimizers[1] = torch.optim.AdamW(matrices, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+            start = time.perf_counter()
+            for step in train(run, data):
+                if step.number % every == 0:
+                    wait(device)
+                    seconds += time.perf_counter() - start
+                    accuracy = judge.accuracy(reader, sample(run.ema, labels), labels)
+                    if accuracy >= bar:
+                        break
+                    start = time.perf_counter()
+            found[name].append({"seconds": seconds, "steps": run.number, "accuracy": accuracy})
+    return found
+
+
+def memory(size: str, device: torch.device) -> dict[str, float]:
+    """Peak MB of a process that imports torch and takes three training steps; on a GPU, of its memory."""
+    code = "from adaln_lab.bench import _peak; _peak({!r}, {!r}, {!r})"
+    found = {}
+    for name in ("ours", "textbook"):
+        command = [sys.executable, "-c", code.format(name, size, str(device))]
+        found[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def _peak(name: str, size: str, device_name: str) -> None:
+    k, device, batch = SIZES[size], torch.device(device_name), 64
+    if name == "ours":
+        steps = train(Run.new(k, TrainConfig(batch=batch), device), _data(k, device))
+        step = lambda: next(steps)  # noqa: E731
+    else:
+        book, pair = TextbookTraining(TextbookDiT(k).to(device)), _pair(k, batch, device)
+        step = lambda: book.step(pair)  # noqa: E731
+    for _ in range(3):
+        step()
+    used = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0
+    print(used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def engines(k: DiTConfig, batch: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    """A step in other arithmetic and compiled, against float32 as written. Compiling itself is not counted."""
+    hows = {
+        "ours": {},
+        "tf32": {"precision": "tf32"},
+        "bfloat16": {"precision": "bfloat16"},
+        "compiled": {"compile": True},
+        "compiled, bfloat16": {"compile": True, "precision": "bfloat16"},
+    }
+    data = _data(k, device)
+    runs = {
+        name: train(Run.new(k, TrainConfig(steps=10_000, batch=batch, gates_every=10_000, **how), device), data)
+        for name, how in hows.items()
+    }
+    seconds = race({name: partial(next, steps) for name, steps in runs.items()}, rounds + 3, device)
+    return verdict({name: values[3:] for name, values in seconds.items()})
+
+
+def bench(device: torch.device, quick: bool = False, engine: bool = False, say: Callable[[str], None] = print) -> dict:
+    """Everything, said as it is measured; the document that --json keeps."""
+    rounds, seeds = (5, 1) if quick else (21, 3)
+    about = {"machine": machine(device), "torch": torch.__version__, "date": str(date.today()), "batch": 64}
+    say(f"{about['machine']}, torch {about['torch']}; ratio: how many times as long as ours, median (quartiles)")
+    found: dict[str, Any] = about | {"limits": limits(device)}
+    for name, value in found["limits"].items():
+        say(f"{name:34} {value:8.3g}")
+    for size, k in SIZES.items():
+        found[size] = training(k, 64, rounds, device) | {"sampling": sampling(k, rounds, device)}
+        for what, result in found[size].items():
+            _say_verdict(say, f"{size}: {what}", result)
+        found[size] |= {"modulation": modulation(k, rounds, device), "work": work(k, 64, device)}
+        for rows, result in found[size]["modulation"].items():
+            _say_verdict(say, f"{size}: modulation of {rows}", result)
+        reached = found[size]["work"]["GFLOP a step"] / found[size]["as shipped"]["ms"]["ours"]
+        found[size]["work"]["TFLOP/s"] = reached
+        found[size]["memory, MB"] = memory(size, device)
+        say(f"{size}: {reached:.3g} TFLOP/s of {found['limits']['matmul float32, TFLOP/s']:.3g}; time goes to:")
+        for kind, share in sorted(found[size]["work"]["shares"].items(), key=lambda item: -item[1]):
+            say(f"    {kind:30} {share:6.1%}")
+        say(f"{size}: peak memory, MB: " + ", ".join(f"{n} {mb:.0f}" for n, mb in found[size]["memory, MB"].items()))
+        if engine or device.type == "cuda":
+            found[size]["engines"] = engines(k, 64, rounds, device)
+            _say_verdict(say, f"{size}: engines", found[size]["engines"])
+    found["to 95 % on digits"] = to_quality(device, seeds)
+    for name, runs in found["to 95 % on digits"].items():
+        told = ", ".join(f"{r['seconds']:.1f} s ({r['steps']} steps, {r['accuracy']:.3f})" for r in runs)
+        say(f"to 95 % on digits, {name}: {told}")
+    return json.loads(json.dumps(found))
+
+
+def _say_verdict(say: Callable[[str], None], title: str, result: dict[str, Any]) -> None:
+    say(f"{title}: ours {result['ms']['ours']:.4g} ms")
+    for name, ratio in result["ratio"].items():
+        low, high = ratio["quartiles"]
+        say(f"    {name:30} {result['ms'][name]:8.4g} ms   x {ratio['median']:.2f} ({low:.2f} .. {high:.2f})")
+
+
+def stored_bench(device: str = "cpu") -> dict[str, Any] | None:
+    """What `bench --json` found on the machine it names; None where nobody has measured such a device yet."""
+    file = resources.files("adaln_lab") / "assets" / f"bench_{device}.json"
+    return json.loads(file.read_text()) if file.is_file() else None
