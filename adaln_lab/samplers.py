@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from adaln_lab.dit import TinyDiT
+from adaln_lab.dit import Plan, TinyDiT
 
 STEPS = 6  # few suffice for small pictures; notebook 05 measures quality against their number
 Velocity = Callable[[Tensor, int], Tensor]  # (x, index into times) -> v, shaped like x
@@ -48,12 +48,18 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Iterator[tuple[float, 
 SAMPLERS = {"euler": euler, "heun": heun}
 
 
-def guided(model: TinyDiT, y: Tensor, times: Tensor, guidance: float = 1.0) -> Velocity:
+def guided(
+    model: TinyDiT,
+    y: Tensor,
+    times: Tensor,
+    guidance: float = 1.0,
+    plan: Callable[[Tensor, Tensor], Plan] | None = None,
+) -> Velocity:
     """The model's velocity for labels y (B,) or (B, S), with classifier-free guidance.
 
     The modulation of every block for all times and all labels present is computed here, once. A step then only picks
     its rows, and both halves of guidance run as one batch. guidance 1 is the plain model, 0 ignores the label, above 1
-    exaggerates it.
+    exaggerates it. `plan` stands in for model.plan, see `interventions`.
     """
     if not guidance >= 0:
         raise ValueError(f"guidance must be at least 0 (1 is none), got {guidance}")
@@ -62,7 +68,7 @@ def guided(model: TinyDiT, y: Tensor, times: Tensor, guidance: float = 1.0) -> V
     labels = torch.cat([labels, null])
     n = len(labels)
     t = times.to(model.positions).repeat_interleave(n)
-    table = model.plan(t, labels.repeat(len(times), *[1] * (y.dim() - 1)))  # rows: times x labels
+    table = (plan or model.plan)(t, labels.repeat(len(times), *[1] * (y.dim() - 1)))  # rows: times x labels
     unlabelled = torch.full_like(which, n - 1)
 
     def velocity(x: Tensor, i: int) -> Tensor:
@@ -92,8 +98,12 @@ def sample(
     method: str = "euler",
     seed: int = 0,
     batch: int = 500,
+    plan: Callable[[Tensor, Tensor], Plan] | None = None,
 ) -> Tensor:
-    """Pictures for labels y (n,) or (n, S): (n, channels, size, size), clipped to [-1, 1]. Noise comes from `seed`."""
+    """Pictures for labels y (n,) or (n, S): (n, channels, size, size), clipped to [-1, 1]. Noise comes from `seed`.
+
+    `plan` stands in for model.plan: see `interventions`.
+    """
     if method not in SAMPLERS:
         raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
     check_labels(y, model.config.n_classes)
@@ -103,6 +113,6 @@ def sample(
     times = time_grid(steps)
     pictures = []
     for x, labels in zip(noise.split(batch), y.to(device).split(batch), strict=True):
-        *_, (_, end) = SAMPLERS[method](guided(model, labels, times, guidance), x, times)
+        *_, (_, end) = SAMPLERS[method](guided(model, labels, times, guidance, plan), x, times)
         pictures.append(end.clamp(-1, 1))
     return torch.cat(pictures)

@@ -15,7 +15,7 @@ ORDER = [  # a file may import only from the lines above its own
     {"norms", "residual", "embed", "datasets", "scene_reader", "muon"},
     {"conditioning"},
     {"dit", "flow"},
-    {"distributed", "samplers", "schemes"},
+    {"distributed", "samplers", "schemes", "interventions"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},
     {"judge", "plots", "sweep", "dataflow", "baselines"},

@@ -1,0 +1,95 @@
+"""Change what a condition does, and nothing else: an intervention is another plan.
+
+A planner is a function (t, y) -> Plan, and `model.plan` is one. The functions here take planners and return one, which
+`samplers.sample(model, y, plan=...)` follows instead of the model's own. Weights stay as they are.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from adaln_lab.dit import Plan
+from adaln_lab.norms import Modulation
+
+Planner = Callable[[Tensor, Tensor], Plan]  # t (B,), y (B,) or (B, S) -> a plan whose first axis is the batch
+BRANCHES = ("attention", "MLP")
+
+
+def scaled(plan: Planner, part: str, factor: float, block: int | None = None, branch: str | None = None) -> Planner:
+    """Every shift, scale or gate times `factor`; in one block or one branch only, where they are named."""
+    if part not in Modulation._fields:
+        raise ValueError(f"part must be one of {', '.join(Modulation._fields)}; got {part!r}")
+    if branch not in (None, *BRANCHES):
+        raise ValueError(f"branch must be one of {', '.join(BRANCHES)}; got {branch!r}")
+
+    def planner(t: Tensor, y: Tensor) -> Plan:
+        before = plan(t, y)
+        _check_blocks([] if block is None else [block], before)
+        blocks = [list(pair) for pair in before.blocks]
+        for i in range(len(blocks)) if block is None else [block]:
+            for j, name in enumerate(BRANCHES):
+                if branch in (None, name):
+                    blocks[i][j] = blocks[i][j]._replace(**{part: _vector(blocks[i][j], part) * factor})
+        return before._replace(blocks=blocks)
+
+    return planner
+
+
+def spliced(here: Planner, there: Planner, blocks: Iterable[int]) -> Planner:
+    """`there` in some blocks, `here` in the others and in the final layer."""
+    chosen = list(blocks)
+
+    def planner(t: Tensor, y: Tensor) -> Plan:
+        one, other = here(t, y), there(t, y)
+        _check_blocks(chosen, one)
+        return one._replace(blocks=[(other if i in chosen else one).blocks[i] for i in range(len(one.blocks))])
+
+    return planner
+
+
+def at_time(plan: Planner, time: float) -> Planner:
+    """The plan for one t, whatever t is asked for: the clock stands still."""
+    return lambda t, y: plan(torch.full_like(t, time), y)
+
+
+def for_label(plan: Planner, label: int, other: int) -> Planner:
+    """Wherever `label` is asked for, the plan for `other`; in a row of words each word for itself."""
+    return lambda t, y: plan(t, torch.where(y == label, other, y))
+
+
+def between(here: Planner, there: Planner, low: float, high: float) -> Planner:
+    """`there` while low < t <= high, `here` before and after."""
+
+    def planner(t: Tensor, y: Tensor) -> Plan:
+        both = [here(t, y), there(t, y)]
+        rows = torch.arange(len(t), device=t.device) + len(t) * ((t > low) & (t <= high))
+        return _stack(both).rows(rows)
+
+    return planner
+
+
+def _stack(plans: list[Plan]) -> Plan:
+    """Plans below one another, along the batch."""
+
+    def cat(*leaves: object) -> object:
+        if leaves[0] is None:
+            return None
+        if isinstance(leaves[0], Tensor):
+            return torch.cat(leaves)
+        inner = [cat(*parts) for parts in zip(*leaves, strict=True)]
+        return type(leaves[0])(*inner) if hasattr(leaves[0], "_fields") else inner
+
+    return cat(*plans)
+
+
+def _vector(modulation: object, part: str) -> Tensor:
+    vector = getattr(modulation, part, None)
+    if vector is None:
+        raise ValueError(f"this model's blocks have no {part}; an adaln_zero model has shift, scale and gate")
+    return vector
+
+
+def _check_blocks(chosen: list[int], plan: Plan) -> None:
+    if not all(0 <= block < len(plan.blocks) for block in chosen):
+        raise ValueError(f"blocks must lie in 0 .. {len(plan.blocks) - 1}, got {chosen}")
