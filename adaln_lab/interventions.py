@@ -36,14 +36,22 @@ def scaled(plan: Planner, part: str, factor: float, block: int | None = None, br
     return planner
 
 
-def spliced(here: Planner, there: Planner, blocks: Iterable[int]) -> Planner:
-    """`there` in some blocks, `here` in the others and in the final layer."""
-    chosen = list(blocks)
+def spliced(
+    here: Planner, there: Planner, blocks: Iterable[int] | None = None, parts: Iterable[str] = Modulation._fields
+) -> Planner:
+    """`there` in some blocks (None: in all) and some parts; `here` in the rest and in the final layer."""
+    parts, chosen = list(parts), None if blocks is None else list(blocks)
+    if strangers := set(parts) - set(Modulation._fields):
+        raise ValueError(f"parts must be among {', '.join(Modulation._fields)}; got {', '.join(sorted(strangers))}")
 
     def planner(t: Tensor, y: Tensor) -> Plan:
         one, other = here(t, y), there(t, y)
-        _check_blocks(chosen, one)
-        return one._replace(blocks=[(other if i in chosen else one).blocks[i] for i in range(len(one.blocks))])
+        _check_blocks(chosen or [], one)
+        mixed = list(one.blocks)
+        for i in range(len(mixed)) if chosen is None else chosen:
+            pairs = zip(mixed[i], other.blocks[i], strict=True)
+            mixed[i] = [own._replace(**{part: getattr(its, part) for part in parts}) for own, its in pairs]
+        return one._replace(blocks=mixed)
 
     return planner
 

@@ -1,6 +1,7 @@
 """Interventions change the plan and nothing else: each against a model where the same was done by hand."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -78,6 +79,19 @@ def test_spliced_takes_some_blocks_from_each(model):
     by_hand = model.run(x, one._replace(blocks=two.blocks[:2] + one.blocks[2:]))
     assert torch.equal(halves[0], by_hand)
     assert not torch.equal(halves[0], halves[1])
+
+
+def test_parts_are_spliced_one_by_one(model):
+    """Shift, then scale, then gate of another label: after all three it is the other label's plan."""
+    other, planner = for_label(model.plan, 8, 3), model.plan
+    seen = [run(model, planner)]
+    for part in ("shift", "scale", "gate"):
+        planner = spliced(planner, other, parts=[part])
+        seen.append(run(model, planner))
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen))
+    assert torch.equal(seen[-1], run(model, spliced(model.plan, other)))
+    with pytest.raises(ValueError, match="parts must be among shift, scale, gate; got beta"):
+        spliced(model.plan, other, parts=["beta"])
 
 
 def test_between_acts_in_its_times_alone(model):
