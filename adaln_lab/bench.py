@@ -6,7 +6,6 @@ slows the machine for a while slows both. `baselines` holds what ours is measure
 
 import json
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -228,7 +228,18 @@ def _peak(name: str, size: str, device_name: str) -> None:
     for _ in range(3):
         step()
     used = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0
-    print(used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    print(used or _resident())
+
+
+def _resident() -> float:
+    """The most MB that this process ever held."""
+    try:  # Linux: getrusage would count what the parent held before it became this process
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    except OSError:
+        import resource  # not on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 
 def engines(k: DiTConfig, batch: int, rounds: int, device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A planner is a function (t, y) -> Plan, and `model.plan` is one. The functions h
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,25 +71,25 @@ def between(here: Planner, there: Planner, low: float, high: float) -> Planner:
     """`there` while low < t <= high, `here` before and after."""
 
     def planner(t: Tensor, y: Tensor) -> Plan:
-        both = [here(t, y), there(t, y)]
-        rows = torch.arange(len(t), device=t.device) + len(t) * ((t > low) & (t <= high))
-        return _stack(both).rows(rows)
+        both = _joined(lambda *pair: torch.cat(pair), here(t, y), there(t, y))  # below one another, along the batch
+        return both.rows(torch.arange(len(t), device=t.device) + len(t) * ((t > low) & (t <= high)))
 
     return planner
 
 
-def _stack(plans: list[Plan]) -> Plan:
-    """Plans below one another, along the batch."""
+def blended(here: Planner, there: Planner, weight: float) -> Planner:
+    """Between two planners, vector by vector: 0 is `here`, 1 is `there`, in the final layer too."""
+    return lambda t, y: _joined(lambda one, other: torch.lerp(one, other, weight), here(t, y), there(t, y))
 
-    def cat(*leaves: object) -> object:
-        if leaves[0] is None:
-            return None
-        if isinstance(leaves[0], Tensor):
-            return torch.cat(leaves)
-        inner = [cat(*parts) for parts in zip(*leaves, strict=True)]
-        return type(leaves[0])(*inner) if hasattr(leaves[0], "_fields") else inner
 
-    return cat(*plans)
+def _joined(join: Callable[..., Tensor], *plans: Any) -> Any:
+    """One plan from several, each tensor joined with its like."""
+    if plans[0] is None:
+        return None
+    if isinstance(plans[0], Tensor):
+        return join(*plans)
+    inner = [_joined(join, *parts) for parts in zip(*plans, strict=True)]
+    return type(plans[0])(*inner) if hasattr(plans[0], "_fields") else inner
 
 
 def _vector(modulation: object, part: str) -> Tensor:

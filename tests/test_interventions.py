@@ -8,7 +8,7 @@ import torch
 
 from adaln_lab.checkpoint import shipped_model
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.interventions import at_time, between, for_label, scaled, spliced
+from adaln_lab.interventions import at_time, between, blended, for_label, scaled, spliced
 from adaln_lab.samplers import sample
 
 Y = torch.tensor([3, 8, 1, 10])
@@ -99,6 +99,17 @@ def test_between_acts_in_its_times_alone(model):
     mixed = run(model, between(model.plan, silent, 0.4, 0.7))
     for row, source in enumerate((model.plan, model.plan, silent, model.plan)):
         torch.testing.assert_close(mixed[row], run(model, source)[row])
+
+
+def test_blended_runs_from_one_plan_to_the_other(model):
+    other = for_label(model.plan, 8, 3)
+    assert torch.equal(run(model, blended(model.plan, other, 0.0)), run(model, model.plan))
+    torch.testing.assert_close(run(model, blended(model.plan, other, 1.0)), run(model, other))
+    t = inputs()[1]
+    half, one, two = (
+        planner(t, Y).blocks[2][1].scale for planner in (blended(model.plan, other, 0.5), model.plan, other)
+    )
+    torch.testing.assert_close(half, (one + two) / 2)
 
 
 def test_guided_samples_follow_the_plan(model):

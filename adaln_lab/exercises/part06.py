@@ -1,0 +1,233 @@
+"""Exercises of notebook 06: clamp gates, borrow modulation, share out variance, measure a footprint.
+
+A table holds all modulation of a model: (L blocks, 2 branches, 3 parts, n times, K labels, D channels), parts in the
+order shift, scale, gate. Of every exercise first the solution, then mistakes, each told by its docstring.
+"""
+
+import torch
+from torch import Tensor
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# clamp_gates: an intervention, written out
+
+
+def clamp_gates(table: Tensor, block: int, value: float) -> Tensor:
+    """The table with both gates of one block set to `value`; table (L, 2, 3, n, K, D)."""
+    table = table.clone()
+    table[block, :, 2] = value
+    return table
+
+
+def shifts_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """You set part 0, which is shift; gate is part 2."""
+    table[block, :, 0] = value
+    return table
+
+
+def all_blocks_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """You set the gates of every block; only one was asked for."""
+    table[:, :, 2] = value
+    return table
+
+
+def one_branch_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """You set the gate of attention alone; the block has a second gate, for its MLP."""
+    table[block, 0, 2] = value
+    return table
+
+
+def gates_multiplied(table: Tensor, block: int, value: float) -> Tensor:
+    """You multiply the gates by `value`; to clamp is to set them, whatever they were."""
+    table[block, :, 2] *= value
+    return table
+
+
+def whole_block_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """You set shift and scale as well; the branch would still be added, seeing something else."""
+    table[block] = value
+    return table
+
+
+def clamp_gates_cases() -> list[tuple]:
+    return [(draw(4, 2, 3, 5, 6, 7), 2, 0.5), (draw(3, 2, 3, 2, 4, 5), 0, 0.0)]
+
+
+# borrow: one label's modulation under another's name
+
+
+def borrow(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """`mine` in the blocks before `first`, `theirs` from there on; both (L, ...)."""
+    return torch.cat([mine[:first], theirs[first:]])
+
+
+def early_blocks_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """You take theirs before block `first` and mine after it: the other way round."""
+    return torch.cat([theirs[:first], mine[first:]])
+
+
+def one_block_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """You take theirs in block `first` alone; all blocks after it were asked for, too."""
+    mine[first] = theirs[first]
+    return mine
+
+
+def starts_one_late(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """You start one block late: block `first` itself must be theirs."""
+    return torch.cat([mine[: first + 1], theirs[first + 1 :]])
+
+
+def blended(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """You mix mine and theirs; each block belongs to one of them."""
+    return torch.cat([mine[:first], (mine[first:] + theirs[first:]) / 2])
+
+
+def borrow_cases() -> list[tuple]:
+    return [(draw(5, 2, 3), draw(5, 2, 3, seed=1), 2), (draw(4, 3), draw(4, 3, seed=1), 1)]
+
+
+# variance_shares: what time explains, what the label explains, and what only both together do
+
+
+def variance_shares(m: Tensor) -> Tensor:
+    """m (n times, K labels, D) -> the shares (3,) of its variance that t, the label, and their interaction hold."""
+    m = m - m.mean((0, 1))
+    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
+    parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
+    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
+
+
+def mean_left_in(m: Tensor) -> Tensor:
+    """You left the overall mean in: it belongs neither to t nor to the label. Subtract it first, channel by channel."""
+    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
+    parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
+    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
+
+
+def time_and_label_exchanged(m: Tensor) -> Tensor:
+    """Your first share is the label's: to keep what t does, average over labels, axis 1."""
+    return variance_shares(m)[[1, 0, 2]]
+
+
+def means_not_repeated(m: Tensor) -> Tensor:
+    """You sum squares over n and over K means; each mean stands for a whole row or column: expand it first."""
+    m = m - m.mean((0, 1))
+    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
+    parts = [by_t, by_label, m - by_t - by_label]
+    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
+
+
+def nothing_left_over(m: Tensor) -> Tensor:
+    """Your third part is the whole table; take the two other parts out of it."""
+    shares = variance_shares(m)
+    return torch.stack([shares[0], shares[1], shares.sum()])
+
+
+def not_divided(m: Tensor) -> Tensor:
+    """You give sums of squares; as shares they are divided by the sum of all three."""
+    return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
+
+
+def variance_shares_cases() -> list[tuple]:
+    return [(draw(5, 4, 3) + 2.0,), (draw(6, 1, 3, seed=1) + 2 * draw(1, 7, 3, seed=2) + 1.0,)]
+
+
+# footprint: where a change falls
+
+
+def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """Share of the mean absolute change that falls inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
+    change = (after - before).abs().mean((0, 1))
+    return change[inside].sum() / change.sum()
+
+
+def signs_cancel(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """You average before taking the absolute value: brighter in one picture and darker in the next would cancel."""
+    change = (after - before).mean((0, 1)).abs()
+    return change[inside].sum() / change.sum()
+
+
+def mean_for_share(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """You compare the mean inside with the mean of all, which can exceed one; a share compares sums."""
+    change = (after - before).abs().mean((0, 1))
+    return change[inside].mean() / change.mean()
+
+
+def outside_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """You measured the rest: your share is of the change outside."""
+    return 1 - footprint(before, after, inside)
+
+
+def change_squared(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """You square the change; a few strong pixels would outweigh all others."""
+    change = (after - before).square().mean((0, 1))
+    return change[inside].sum() / change.sum()
+
+
+def area_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """You give the share of pixels that lie inside, whatever changed there."""
+    return inside.to(before.dtype).mean()
+
+
+def footprint_cases() -> list[tuple]:
+    inside = torch.zeros(5, 6, dtype=torch.bool)
+    inside[:2, :3] = True
+    return [(draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1), inside), (draw(2, 1, 5, 6), draw(2, 1, 5, 6, seed=3), ~inside)]
+
+
+register(
+    Exercise(
+        question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
+        solution=variance_shares,
+        returns=("shares",),
+        cases=variance_shares_cases,
+        hints=(
+            "Averaged over labels, the table tells what t does alone; averaged over times, what the label does.",
+            "First subtract the mean over both. What neither average explains is m - by_t - by_label.",
+            "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
+        ),
+        wrong=by_name(mean_left_in, time_and_label_exchanged, means_not_repeated, nothing_left_over, not_divided),
+    )
+)
+register(
+    Exercise(
+        question="Set both gates of one block to a value, in a table of all modulation.",
+        solution=clamp_gates,
+        returns=("table",),
+        cases=clamp_gates_cases,
+        hints=(
+            "Which of the six axes is the block, which the part? Gate is the last of shift, scale, gate.",
+            "Work on a copy: table.clone(). Both branches are meant, so their axis is a colon.",
+            "table[block, :, 2] = value, and return the copy.",
+        ),
+        wrong=by_name(shifts_clamped, all_blocks_clamped, one_branch_clamped, gates_multiplied, whole_block_clamped),
+    )
+)
+register(
+    Exercise(
+        question="Keep your own modulation in the first blocks, and take somebody else's from block `first` on.",
+        solution=borrow,
+        returns=("table",),
+        cases=borrow_cases,
+        hints=(
+            "The first axis counts the blocks. Nothing is mixed: each block is yours or theirs.",
+            "mine[:first] holds the blocks before `first`.",
+            "torch.cat the first blocks of mine with the last of theirs.",
+        ),
+        wrong=by_name(early_blocks_borrowed, one_block_borrowed, starts_one_late, blended),
+    )
+)
+register(
+    Exercise(
+        question="Give the share of a change that falls inside a part of the picture.",
+        solution=footprint,
+        returns=("share",),
+        cases=footprint_cases,
+        hints=(
+            "First a map: how much does each pixel change, on average over pictures and colours?",
+            "Absolute values first, then the mean over axes 0 and 1.",
+            "change[inside].sum() / change.sum()",
+        ),
+        wrong=by_name(signs_cancel, mean_for_share, outside_measured, change_squared, area_measured),
+    )
+)

@@ -1,0 +1,155 @@
+"""Exercises of notebook 10: one product for all blocks, a rank's rows, the price of an all-reduce.
+
+Of every exercise first the solution, then mistakes, each told by its docstring. B batch, C width of c, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# stacked: the modulation of all blocks in one product
+
+
+def stacked(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """c (B, C), a weight (6D, C) and a bias (6D,) for each of L blocks -> (L, B, 6D) by one matrix product."""
+    out = c @ torch.cat(weights).T + torch.cat(biases)  # (B, L 6D)
+    return out.unflatten(1, (len(weights), -1)).transpose(0, 1)
+
+
+def biases_left_out(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """You left the biases out; they stack like the weights."""
+    return stacked(c, weights, [0 * b for b in biases])
+
+
+def blocks_and_rows_confused(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """You cut the product along the batch: each row of it holds all blocks, side by side in its columns."""
+    out = c @ torch.cat(weights).T + torch.cat(biases)
+    return out.reshape(len(weights), len(c), -1)
+
+
+def channels_dealt_out(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """You deal the columns out to blocks in turn; a block's columns stand together."""
+    out = c @ torch.cat(weights).T + torch.cat(biases)
+    return out.unflatten(1, (-1, len(weights))).permute(2, 0, 1)
+
+
+def one_weight_for_all(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """You use the first block's weights for all blocks."""
+    return stacked(c, [weights[0]] * len(weights), [biases[0]] * len(biases))
+
+
+def stacked_cases() -> list[tuple]:
+    weights, biases = [draw(6, 3, seed=i) for i in range(4)], [draw(6, seed=10 + i) for i in range(4)]
+    return [(draw(5, 3, seed=20), weights, biases), (draw(2, 3, seed=21), weights[:3], biases[:3])]
+
+
+# shard: which rows are mine?
+
+
+def shard(rows: Tensor, rank: int, size: int) -> Tensor:
+    """The rows of a global batch (B, ...) that belong to process `rank` of `size`; B is a multiple of size."""
+    n = len(rows) // size
+    return rows[rank * n : (rank + 1) * n]
+
+
+def everybody_takes_all(rows: Tensor, rank: int, size: int) -> Tensor:
+    """You give every process the whole batch: N processes would do the work of one, N times."""
+    return rows
+
+
+def everybody_takes_the_first(rows: Tensor, rank: int, size: int) -> Tensor:
+    """You give every process the first rows; the others are never seen."""
+    return rows[: len(rows) // size]
+
+
+def counted_from_one(rows: Tensor, rank: int, size: int) -> Tensor:
+    """You count ranks from 1; torchrun counts from 0, so the first rows are nobody's."""
+    n = len(rows) // size
+    return rows[(rank + 1) * n : (rank + 2) * n]
+
+
+def size_rows_each(rows: Tensor, rank: int, size: int) -> Tensor:
+    """You take `size` rows a process; each takes B / size."""
+    return rows[rank * size : (rank + 1) * size]
+
+
+def shard_cases() -> list[tuple]:
+    return [(draw(12, 2), 1, 3), (draw(8, 3), 0, 4), (draw(10, 1), 1, 2)]
+
+
+# ring_bytes: what a process must send
+
+
+def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
+    """Bytes that each process sends to average float32 gradients around a ring of N: 2 (N - 1) / N times their size."""
+    return 2 * (processes - 1) / processes * 4 * parameters
+
+
+def once_around(parameters: Tensor, processes: Tensor) -> Tensor:
+    """You count one trip around the ring: sums travel once to be made, and once more to be handed out."""
+    return ring_bytes(parameters, processes) / 2
+
+
+def to_everybody(parameters: Tensor, processes: Tensor) -> Tensor:
+    """You send all gradients to all others: that grows with N. On a ring each sends a part of size 1 / N at a time."""
+    return (processes - 1) * 4 * parameters
+
+
+def numbers_for_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
+    """You count numbers; each is four bytes."""
+    return ring_bytes(parameters, processes) / 4
+
+
+def alone_sends_too(parameters: Tensor, processes: Tensor) -> Tensor:
+    """You forget that one process alone sends nothing: the factor is (N - 1) / N."""
+    return 2 * 4 * parameters + 0 * processes
+
+
+def ring_bytes_cases() -> list[tuple]:
+    number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
+    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
+
+
+register(
+    Exercise(
+        question="Make the modulation of all blocks with one matrix product.",
+        solution=stacked,
+        returns=("modulation",),
+        cases=stacked_cases,
+        hints=(
+            "All blocks read the same c. Stack their weights below one another: torch.cat(weights) is (L 6D, C).",
+            "c @ W.T is (B, L 6D): the columns of one block stand together.",
+            "unflatten the columns into (L, 6D), then transpose L to the front.",
+        ),
+        wrong=by_name(biases_left_out, blocks_and_rows_confused, channels_dealt_out, one_weight_for_all),
+    )
+)
+register(
+    Exercise(
+        question="Give the rows of a global batch that process `rank` of `size` works on.",
+        solution=shard,
+        returns=("rows",),
+        cases=shard_cases,
+        hints=(
+            "Every process gets B / size rows, no row goes to two of them.",
+            "Ranks count from 0, so rank 0 has the first B / size rows.",
+            "n = len(rows) // size; the slice starts at rank * n.",
+        ),
+        wrong=by_name(everybody_takes_all, everybody_takes_the_first, counted_from_one, size_rows_each),
+    )
+)
+register(
+    Exercise(
+        question="Count the bytes that each of N processes sends to average its float32 gradients around a ring.",
+        solution=ring_bytes,
+        returns=("bytes",),
+        cases=ring_bytes_cases,
+        hints=(
+            "The gradients are cut into N parts. N - 1 steps sum them, each process sending one part at a step.",
+            "Then N - 1 more steps hand the finished sums out. A part has parameters / N numbers of four bytes.",
+            "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
+        ),
+        wrong=by_name(once_around, to_everybody, numbers_for_bytes, alone_sends_too),
+    )
+)
