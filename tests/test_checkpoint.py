@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from adaln_lab import checkpoint, datasets
+from adaln_lab import checkpoint, datasets, judge, scenes
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.files import write_json, write_whole
+from adaln_lab.files import read_tensors, write_json, write_whole
+from adaln_lab.samplers import sample
+from adaln_lab.scene_reader import scene_accuracy
 from adaln_lab.train import Run, TrainConfig, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
@@ -42,7 +45,7 @@ def test_a_trained_model_comes_with_the_package():
     with torch.no_grad():
         right, wrong = ((model(x_t, t, y) - v).square().mean() for y in (data.held_labels, (data.held_labels + 1) % 10))
     assert right < 0.9 * wrong
-    with pytest.raises(ValueError, match="shipped for digits; got 'cats'"):
+    with pytest.raises(ValueError, match="shipped for digits, mnist, scenes; got 'cats'"):
         checkpoint.shipped_model("cats")
 
 
@@ -131,3 +134,30 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ValueError, match="cannot write run.json to the folder .*choose another folder"):
         write_json(tmp_path / "file" / "run.json", {})
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "scenes"])
+def test_shipped_models_still_draw_as_well_as_they_say(name):
+    """200 samples against the figure in config.json, within four standard deviations of such a count."""
+    model = checkpoint.shipped_model(name)
+    made = json.loads((resources.files("adaln_lab") / "assets" / f"dit_{name}" / "config.json").read_text())["made"]
+    assert {"command", "machine", "torch", "date", "seed", "seconds"} <= made.keys()
+    if name == "scenes":
+        words, figure = scenes.draw(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
+        found = scene_accuracy(sample(model, words, guidance=2.0), words)["all"]
+    else:
+        labels, figure = torch.arange(200) % 10, made["guidance 2"]["accuracy"]
+        reader = judge.Judge(1, 10)
+        reader.load_state_dict(read_tensors(resources.files("adaln_lab") / "assets" / f"judge_{name}.safetensors")[0])
+        found = judge.accuracy(reader.eval(), sample(model, labels, guidance=2.0), labels)
+    assert figure > 0.95
+    assert found > figure - 4 * max(0.05, figure * (1 - figure)) ** 0.5 / 200**0.5
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "scenes"])
+def test_shipped_models_tell_how_their_gates_opened(name):
+    history, model = checkpoint.shipped_run(name), checkpoint.shipped_model(name)
+    assert history["finished"] and len(history["loss"]) == history["train"]["steps"]
+    gates = torch.tensor(list(history["gates"].values()))
+    assert gates.shape[1:] == (model.config.depth, 2)
+    assert not gates[0].any() and (gates[-1] > 0.01).all()  # shut after update 1, open at the end

@@ -57,7 +57,12 @@ def test_imports_walk_one_way(path):
 
 @pytest.mark.parametrize(
     ("package", "where"),
-    [("ipywidgets", {"widgets"}), ("torchvision", {"datasets"}), ("torch.distributed", {"distributed"}), ("pickle", set())],
+    [
+        ("ipywidgets", {"widgets"}),
+        ("torchvision", {"datasets"}),
+        ("torch.distributed", {"distributed"}),
+        ("pickle", set()),
+    ],
 )
 def test_some_packages_have_one_door(package, where):
     doors = {room(p) for p in FILES if any(name == package or name.startswith(package + ".") for name in imported(p))}

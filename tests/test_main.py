@@ -38,7 +38,9 @@ def test_resume_goes_on_and_refuses_another_recipe(run, capsys, caplog):
     assert "made with batch 8, asked for now is 9" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_line_and_leaves_nothing_that_looks_finished(tmp_path, capsys, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_in_one_line_and_leaves_nothing_that_looks_finished(
+    tmp_path, capsys, monkeypatch
+):
     spoilt = datasets.load("digits")
     spoilt = replace(spoilt, images=spoilt.images * float("nan"))
     monkeypatch.setattr(datasets, "load", lambda *_: spoilt)

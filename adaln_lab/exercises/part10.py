@@ -53,9 +53,9 @@ def shard(rows: Tensor, rank: int, size: int) -> Tensor:
     return rows[rank * n : (rank + 1) * n]
 
 
-def everybody_takes_all(rows: Tensor, rank: int, size: int) -> Tensor:
-    """You give every process the whole batch: N processes would do the work of one, N times."""
-    return rows
+def dealt_out_in_turn(rows: Tensor, rank: int, size: int) -> Tensor:
+    """You deal the rows out in turn. That is fair, too, but asked for are neighbouring rows, as the package has it."""
+    return rows[rank::size]
 
 
 def everybody_takes_the_first(rows: Tensor, rank: int, size: int) -> Tensor:
@@ -75,7 +75,7 @@ def size_rows_each(rows: Tensor, rank: int, size: int) -> Tensor:
 
 
 def shard_cases() -> list[tuple]:
-    return [(draw(12, 2), 1, 3), (draw(8, 3), 0, 4), (draw(10, 1), 1, 2)]
+    return [(draw(12, 2), 1, 3), (draw(8, 3), 0, 4), (draw(10, 1), 0, 2)]
 
 
 # ring_bytes: what a process must send
@@ -97,7 +97,7 @@ def to_everybody(parameters: Tensor, processes: Tensor) -> Tensor:
 
 
 def numbers_for_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
-    """You count numbers; each is four bytes."""
+    """You count numbers; each of them, in float32, is four bytes."""
     return ring_bytes(parameters, processes) / 4
 
 
@@ -136,7 +136,7 @@ register(
             "Ranks count from 0, so rank 0 has the first B / size rows.",
             "n = len(rows) // size; the slice starts at rank * n.",
         ),
-        wrong=by_name(everybody_takes_all, everybody_takes_the_first, counted_from_one, size_rows_each),
+        wrong=by_name(dealt_out_in_turn, everybody_takes_the_first, counted_from_one, size_rows_each),
     )
 )
 register(
