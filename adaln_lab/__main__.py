@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
     add.add_argument("--compile", action="store_true", default=None, help="torch.compile the loss")
     add.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
-    add.add_argument("--inexact", action="store_true", help="resume also with another torch or number of processes")
+    add.add_argument(
+        "--inexact", action="store_true", help="resume also where torch, data or number of processes differ"
+    )
     add.add_argument("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
     add.add_argument("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)

@@ -81,7 +81,6 @@ def pack_run(run: Run, **more: Any) -> bytes:
     about = {
         "format": FORMAT,
         "device": run.generator.device.type,
-        "torch": torch.__version__,
         "model": asdict(run.model.config),
         "train": asdict(run.config),
         "number": run.number,

