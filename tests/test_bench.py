@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from adaln_lab import bench
+from adaln_lab import bench, stopwatch
 from adaln_lab.baselines import TextbookDiT, TextbookTraining, textbook_sample
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss
@@ -72,7 +72,7 @@ def test_the_baseline_draws_the_same_samples(batched):
 
 def test_contestants_take_turns_and_the_first_round_is_not_counted(monkeypatch):
     clock, turns = [0.0], []
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
 
     def contestant(name, seconds):
         def go():
@@ -81,16 +81,16 @@ def test_contestants_take_turns_and_the_first_round_is_not_counted(monkeypatch):
 
         return go
 
-    seconds = bench.race({"ours": contestant("ours", 2.0), "other": contestant("other", 3.0)}, 4, CPU)
+    seconds = stopwatch.race({"ours": contestant("ours", 2.0), "other": contestant("other", 3.0)}, 4, CPU)
     assert all({turns[i], turns[i + 1]} == {"ours", "other"} for i in range(0, 10, 2))
     assert len({tuple(turns[i : i + 2]) for i in range(0, 10, 2)}) == 2  # not always the same one first
     assert seconds["ours"] == pytest.approx([2.0] * 4) and seconds["other"] == pytest.approx([3.0] * 4)
-    assert bench.verdict(seconds)["ratio"]["other"]["median"] == pytest.approx(1.5)
+    assert stopwatch.verdict(seconds)["ratio"]["other"]["median"] == pytest.approx(1.5)
 
 
 def test_ratios_are_paired():
     """A machine that slows down for both changes no ratio."""
-    found = bench.verdict({"ours": [1.0, 10.0, 2.0, 4.0], "other": [2.0, 20.0, 4.0, 8.0]})
+    found = stopwatch.verdict({"ours": [1.0, 10.0, 2.0, 4.0], "other": [2.0, 20.0, 4.0, 8.0]})
     assert found["ratio"]["other"] == {"median": 2.0, "quartiles": [2.0, 2.0]}
     assert found["ms"] == {"ours": 3000.0, "other": 6000.0}
 

@@ -18,8 +18,8 @@ from adaln_lab import datasets
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.distributed import ALONE, World, join
 from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.failures import explained
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
-from adaln_lab.session import explained
 from adaln_lab.train import Run, TrainConfig, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)

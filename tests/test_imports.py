@@ -18,7 +18,7 @@ ORDER = [  # a file may import only from the lines above its own
     {"distributed", "samplers", "schemes", "interventions"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},
-    {"judge", "plots", "sweep", "dataflow", "baselines"},
+    {"judge", "plots", "sweep", "dataflow", "baselines", "stopwatch", "failures"},
     {"widgets", "diagrams"},
     {"exercises"},
     {"session", "bench"},

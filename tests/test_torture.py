@@ -17,7 +17,7 @@ from adaln_lab import checkpoint, datasets, files
 from adaln_lab.__main__ import main
 from adaln_lab.checkpoint import CHECKPOINT, PREVIOUS, newest_whole, save_run, unpack_run
 from adaln_lab.dit import DiTConfig
-from adaln_lab.session import explained
+from adaln_lab.failures import explained
 from adaln_lab.train import Run, TrainConfig, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
