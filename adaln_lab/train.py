@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -161,21 +162,28 @@ def train(run: Run, data: Dataset, world: World = ALONE) -> Iterator[Step]:
                 optimizer.step()
             with torch.no_grad():  # early averages forget faster, or they would remember the start
                 torch._foreach_lerp_(averaged, live, 1 - min(k.ema, (run.number + 1) / (run.number + 11)))
-            run.number, run.torn = run.number + 1, False
+            run.number += 1
             gates = gate_sizes(run.model) if run.number % k.gates_every == 0 or run.number == 1 else None
             run.history.append(Step(run.number, loss, k.lr * factor, grad_norm, gates))
+            run.torn = False
         yield run.history[-1]
 
 
 @contextlib.contextmanager
 def _whole_step(run: Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the step; after an error the random state is the one before it."""
-    state, caught = run.generator.get_state(), []
-    held = {}
+    """Ctrl-C and SIGTERM wait for the end of the step, a second one does not; after an error the random state is the
+    one before it."""
+    state, caught, held = run.generator.get_state(), [], {}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if number in caught:
+            signal.default_int_handler(number, frame)  # raises KeyboardInterrupt, for a step that hangs
+        caught.append(number)
+
     if threading.current_thread() is threading.main_thread():  # others get no signals
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not None:  # None: somebody's handler that Python cannot put back
-                held[number] = signal.signal(number, lambda number, _: caught.append(number))
+                held[number] = signal.signal(number, hold)
     try:
         yield
     except BaseException:

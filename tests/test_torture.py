@@ -200,6 +200,24 @@ def test_an_interrupt_between_two_optimisers_waits_for_the_whole_step(digits, mo
     assert [s.loss for s in run.history] == [s.loss for s in expected.history]
 
 
+def test_a_second_interrupt_does_not_wait_and_half_an_update_is_not_kept(digits, monkeypatch, tmp_path):
+    """A step may hang for ever, on a lost network say."""
+    run = Run.new(SMALL, SHORT)
+    adam = run.optimizers[0]
+
+    def hangs(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("still here")
+
+    monkeypatch.setattr(adam, "step", hangs)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(run, digits))
+    assert run.torn and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ValueError, match="in the middle of an update"):
+        save_run(run, tmp_path / CHECKPOINT)
+
+
 def test_a_step_that_fails_leaves_the_random_state_as_it_was(digits, monkeypatch):
     """Out of memory in the forward pass, say: the next try draws the same batch."""
     run = Run.new(SMALL, SHORT)
