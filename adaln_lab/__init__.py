@@ -16,9 +16,10 @@ Data walks one way, and so do imports:
     scenes        pictures whose every factor is known; scene_reader reads the factors back
     datasets      real digits and scenes offline; MNIST, FashionMNIST, CIFAR-10 by download
     train         training as a generator of steps; distributed: several processes, one run
-    checkpoint    keeps what training made, whole or not at all (files); session: one start of a run
+    checkpoint    keeps what training made, whole or not at all (files)
+    session       one start of a run; failures says what stopped it
     interventions other plans for the same weights
-    bench         how fast, against baselines in the same run
+    bench         how fast, against baselines in the same run (stopwatch)
     judge         how good are the samples?
     schemes       a dozen ways for a branch to join the stream; sweep races them over depth and learning rate
     probes        sizes, gradients and shares of the stream; wakeup: who hears the loss, and when
