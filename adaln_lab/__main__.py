@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | bench | judge | schemes: the course, for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes: for shells and clusters."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from adaln_lab import checkpoint, datasets, distributed, judge, scene_reader, scenes, sweep
+from adaln_lab import checkpoint, compare, datasets, distributed, judge, scene_reader, scenes, sweep
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.dit import TinyDiT
 from adaln_lab.environment import machine, pick_device
@@ -22,7 +22,7 @@ from adaln_lab.samplers import SAMPLERS, STEPS, sample
 from adaln_lab.session import SAVE_EVERY, Session
 from adaln_lab.train import PRECISIONS
 
-DATA = ["digits", "scenes", *datasets.TORCHVISION]
+DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
 
 
@@ -90,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
     add.set_defaults(command=command_schemes)
+
+    add = commands.add_parser("compare", help="race the ways in which a condition enters", formatter_class=_Help)
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add.add_argument("--seeds", type=int, default=3, help="runs of each kind")
+    add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    add.add_argument("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
+    add.set_defaults(command=command_compare)
 
     add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
     add.add_argument("--quick", action="store_true", help="few rounds, one seed")
@@ -227,6 +234,11 @@ def command_schemes(o: argparse.Namespace) -> None:
     races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
     for trial, score in tqdm(races, total=len(trials), unit="run", file=sys.stderr):
         log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+
+
+def command_compare(o: argparse.Namespace) -> None:
+    for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
+        log.info("%s", line)
 
 
 def command_bench(o: argparse.Namespace) -> None:

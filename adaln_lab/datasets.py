@@ -1,7 +1,7 @@
 """Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
 
 Images are (N, channels, size, size) in [-1, 1], labels (N,), or words (N, S). A fixed part is held out; a DiT
-sees only the rest. The data is small enough to live on the device, so no worker process ever loads anything.
+sees only the rest. The data is small enough to live on the device, or is drawn there, so no worker process loads any.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,25 +35,34 @@ class Dataset:
     def to(self, device: torch.device | str) -> "Dataset":
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless (images, labels) of `size` pictures, with replacement: the generator's state is the position."""
+        while True:
+            rows = torch.randint(len(self.images), (size,), generator=generator, device=generator.device)
+            yield self.images[rows], self.labels[rows]
+
+
+class EndlessPairs(Dataset):
+    """Scenes of two objects, drawn when they are asked for, 24x24; no object of colour and shape in scenes.NEW."""
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            words = scenes.draw(size, generator, objects=2, combinations="seen")
+            yield scenes.render(words, self.images.shape[-1], scenes.variations(words, generator)), words
+
 
 def load(name: str, device: torch.device | str = "cpu") -> Dataset:
     """The data set of this name, on the device. Raises ValueError with a remedy where it cannot be had."""
     makers: dict[str, Callable[[], Dataset]] = {
         "digits": _digits,
         "scenes": _scenes,
+        "pairs": _pairs,
         **dict.fromkeys(TORCHVISION, lambda: _torchvision(name)),
         "mnist": _mnist,
     }
     if name not in makers:
         raise ValueError(f"data must be one of {', '.join(makers)}; got {name!r}")
     return makers[name]().to(device)
-
-
-def batches(data: Dataset, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (images, labels) of `size` pictures, drawn with replacement: the generator's state is the position."""
-    while True:
-        rows = torch.randint(len(data.images), (size,), generator=generator, device=generator.device)
-        yield data.images[rows], data.labels[rows]
 
 
 def _digits() -> Dataset:
@@ -77,6 +86,16 @@ def _scenes(n: int = 12_000, held: int = 2_000) -> Dataset:
     words = scenes.draw(n + held, generator)
     images = scenes.render(words, 32, scenes.variations(words, generator))
     return Dataset("scenes", "drawn scenes of one object", images[:n], words[:n], images[n:], words[n:])
+
+
+def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
+    """Scenes of two objects: n stand for what training draws without end, n more are held out, half of them with an
+    object of a colour and shape that training never joins."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = ("seen", n), ("seen", n // 2), ("new", n // 2)
+    words = torch.cat([scenes.draw(k, generator, objects=2, combinations=kind) for kind, k in kinds])
+    images = scenes.render(words, size, scenes.variations(words, generator))
+    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], words[:n], images[n:], words[n:])
 
 
 def _mnist() -> Dataset:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from adaln_lab.conditioning import VARIANTS, Condition
-from adaln_lab.embed import LabelEmbed, PatchEmbed, TimeEmbed, positions_2d, unpatchify
+from adaln_lab.embed import LabelEmbed, PatchEmbed, TextEncoder, TimeEmbed, positions_2d, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
+
+ADAPTIVE = ("adaln", "adaln_zero", "both")  # variants whose final norm is modulated, too
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class DiTConfig:
     n_classes: int = 10  # labels, or words in the vocabulary; one more row is the null label
     words: int = 1  # words in a condition; 1 for a class label
     variant: str = "adaln_zero"
+    encoder: int = 0  # depth of the transformer that the words pass before they are pooled; 0 for none
     mlp_ratio: float = 4.0
     label_std: float = 0.2  # start of the label table; DiT has 0.02, but here labels that differ at once learn sooner
 
@@ -39,6 +42,8 @@ class DiTConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {self.variant!r}")
+        if self.encoder < 0:
+            raise ValueError(f"encoder must be at least 0 (its depth, 0 for none), got {self.encoder}")
         if self.size % self.patch:
             raise ValueError(
                 f"patch must divide the image: size {self.size} is not a multiple of patch {self.patch}; "
@@ -99,22 +104,23 @@ class TinyDiT(nn.Module):
         width = c_width = config.width
         self.t_embed = TimeEmbed(c_width)
         self.y_embed = LabelEmbed(config.n_classes, c_width, config.words, std=config.label_std)
+        self.encoder = TextEncoder(c_width, config.heads, config.encoder) if config.encoder else nn.Identity()
         self.x_embed = PatchEmbed(config.channels, config.patch, width)
         side = config.size // config.patch
         self.register_buffer("positions", positions_2d(side, side, width), persistent=False)  # (T, D)
         self.blocks = nn.ModuleList(block(width, config.heads, c_width, config.mlp_ratio) for _ in range(config.depth))
-        self.final = FinalLayer(
-            width, c_width, config.channels * config.patch**2, adaptive=config.variant.startswith("adaln")
-        )
+        self.final = FinalLayer(width, c_width, config.channels * config.patch**2, adaptive=config.variant in ADAPTIVE)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         self._check(x, t, y)
         return self.run(x, self.plan(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Condition:
-        """t (B,), y (B,) or (B, S) -> c = t_emb + sum of words, and ctx = [t_emb, words]."""
+        """t (B,), y (B,) or (B, S) -> c = t_emb + sum of words, and ctx = [t_emb, words]; or c = t_emb, ctx = words."""
         t_emb = self.t_embed(t)  # (B, C)
-        y_emb = self.y_embed(y)  # (B, S, C)
+        y_emb = self.encoder(self.y_embed(y))  # (B, S, C)
+        if self.blocks[0].splits_condition:
+            return Condition(t_emb, y_emb)
         return Condition(t_emb + y_emb.sum(1), torch.cat([t_emb[:, None], y_emb], dim=1))
 
     def plan(self, t: Tensor, y: Tensor) -> Plan:

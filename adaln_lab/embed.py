@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.layers import normal_linear, xavier_linear
+from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear
 
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
@@ -65,6 +65,22 @@ class LabelEmbed(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         e = self.table(y.reshape(len(y), self.words))  # (B, S, C)
         return e if self.words == 1 else e + self.place
+
+
+class TextEncoder(nn.Module):
+    """Words (B, S, C) look at one another before anybody pools them -> (B, S, C): plain pre-norm transformer blocks."""
+
+    def __init__(self, c_width: int, heads: int, depth: int = 2):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(c_width, eps=1e-6) for _ in range(2 * depth))
+        self.branches = nn.ModuleList(
+            part for _ in range(depth) for part in (SelfAttention(c_width, heads), MLP(c_width))
+        )
+
+    def forward(self, e: Tensor) -> Tensor:
+        for norm, branch in zip(self.norms, self.branches, strict=True):
+            e = e + branch(norm(e))
+        return e
 
 
 class PatchEmbed(nn.Module):

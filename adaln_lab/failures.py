@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from adaln_lab.datasets import Dataset, batches
+from adaln_lab.datasets import Dataset
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.train import Run
 
@@ -39,7 +39,7 @@ def batch_that_fits(run: Run, data: Dataset) -> int:
     size = k.batch // 2
     while size:
         try:
-            pair = flow_pair(*next(batches(data, size, generator)), run.model.config.n_classes, k.label_drop, generator)
+            pair = flow_pair(*next(data.batches(size, generator)), run.model.config.n_classes, k.label_drop, generator)
             flow_loss(run.model, pair).backward()
             return size
         except RuntimeError as error:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.datasets import Dataset, batches
+from adaln_lab.datasets import Dataset
 from adaln_lab.environment import home
 from adaln_lab.files import save_tensors
 
@@ -76,7 +76,7 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     size = data.images.shape[-1]
-    for _, (x, y) in zip(range(steps), batches(data, batch, generator), strict=False):
+    for _, (x, y) in zip(range(steps), data.batches(batch, generator), strict=False):
         i, j = torch.randint(3, (2,), generator=generator, device=generator.device).tolist()
         x = x + 0.3 * torch.randn(x.shape, generator=generator, device=generator.device)
         x = F.pad(x, (1, 1, 1, 1), value=-1.0)[..., i : i + size, j : j + size]

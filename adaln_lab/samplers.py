@@ -67,7 +67,7 @@ def guided(
     null = torch.full_like(labels[:1], model.config.n_classes)
     labels = torch.cat([labels, null])
     n = len(labels)
-    t = times.to(model.positions).repeat_interleave(n)
+    t = times.to(next(model.parameters())).repeat_interleave(n)
     table = (plan or model.plan)(t, labels.repeat(len(times), *[1] * (y.dim() - 1)))  # rows: times x labels
     unlabelled = torch.full_like(which, n - 1)
 
@@ -107,12 +107,12 @@ def sample(
     if method not in SAMPLERS:
         raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
     check_labels(y, model.config.n_classes)
-    k, device = model.config, model.positions.device
+    k, like = model.config, next(model.parameters())
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
-    noise = torch.randn(len(y), k.channels, k.size, k.size, generator=generator).to(model.positions)
+    noise = torch.randn(len(y), k.channels, k.size, k.size, generator=generator).to(like)
     times = time_grid(steps)
     pictures = []
-    for x, labels in zip(noise.split(batch), y.to(device).split(batch), strict=True):
+    for x, labels in zip(noise.split(batch), y.to(like.device).split(batch), strict=True):
         *_, (_, end) = SAMPLERS[method](guided(model, labels, times, guidance, plan), x, times)
         pictures.append(end.clamp(-1, 1))
     return torch.cat(pictures)

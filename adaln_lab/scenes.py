@@ -36,12 +36,19 @@ LIGHT = torch.tensor([[1.0, 0.86, 0.62], [0.66, 0.86, 1.0]])  # warm, cold
 LEVEL = torch.tensor([1.0, 0.55])  # bright, dim
 RADIUS = torch.tensor([0.14, 0.085])  # large, small; the picture is 1 wide, a cell a third
 JITTER = 0.02  # an object's centre, both ways; sizes and light vary by 5 %
+NEW = (("red", "triangle"), ("green", "circle"), ("blue", "square"))  # may be held out: is "red" understood anywhere?
+COMBINATIONS = ("all", "seen", "new")
 
 
-def draw(n: int, generator: torch.Generator, objects: int = 1) -> Tensor:
-    """Words (n, 3 + 4 objects) of n random scenes, every value as likely as the next, no cell taken twice."""
+def draw(n: int, generator: torch.Generator, objects: int = 1, combinations: str = "all") -> Tensor:
+    """Words (n, 3 + 4 objects) of n random scenes, every value as likely as the next, no cell taken twice.
+
+    combinations "seen" draws no object of the colours and shapes in NEW, "new" makes the first object one of them.
+    """
     if not 1 <= objects <= len(CELLS):
         raise ValueError(f"objects must lie in 1 .. {len(CELLS)}, one a cell, got {objects}")
+    if combinations not in COMBINATIONS:
+        raise ValueError(f"combinations must be one of {', '.join(COMBINATIONS)}; got {combinations!r}")
 
     def pick(name: str) -> Tensor:
         chosen = torch.randint(len(FACTORS[name]), (n, 1), generator=generator, device=generator.device)
@@ -51,7 +58,24 @@ def draw(n: int, generator: torch.Generator, objects: int = 1) -> Tensor:
     cells = FIRST["cell"] + torch.rand(n, len(CELLS), generator=generator, device=generator.device).argsort(1)
     for i in range(objects):
         scene += [pick("size"), pick("colour"), pick("shape"), cells[:, i : i + 1]]
-    return torch.cat(scene, dim=1)
+    words = torch.cat(scene, dim=1)
+    return words if combinations == "all" else _recombined(words, generator, combinations == "new")
+
+
+def _recombined(words: Tensor, generator: torch.Generator, new: bool) -> Tensor:
+    """The scenes with other shapes where an object's colour and shape are in NEW; or with one of NEW put first."""
+    words, start, n = words.clone(), len(GLOBAL), len(LOCAL["shape"])
+    pairs = torch.tensor([[WORDS.index(word) for word in pair] for pair in NEW], device=words.device)  # (3, 2)
+    objects = words[:, start:].unflatten(1, (-1, len(LOCAL)))  # a view: (n, O, 4)
+    looks = objects[..., 1:3]
+    held = (looks.unsqueeze(2) == pairs).all(-1).any(-1)  # (n, O)
+    step = 1 + torch.randint(n - 1, held.shape, generator=generator, device=words.device)
+    other = FIRST["shape"] + (looks[..., 1] - FIRST["shape"] + step) % n
+    looks[..., 1] = torch.where(held, other, looks[..., 1])
+    if new:
+        chosen = torch.randint(len(NEW), (len(words),), generator=generator, device=words.device)
+        looks[:, 0] = pairs[chosen]
+    return words
 
 
 def indices(words: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from adaln_lab.datasets import Dataset, batches
+from adaln_lab.datasets import Dataset
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.files import read_json, write_json
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
@@ -52,7 +52,7 @@ def train_trial(trial: Trial, data: Dataset, steps: int = STEPS) -> Iterator[Tin
     """The model of a trial, before its first update and after each; it ends early where the loss is not finite."""
     model, generator = deep_dit(trial.scheme, trial.config, trial.seed), torch.Generator().manual_seed(trial.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    draw = batches(data, BATCH, generator)
+    draw = data.batches(BATCH, generator)
     yield model
     for _ in range(steps):
         loss = flow_loss(model, flow_pair(*next(draw), data.n_classes, 0.0, generator))

@@ -16,17 +16,21 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.datasets import Dataset, batches
+from adaln_lab.blocks import sd15
+from adaln_lab.datasets import Dataset
 from adaln_lab.distributed import ALONE, World
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
+from adaln_lab.layers import MLP, CrossAttention, SelfAttention
 from adaln_lab.muon import Muon
-from adaln_lab.norms import ToModulation
+from adaln_lab.norms import Modulation
 
+WITH_MATRICES = (SelfAttention, CrossAttention, MLP, sd15.Attention, sd15.GEGLU)  # what Muon is made for
 PRECISIONS = {
     "float32": "as written",
     "tf32": "inputs of products rounded to 10 bits, on NVIDIA GPUs from Ampere on; no change elsewhere",
@@ -109,9 +113,9 @@ class Run:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices of attention and MLP inside the blocks, AdamW for all other parameters."""
-    to_modulation = {p for m in model.modules() if isinstance(m, ToModulation) for p in m.parameters()}
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2 and p not in to_modulation]
+    """Muon for the weight matrices of attention and MLP, AdamW for all other parameters."""
+    parts = [m for m in model.modules() if isinstance(m, WITH_MATRICES)]
+    matrices = [p for part in parts for p in part.parameters() if p.dim() == 2]
     chosen = set(matrices)
     rest = [p for p in model.parameters() if p not in chosen]
     return [
@@ -132,7 +136,7 @@ def train(run: Run, data: Dataset, world: World = ALONE) -> Iterator[Step]:
 
     Interrupted or failed, a step has happened or it has not; whoever calls `train` again goes on exactly.
     """
-    k, draw = run.config, batches(data, run.config.batch, run.generator)
+    k, draw = run.config, data.batches(run.config.batch, run.generator)
     null = run.model.config.n_classes
     averaged, live = list(run.ema.parameters()), list(run.model.parameters())
     model, loss_of = world.spread(run.model), flow_loss
@@ -221,11 +225,17 @@ def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
 
     Where a condition has several words, the label stands in every place.
     """
-    k, device = model.config, model.positions.device
+    k, device = model.config, next(model.parameters()).device
     y = torch.arange(k.n_classes, device=device).repeat(len(times)).unsqueeze(1).expand(-1, k.words)
-    t = times.to(model.positions).repeat_interleave(k.n_classes)
-    blocks = model.plan(t, y).blocks
-    if not (isinstance(blocks[0], list) and blocks[0][0].gate is not None):
+    t = times.to(device).repeat_interleave(k.n_classes)
+    blocks = [_modulations(block) for block in model.plan(t, y).blocks]
+    if not blocks[0] or blocks[0][0].gate is None:
         return None
     gates = torch.stack([torch.stack([branch.gate.squeeze(1) for branch in block]) for block in blocks])
     return gates.unflatten(2, (len(times), k.n_classes))
+
+
+def _modulations(prepared: Any) -> list[Modulation]:
+    """The modulations, one a branch, among what a block has prepared."""
+    prepared = prepared[0] if isinstance(prepared, tuple) and prepared else prepared
+    return prepared if isinstance(prepared, list) else []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaln_lab import datasets
+from adaln_lab import datasets, scenes
 from adaln_lab.environment import home, pick_device, problems
 
 
@@ -24,14 +24,14 @@ def test_digits_are_real_scans_with_a_fixed_split():
 
 def test_batches_follow_their_generator_alone():
     data = datasets.load("digits")
-    draws = [datasets.batches(data, 8, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    draws = [data.batches(8, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     a, b, c = (next(d)[0] for d in draws)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
 def test_unknown_data_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="digits, scenes, mnist, fashion_mnist, cifar10; got 'imagenet'"):
+    with pytest.raises(ValueError, match="digits, scenes, pairs, mnist, fashion_mnist, cifar10; got 'imagenet'"):
         datasets.load("imagenet")
 
 
@@ -126,3 +126,18 @@ def test_this_environment_has_no_problems_and_an_old_package_has_a_remedy(monkey
     old, missing = problems()
     assert "pip install -U 'torch>=99.0'" in old
     assert "pip install 'no-such-package>=1.0'" in missing
+
+
+def test_pairs_come_without_end_and_never_with_a_held_out_combination():
+    data = datasets.load("pairs")
+    assert data.images.shape == (2000, 3, 24, 24) and data.held_labels.shape == (2000, 11)
+    draw = data.batches(64, torch.Generator().manual_seed(0))
+    (x, y), (z, _) = next(draw), next(draw)
+    again, _ = next(data.batches(64, torch.Generator().manual_seed(0)))
+    assert torch.equal(x, again) and not torch.equal(x, z) and x.shape == (64, 3, 24, 24)
+    own = scenes.indices(torch.cat([y, data.labels, data.held_labels[:1000]]))
+    new = [(scenes.LOCAL["colour"].index(c), scenes.LOCAL["shape"].index(s)) for c, s in scenes.NEW]
+    for colour, shape in new:
+        assert not ((own["colour"] == colour) & (own["shape"] == shape)).any()
+    late = scenes.indices(data.held_labels[1000:])
+    assert (late["colour"][:, 0] * 3 + late["shape"][:, 0]).unique().tolist() == sorted(c * 3 + s for c, s in new)

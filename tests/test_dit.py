@@ -33,16 +33,17 @@ def shaken(model: TinyDiT) -> TinyDiT:
     return model
 
 
-def test_every_block_is_the_identity_at_init_bit_for_bit():
+@pytest.mark.parametrize("variant", ["adaln_zero", "both"])
+def test_every_block_is_the_identity_at_init_bit_for_bit(variant):
     """gate = 0 multiplies the branch away. Asked of the assembled model: nothing may have re-initialised it."""
-    model, (_, t, y) = make(), inputs()
+    model, (_, t, y) = make(variant), inputs()
     x = torch.randn(4, 16, 24)
     for block in model.blocks:
         assert torch.equal(block(x, model.condition(t, y)), x)
 
 
 def test_the_other_variants_are_not_the_identity_at_init():
-    for variant in set(VARIANTS) - {"adaln_zero"}:
+    for variant in set(VARIANTS) - {"adaln_zero", "both"}:
         model, (_, t, y) = make(variant), inputs()
         x = torch.randn(4, 16, 24)
         assert not torch.allclose(model.blocks[0](x, model.condition(t, y)), x), variant
@@ -148,7 +149,24 @@ def test_parameters_of_the_four_variants_follow_their_arithmetic():
         "cross_attention": plain + 4 * d + 4 * d**2 + 4 * d + 2 * d,
         "adaln": plain + 4 * d**2 + 4 * d,
         "adaln_zero": plain + 6 * d**2 + 6 * d,
+        "both": plain + 6 * d**2 + 6 * d + 4 * d**2 + 4 * d,
     }
+
+
+def test_an_encoder_lets_the_vector_know_who_has_what():
+    """c is the same for two captions with the same words in other places' company; not so once the words have met."""
+    words = torch.tensor([[0, 4, 1, 5], [1, 4, 0, 5]])  # places 0 and 2 change words
+    for encoder, same in ((0, True), (1, False)):
+        model = TinyDiT(replace(SMALL, words=4, encoder=encoder)).double()
+        c = model.condition(torch.full((2,), 0.5).double(), words).c
+        assert torch.allclose(c[0], c[1], atol=1e-12, rtol=0) == same
+
+
+def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
+    model = TinyDiT(replace(SMALL, words=2, variant="both"))
+    t, y = torch.tensor([0.5, 0.5]), torch.tensor([[0, 1], [2, 3]])
+    c, ctx = model.condition(t, y)
+    assert torch.equal(c[0], c[1]) and ctx.shape == (2, 2, SMALL.width) and not torch.equal(ctx[0], ctx[1])
 
 
 UPSTREAM = {"attn.qkv": "attn.qkv", "attn.proj": "attn.out", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}

@@ -13,15 +13,15 @@ PACKAGE = Path(adaln_lab.__file__).parent
 ORDER = [  # a file may import only from the lines above its own
     {"layers", "environment", "proof", "scenes", "files"},
     {"norms", "residual", "embed", "datasets", "scene_reader", "muon"},
-    {"conditioning"},
+    {"conditioning", "blocks"},
     {"dit", "flow"},
-    {"distributed", "samplers", "schemes", "interventions"},
+    {"distributed", "samplers", "schemes", "interventions", "unet"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},
     {"judge", "plots", "sweep", "dataflow", "baselines", "stopwatch", "failures"},
     {"widgets", "diagrams"},
     {"exercises"},
-    {"session", "bench"},
+    {"session", "bench", "compare"},
     {"__main__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -123,3 +123,39 @@ def test_ids_of_words_are_their_places():
     assert len(set(WORDS)) == len(WORDS) == 26
     for name, values in (GLOBAL | LOCAL).items():
         assert [WORDS[FIRST[name] + i] for i in range(len(values))] == list(values)
+
+
+def joined(words: torch.Tensor) -> set[tuple[str, str]]:
+    """The pairs of colour and shape that occur."""
+    own = indices(words)
+    pairs = torch.stack([own["colour"], own["shape"]], -1).flatten(0, 1).tolist()
+    return {(LOCAL["colour"][c], LOCAL["shape"][s]) for c, s in pairs}
+
+
+def test_held_out_combinations_are_never_seen_and_always_new():
+    g = torch.Generator().manual_seed(0)
+    seen, new = (draw(3000, g, 2, combinations) for combinations in ("seen", "new"))
+    everything = {(c, s) for c in LOCAL["colour"] for s in LOCAL["shape"]}
+    assert joined(seen) == everything - set(scenes.NEW)
+    scenes.check(new)
+    assert joined(new[:, :7]) == set(scenes.NEW) and joined(new) == everything
+    assert joined(torch.cat([new[:, :3], new[:, 7:]], 1)) == everything - set(scenes.NEW)
+
+
+def test_without_held_out_pairs_colours_and_shapes_stay_equally_likely():
+    """Each of three colours loses another shape, so no shape is rarer than the next."""
+    n = 8000
+    own = indices(draw(n, torch.Generator().manual_seed(0), 1, "seen"))
+    for name in ("colour", "shape"):
+        p = 1 / len(LOCAL[name])
+        share = own[name].flatten().bincount(minlength=len(LOCAL[name])) / n
+        assert (share - p).abs().max() < 4 * (p * (1 - p) / n) ** 0.5
+
+
+def test_all_combinations_draw_as_before():
+    assert torch.equal(drawn(20), draw(20, torch.Generator().manual_seed(0), 1, "all"))
+
+
+def test_unknown_combinations_are_refused():
+    with pytest.raises(ValueError, match="one of all, seen, new; got 'old'"):
+        draw(1, torch.Generator(), 1, "old")

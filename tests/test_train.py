@@ -76,7 +76,7 @@ def test_every_variant_learns(digits, variant):
     run = Run.new(replace(SMALL, variant=variant), TrainConfig(steps=40, batch=64))
     losses = [s.loss for s in train(run, digits)]
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    assert (gate_sizes(run.model) is None) == (variant != "adaln_zero")
+    assert (gate_sizes(run.model) is None) == (variant not in ("adaln_zero", "both"))
 
 
 def test_muon_equals_torch_muon_up_to_bfloat16():

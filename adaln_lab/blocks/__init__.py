@@ -1,0 +1,1 @@
+"""Blocks of published models, one file an architecture, numerically equal to the original implementations."""

@@ -1,0 +1,89 @@
+"""TinyUNet: Stable Diffusion 1.5's way, small: the time by a shift in each ResNet block, the words by cross-attention.
+
+    24x24 -> 12x12 -> 6x6 -> 12x12 -> 24x24, with a skip from each size on the way down to the same on the way up
+
+Differs from SD 1.5 in: pixels, not latents; three sizes, one ResNet block at each on the way down and up; attention
+only below full size, where it is cheap; words embedded by a table, not by CLIP. B batch, S words, N pixels a side.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer
+from adaln_lab.dit import Plan
+from adaln_lab.embed import LabelEmbed, TimeEmbed
+
+GROUPS = 8  # of group norm; SD 1.5 has 32, with 320 channels and more
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that decides the shape and the start of a TinyUNet."""
+
+    size: int = 24  # image height and width in pixels, a multiple of 4
+    channels: int = 3
+    width: int = 32  # channels at full size; twice and four times as many below
+    heads: int = 4
+    n_classes: int = 10  # words in the vocabulary; one more row is the null label
+    words: int = 1
+    label_std: float = 0.2
+
+    def __post_init__(self):
+        if self.size % 4:
+            raise ValueError(f"size must be a multiple of 4 (it is halved twice), got {self.size}")
+        if self.width % GROUPS or self.width % self.heads:
+            raise ValueError(f"width must be a multiple of {GROUPS} groups and {self.heads} heads, got {self.width}")
+
+
+class TinyUNet(nn.Module):
+    """v = model(x, t, y), with a TinyDiT's `plan` and `run`: the same samplers and the same trainer serve both."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        full, half, quarter = config.width, 2 * config.width, 4 * config.width
+        self.t_embed = TimeEmbed(quarter)
+        self.y_embed = LabelEmbed(config.n_classes, quarter, config.words, std=config.label_std)
+
+        def resnet(channels: int, out: int) -> ResNetBlock:
+            return ResNetBlock(channels, out, quarter, GROUPS)
+
+        def reader(channels: int) -> SpatialTransformer:
+            return SpatialTransformer(channels, config.heads, quarter, GROUPS)
+
+        self.enter = nn.Conv2d(config.channels, full, 3, padding=1)
+        self.down_full = resnet(full, full)
+        self.to_half = nn.Conv2d(full, half, 3, stride=2, padding=1)
+        self.down_half, self.read_half = resnet(half, half), reader(half)
+        self.to_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
+        self.middle, self.read_quarter = resnet(quarter, quarter), reader(quarter)
+        self.from_quarter = nn.Conv2d(quarter, half, 3, padding=1)
+        self.up_half, self.reread_half = resnet(2 * half, half), reader(half)
+        self.from_half = nn.Conv2d(half, full, 3, padding=1)
+        self.up_full = resnet(2 * full, full)
+        self.norm = nn.GroupNorm(GROUPS, full)
+        self.leave = nn.Conv2d(full, config.channels, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.run(x, self.plan(t, y))
+
+    def plan(self, t: Tensor, y: Tensor) -> Plan:
+        """What of the condition does not depend on x: t_emb (B, C) and the words (B, S, C)."""
+        return Plan(None, [(self.t_embed(t), self.y_embed(y))], [])
+
+    def run(self, x: Tensor, plan: Plan) -> Tensor:
+        """Image x (B, channels, N, N) under a plan -> velocity of the same shape."""
+        t_emb, text = plan.blocks[0]
+        full = self.down_full(self.enter(x), t_emb)  # (B, D, N, N)
+        half = self.read_half(self.down_half(self.to_half(full), t_emb), text)  # (B, 2 D, N/2, N/2)
+        x = self.read_quarter(self.middle(self.to_quarter(half), t_emb), text)  # (B, 4 D, N/4, N/4)
+        x = torch.cat([self.from_quarter(F.interpolate(x, scale_factor=2)), half], dim=1)
+        x = self.reread_half(self.up_half(x, t_emb), text)
+        x = torch.cat([self.from_half(F.interpolate(x, scale_factor=2)), full], dim=1)
+        x = self.up_full(x, t_emb)
+        return self.leave(F.silu(self.norm(x)))
