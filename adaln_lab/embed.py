@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear
+from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear, zero_linear
 
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
@@ -68,14 +68,19 @@ class LabelEmbed(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Words (B, S, C) look at one another before anybody pools them -> (B, S, C): plain pre-norm transformer blocks."""
+    """Words (B, S, C) look at one another before anybody pools them -> (B, S, C): plain pre-norm transformer blocks.
+
+    The last Linear of each branch starts at zero, so that the encoder starts as the identity.
+    """
 
     def __init__(self, c_width: int, heads: int, depth: int = 2):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(c_width, eps=1e-6) for _ in range(2 * depth))
-        self.branches = nn.ModuleList(
-            part for _ in range(depth) for part in (SelfAttention(c_width, heads), MLP(c_width))
-        )
+        self.branches = nn.ModuleList()
+        for _ in range(depth):
+            attn, mlp = SelfAttention(c_width, heads), MLP(c_width)
+            attn.out, mlp.down = zero_linear(c_width, c_width), zero_linear(mlp.down.in_features, c_width)
+            self.branches += [attn, mlp]
 
     def forward(self, e: Tensor) -> Tensor:
         for norm, branch in zip(self.norms, self.branches, strict=True):

@@ -32,6 +32,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
         "digits": (8, 1, 2),
         "mnist": (28, 1, 4),
         "scenes": (32, 3, 4),
+        "pairs": (24, 3, 4),
         "fashion_mnist": (28, 1, 4),
         "cifar10": (32, 3, 4),
     }
@@ -44,6 +45,9 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data == "scenes":
         model = replace(model, n_classes=len(WORDS), words=7)
         config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
+    if data == "pairs":  # the race's model, trained longer
+        model = replace(model, width=96, n_classes=len(WORDS), words=11)
+        config = replace(config, steps=2400, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)

@@ -157,7 +157,7 @@ def test_an_encoder_lets_the_vector_know_who_has_what():
     """c is the same for two captions with the same words in other places' company; not so once the words have met."""
     words = torch.tensor([[0, 4, 1, 5], [1, 4, 0, 5]])  # places 0 and 2 change words
     for encoder, same in ((0, True), (1, False)):
-        model = TinyDiT(replace(SMALL, words=4, encoder=encoder)).double()
+        model = shaken(TinyDiT(replace(SMALL, words=4, encoder=encoder)).double())
         c = model.condition(torch.full((2,), 0.5).double(), words).c
         assert torch.allclose(c[0], c[1], atol=1e-12, rtol=0) == same
 
