@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
     add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
     add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
+    add.add_argument("--encoder", type=int, default=0, metavar="N", help="blocks that the words pass before pooling")
     add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
     add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
     add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
@@ -132,7 +133,7 @@ def command_train(o: argparse.Namespace) -> None:
         changed = {
             f: getattr(o, f) for f in ("steps", "batch", "seed", "precision", "compile") if getattr(o, f) is not None
         }
-        model, config = replace(model, variant=o.variant), replace(config, **changed)
+        model, config = replace(model, variant=o.variant, encoder=o.encoder), replace(config, **changed)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
         data = datasets.load(o.data, device)
         run = session.train(data)
