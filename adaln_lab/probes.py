@@ -1,4 +1,4 @@
-"""Look at a residual stream: how large it is at each depth, how large its gradient is, and what each block adds.
+"""Look inside: how large a residual stream is at each depth, its gradient, what each block adds; and where words act.
 
     r_l = |x_l - x_{l-1}| / |x_{l-1}|           what block l adds, next to what passes by
     effective depth = sum_l r_l / (1 + r_l)     blocks on an average path, paths weighted by what they carry
@@ -8,14 +8,17 @@ block l weighs r_l and its skip 1, a path passes it with probability r_l / (1 + 
 L blocks, B batch, T tokens, D width.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from adaln_lab.conditioning import Condition
 from adaln_lab.dit import TinyDiT
+from adaln_lab.layers import CrossAttention
 
 
 def stream(blocks: Sequence[nn.Module], x: Tensor, cond: Condition) -> list[Tensor]:
@@ -52,3 +55,62 @@ def added(xs: Sequence[Tensor]) -> Tensor:
 def effective_depth(r: Tensor) -> Tensor:
     """Blocks on an average path through the stack: sum of r / (1 + r), between 0 and L."""
     return (r / (1 + r)).sum()
+
+
+@contextlib.contextmanager
+def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are gone when the block ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def word_attention(model: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """How much each image token looks at each condition token, (L, B, H, T, S): one row for each cross-attention."""
+    found = []
+
+    def look(module: CrossAttention, given: tuple[Tensor, Tensor], _out: Tensor) -> None:
+        h, ctx = given
+        q, k = module.q(h), module.kv(ctx).chunk(2, dim=-1)[0]
+        q, k = (a.unflatten(-1, (module.heads, -1)).transpose(1, 2) for a in (q, k))  # (B, H, T or S, D/H)
+        found.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1))
+
+    parts = [module for module in model.modules() if isinstance(module, CrossAttention)]
+    if not parts:
+        raise ValueError("this model has no cross-attention, so no image token looks at a word")
+    with hooked([part.register_forward_hook(look) for part in parts]):
+        model(x, t, y)
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def footprint(model: nn.Module, x: Tensor, t: Tensor, y: Tensor, change: Tensor, step: float = 1e-3) -> Tensor:
+    """Where the predicted picture moves when the embedded words move: |dv/ds| at words + s * change, for s = 0.
+
+    change (S, C) is a direction in the embedding of the words y (B, S). The mean over pictures x (B, channels, N, N)
+    and channels, (N, N), by a central difference; use float64.
+    """
+    moved = []
+    for s in (step, -step):
+        hook = model.y_embed.register_forward_hook(lambda _module, _given, out, s=s: out + s * change)
+        with hooked([hook]):
+            moved.append(model(x, t, y))
+    return ((moved[0] - moved[1]) / (2 * step)).abs().mean((0, 1))
+
+
+def word_change(model: nn.Module, y: Tensor, place: int, word: int) -> Tensor:
+    """The direction (S, C) in which the embedding moves when the word at `place` of y (S,) becomes `word`."""
+    table = model.y_embed.table.weight
+    change = torch.zeros(len(y), table.shape[1], dtype=table.dtype, device=table.device)
+    change[place] = (table[word] - table[y[place]]).detach()
+    return change
+
+
+def cell_shares(picture: Tensor) -> Tensor:
+    """What share of a map (N, N) lies in each of nine equal cells, (3, 3); N a multiple of 3."""
+    n = picture.shape[-1] // 3
+    cells = picture.reshape(3, n, 3, n).sum((1, 3))
+    return cells / cells.sum()

@@ -1,0 +1,284 @@
+"""Exercises of notebook 07: cross-attention, its one-word case, a caption that the bag cannot tell, its mending, maps.
+
+Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects.
+Of every exercise first the solution, then mistakes, each told by its docstring.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# cross_attention: image tokens ask, words answer
+
+
+def cross_attention(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """h (B, T, D) looks at ctx (B, S, D), one head; each weight (D, D), used as a @ w -> (B, T, D)."""
+    q, k, v = h @ w_q, ctx @ w_k, ctx @ w_v
+    scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5  # (B, T, S)
+    return scores.softmax(-1) @ v
+
+
+def image_looks_at_itself(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """Your keys and values come from h: that is self-attention. They come from ctx."""
+    return cross_attention(h, h, w_q, w_k, w_v)
+
+
+def not_scaled(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You forgot to divide the scores by sqrt(D); without it the softmax becomes a choice of one."""
+    return cross_attention(h, ctx, w_q * h.shape[-1] ** 0.5, w_k, w_v)
+
+
+def scaled_by_width(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You divide the scores by D; it is its square root."""
+    return cross_attention(h, ctx, w_q / h.shape[-1] ** 0.5, w_k, w_v)
+
+
+def softmax_over_the_image(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """Your softmax runs over image tokens; each image token shares its attention out among words, the last axis."""
+    scores = (h @ w_q) @ (ctx @ w_k).transpose(1, 2) / h.shape[-1] ** 0.5
+    return scores.softmax(1) @ (ctx @ w_v)
+
+
+def keys_returned(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You mix keys; keys are only compared with, what is mixed are values."""
+    return cross_attention(h, ctx, w_q, w_k, w_k)
+
+
+def cross_attention_cases() -> list[tuple]:
+    return [(draw(2, 5, 4), draw(2, 3, 4, seed=1), *(draw(4, 4, seed=i) for i in (2, 3, 4)))]
+
+
+# one_word: what is left of attention when there is nothing to choose from
+
+
+def one_word(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """What attention to a single word ctx (B, 1, D) adds to every image token: (B, 1, D). w_v, then w_o, as a @ w."""
+    return ctx @ w_v @ w_o
+
+
+def output_forgotten(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """You stop at the value; the output projection w_o still follows."""
+    return ctx @ w_v
+
+
+def other_order(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """You multiply by w_o before w_v; matrices do not change places."""
+    return ctx @ w_o @ w_v
+
+
+def word_itself_added(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """You add the word itself as well; the residual is the image's, not the word's."""
+    return ctx + ctx @ w_v @ w_o
+
+
+def weight_halved(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """You weigh the word by a half; the softmax of one score is 1, whatever the score."""
+    return ctx @ w_v @ w_o / 2
+
+
+def values_softened(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """You take a softmax of the value; a softmax is taken of scores, and here it gives 1."""
+    return (ctx @ w_v).softmax(-1) @ w_o
+
+
+def one_word_cases() -> list[tuple]:
+    return [(draw(3, 1, 5), draw(5, 5, seed=1), draw(5, 5, seed=2))]
+
+
+# same_bag: another scene, the same words
+
+
+def same_bag(words: Tensor) -> Tensor:
+    """words (B, 11) -> the caption in which the two objects have exchanged their colours."""
+    words = words.clone()
+    words[:, [4, 8]] = words[:, [8, 4]]
+    return words
+
+
+def objects_exchanged(words: Tensor) -> Tensor:
+    """You exchanged whole objects: the scene is the same, only told in another order."""
+    return torch.cat([words[:, :3], words[:, 7:], words[:, 3:7]], 1)
+
+
+def looks_exchanged(words: Tensor) -> Tensor:
+    """You exchanged colours and shapes together: each colour stays on its shape. Colours alone."""
+    words = words.clone()
+    words[:, [4, 5, 8, 9]] = words[:, [8, 9, 4, 5]]
+    return words
+
+
+def sizes_exchanged(words: Tensor) -> Tensor:
+    """You exchanged the sizes, the first word of each object; its colour is the second."""
+    words = words.clone()
+    words[:, [3, 7]] = words[:, [7, 3]]
+    return words
+
+
+def colour_copied(words: Tensor) -> Tensor:
+    """You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them."""
+    words = words.clone()
+    words[:, 8] = words[:, 4]
+    return words
+
+
+def light_counted_as_object(words: Tensor) -> Tensor:
+    """You counted from the first word; three words for light and background come before the objects."""
+    words = words.clone()
+    words[:, [1, 5]] = words[:, [5, 1]]
+    return words
+
+
+def same_bag_cases() -> list[tuple]:
+    return [(draw(4, 11),)]
+
+
+# pool_objects: a vector that knows who has what
+
+
+def pool_objects(e: Tensor) -> Tensor:
+    """e (B, 11, C) -> (B, C): the first three words, plus GELU of the sum of each object's four words."""
+    things = e[:, 3:].unflatten(1, (2, 4)).sum(2)  # (B, 2, C)
+    return e[:, :3].sum(1) + F.gelu(things).sum(1)
+
+
+def bent_too_late(e: Tensor) -> Tensor:
+    """You sum both objects before the GELU: by then the bag is mixed. Each object first."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:].sum(1))
+
+
+def bent_too_early(e: Tensor) -> Tensor:
+    """You bend each word alone and then sum: still a sum over words, still a bag. Sum an object's four words first."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:]).sum(1)
+
+
+def nothing_bent(e: Tensor) -> Tensor:
+    """You only sum: a sum of sums is the bag again. Something must bend in between."""
+    return e.sum(1)
+
+
+def light_forgotten(e: Tensor) -> Tensor:
+    """You left out the first three words: light and background belong to the scene, too."""
+    return F.gelu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).sum(1)
+
+
+def words_interleaved(e: Tensor) -> Tensor:
+    """Your objects take every second word; an object's four words stand side by side."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (4, 2)).sum(1)).sum(1)
+
+
+def pool_objects_cases() -> list[tuple]:
+    return [(draw(3, 11, 5),)]
+
+
+# read_maps: from attention weights to one map a word
+
+
+def read_maps(weights: Tensor, side: int) -> Tensor:
+    """weights (B, H, T, S), T = side * side image tokens by rows -> mean over pictures and heads, (S, side, side)."""
+    return weights.mean((0, 1)).T.unflatten(1, (side, side))
+
+
+def reshaped_not_transposed(weights: Tensor, side: int) -> Tensor:
+    """You reshaped (T, S) to (S, side, side): that shuffles words and tokens. Transpose first."""
+    return weights.mean((0, 1)).reshape(-1, side, side)
+
+
+def rows_and_columns_exchanged(weights: Tensor, side: int) -> Tensor:
+    """Your maps lie on their side: tokens go along rows, so the first axis of a map is the row."""
+    return read_maps(weights, side).transpose(1, 2)
+
+
+def heads_summed(weights: Tensor, side: int) -> Tensor:
+    """You sum over heads; their mean is asked for, so that the words of one token still share out 1."""
+    return weights.sum(1).mean(0).T.unflatten(1, (side, side))
+
+
+def strongest_head(weights: Tensor, side: int) -> Tensor:
+    """You keep the strongest head at each place; the mean over heads is asked for."""
+    return weights.amax(1).mean(0).T.unflatten(1, (side, side))
+
+
+def words_made_to_sum_to_one(weights: Tensor, side: int) -> Tensor:
+    """You made each word's map sum to 1; it may not: a word that nobody looks at is a finding."""
+    maps = read_maps(weights, side)
+    return maps / maps.sum((1, 2), keepdim=True)
+
+
+def read_maps_cases() -> list[tuple]:
+    return [(draw(2, 3, 9, 4).softmax(-1), 3)]
+
+
+register(
+    Exercise(
+        question="Write cross-attention with one head: image tokens h ask, the words ctx answer.",
+        solution=cross_attention,
+        returns=("update",),
+        cases=cross_attention_cases,
+        hints=(
+            "Three products first: queries from the image, keys and values from the words.",
+            "Scores are (B, T, S): every image token's opinion of every word, divided by sqrt(D).",
+            "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
+        ),
+        wrong=by_name(image_looks_at_itself, not_scaled, scaled_by_width, softmax_over_the_image, keys_returned),
+    )
+)
+register(
+    Exercise(
+        question="Give what attention to one single word adds to every image token, without ever asking the image.",
+        solution=one_word,
+        returns=("update",),
+        cases=one_word_cases,
+        hints=(
+            "What is the softmax of a single score?",
+            "It is 1, so queries and keys drop out; what stays is the value and the output projection.",
+            "ctx @ w_v, then @ w_o",
+        ),
+        wrong=by_name(output_forgotten, other_order, word_itself_added, weight_halved, values_softened),
+    )
+)
+register(
+    Exercise(
+        question="Make another scene from the same bag of words: let the two objects exchange their colours.",
+        solution=same_bag,
+        returns=("words",),
+        cases=same_bag_cases,
+        hints=(
+            "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
+            "The colours stand at places 4 and 8. Work on a copy.",
+            "words[:, [4, 8]] = words[:, [8, 4]]",
+        ),
+        wrong=by_name(objects_exchanged, looks_exchanged, sizes_exchanged, colour_copied, light_counted_as_object),
+    )
+)
+register(
+    Exercise(
+        question="Pool the words so that the vector knows who has what: bend each object before they are summed.",
+        solution=pool_objects,
+        returns=("c",),
+        cases=pool_objects_cases,
+        hints=(
+            "A sum forgets who came with whom. Let something that is not linear happen to each object first.",
+            "e[:, 3:].unflatten(1, (2, 4)) is (B, 2 objects, 4 words, C).",
+            "Sum each object's words, F.gelu, sum over objects, and add the first three words.",
+        ),
+        wrong=by_name(bent_too_late, bent_too_early, nothing_bent, light_forgotten, words_interleaved),
+    )
+)
+register(
+    Exercise(
+        question="Turn attention weights into one map of the picture for each word.",
+        solution=read_maps,
+        returns=("maps",),
+        cases=read_maps_cases,
+        hints=(
+            "Average first what is not asked for: pictures and heads.",
+            "What is left is (T, S). A map of a word is a column of it.",
+            "weights.mean((0, 1)).T is (S, T); unflatten T into rows and columns.",
+        ),
+        wrong=by_name(
+            reshaped_not_transposed, rows_and_columns_exchanged, heads_summed, strongest_head, words_made_to_sum_to_one
+        ),
+    )
+)
