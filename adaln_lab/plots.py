@@ -42,14 +42,16 @@ STYLE = {
 }
 
 
-def new_figure(width: float = 9.0, height: float = 3.0, columns: int = 1, **grid: Any) -> tuple[Figure, list[Axes]]:
-    """A figure in the course's style, `columns` panels side by side, without pyplot's global state. Inches."""
+def new_figure(
+    width: float = 9.0, height: float = 3.0, columns: int = 1, rows: int = 1, **grid: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure in the course's style, panels by rows, without pyplot's global state. Inches."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(width, height), dpi=100, layout="constrained")
-        axes = fig.subplots(1, columns, squeeze=False, gridspec_kw=grid)[0]
-    return fig, list(axes)
+        axes = fig.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+    return fig, list(axes.flat)
 
 
 def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
