@@ -11,7 +11,7 @@ one thread, so that it does not matter how many run at a time. DiT, Table 4 (arX
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -274,6 +274,16 @@ def interval(values: list[float], level: float = 0.95, prediction: bool = False)
     return Interval(fmean(values), float(t.ppf((1 + level) / 2, n - 1)) * spread)
 
 
+def difference(first: list[float], second: list[float], level: float = 0.95) -> Interval:
+    """mean(first) - mean(second) and the interval for it, without assuming equal spreads (Welch)."""
+    from scipy.stats import t
+
+    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    freedom = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (first, second), strict=True))
+    half = float(t.ppf((1 + level) / 2, freedom)) * sqrt(sum(parts))
+    return Interval(fmean(first) - fmean(second), half)
+
+
 def stored_race() -> dict[str, Any]:
     """The race that comes with the package: rules, machine, date and every cell."""
     with resources.as_file(resources.files("adaln_lab") / "assets" / "compare.json") as path:
@@ -287,10 +297,3 @@ def cells(results: dict[str, Any], table: str, runner: str) -> list[dict[str, An
     if table == "parameters" and runner == REFERENCE:
         table = "compute"
     return [cell for key, cell in results["cells"].items() if key.startswith(f"{table}/{runner}/")]
-
-
-def over_seeds(
-    results: dict[str, Any], table: str, runner: str, value: Callable[[dict[str, Any]], float], level: float = 0.95
-) -> Interval:
-    """Mean and interval of a cell's value over seeds."""
-    return interval([value(cell) for cell in cells(results, table, runner)], level)
