@@ -172,6 +172,25 @@ def captions(words: Tensor) -> list[str]:
     return sentences
 
 
+def sentences(words: Tensor) -> list[str]:
+    """Words (B, S) -> plain English, for people: "A small red circle at the top, on a plain background, in ..."."""
+    check(words)
+    return [_sentence([WORDS[i] for i in row]) for row in words.tolist()]
+
+
+def _sentence(row: list[str]) -> str:
+    brightness, tone, background, *rest = row
+    things = [rest[i : i + 4] for i in range(0, len(rest), 4) if rest[i] != "nothing"]
+    said = [f"a {size} {colour} {shape} {_where(cell)}" for size, colour, shape, cell in things]
+    board = f"on a {background} background, in {brightness} {tone} light."
+    return ", ".join([" and ".join(said) or "nothing", board]).capitalize()
+
+
+def _where(cell: str) -> str:
+    preposition = {"centre": "in", "left": "on", "right": "on"}.get(cell, "at")
+    return f"{preposition} the {cell.replace('-', ' ')}"
+
+
 def parse(sentences: Sequence[str], objects: int = 1) -> Tensor:
     """Sentences -> words (B, 3 + 4 objects). Each factor is named once, each object's four after a comma of its own."""
     return torch.tensor([_parse(sentence, objects) for sentence in sentences])

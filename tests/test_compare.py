@@ -102,6 +102,15 @@ def test_intervals_cover_as_often_as_they_say():
         interval([1.0])
 
 
+def test_a_difference_is_welchs():
+    """Against scipy's own test, which counts the degrees of freedom for itself."""
+    from scipy.stats import ttest_ind
+
+    first, second = [0.3, 0.5, 0.1, 0.4], [0.9, 0.2, 1.4]
+    stored = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert compare.difference(first, second).ends == pytest.approx((stored.low, stored.high), rel=1e-9)
+
+
 def test_bound_is_one_half_for_a_generator_that_mixes_pairs_up(monkeypatch):
     """Pictures of the right things in the wrong company: everything is found, only the binding is a coin's toss."""
     words = compare.datasets.load("pairs").held_labels[:400]

@@ -39,6 +39,16 @@ def test_captions_read_back(objects):
     assert torch.equal(parse(captions(words), objects), words)
 
 
+def test_sentences_are_english():
+    words = scenes.parse(["dim cold light, striped background, large red circle top-left, small blue square left"], 3)
+    assert scenes.sentences(words) == [
+        "A large red circle at the top left and a small blue square on the left, on a striped background, "
+        "in dim cold light."
+    ]
+    board = scenes.parse(["bright warm light, plain background"], 1)
+    assert scenes.sentences(board) == ["Nothing, on a plain background, in bright warm light."]
+
+
 def test_a_shorter_caption_is_filled_with_nothing():
     words = parse([SENTENCE], objects=2)
     assert words[0, -4:].tolist() == [NOTHING] * 4
