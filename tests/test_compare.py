@@ -124,12 +124,12 @@ def test_bound_is_one_half_for_a_generator_that_mixes_pairs_up(monkeypatch):
 
 
 def test_the_stored_race_is_complete():
-    """Every cell that the notebook reads is there, with three seeds or more, and nothing failed."""
+    """Every cell that the notebook reads is there, with five seeds or more, and nothing failed."""
     results = compare.stored_race()
     for runner in RUNNERS:
-        assert len(compare.cells(results, "compute", runner)) >= 3
+        assert len(compare.cells(results, "compute", runner)) >= 5
     for runner in AS_LARGE:
-        assert len(compare.cells(results, "parameters", runner)) >= 3
+        assert len(compare.cells(results, "parameters", runner)) >= 5
     for runner in compare.SHORT:
         assert len(compare.cells(results, "short", runner)) >= 8
     assert not any("failed" in cell for key, cell in results["cells"].items() if not key.startswith("tuning"))
