@@ -73,12 +73,15 @@ class Plan(NamedTuple):
 class FinalLayer(nn.Module):
     """LN, modulated where the blocks are, then the Linear that leaves the width: (B, T, D) -> (B, T, P * P * channels).
 
-    The Linear and the modulation start at zero: the untrained model predicts v = 0 everywhere.
+    The Linear and the modulation start at zero: the untrained model predicts v = 0 everywhere. `order` names the
+    vectors: DiT has shift and scale, Lumina 2 and Z-Image the scale alone.
     """
 
-    def __init__(self, width: int, c_width: int, out: int, adaptive: bool = True):
+    def __init__(
+        self, width: int, c_width: int, out: int, adaptive: bool = True, order: tuple[str, ...] = ("shift", "scale")
+    ):
         super().__init__()
-        self.to_modulation = ToModulation(c_width, width, branches=1, order=("shift", "scale")) if adaptive else None
+        self.to_modulation = ToModulation(c_width, width, branches=1, order=order) if adaptive else None
         self.linear = zero_linear(width, out)
 
     def prepare(self, cond: Condition) -> list[Modulation]:

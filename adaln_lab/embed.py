@@ -16,10 +16,16 @@ from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear, z
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
 
+def frequencies(n: int, max_period: float = 10_000.0, like: Tensor | None = None) -> Tensor:
+    """n frequencies (n,), geometrically spaced from 1 to just above 1 / max_period, on the device of `like`."""
+    like = torch.empty(0) if like is None else like
+    return torch.exp(-math.log(max_period) * torch.arange(n, device=like.device, dtype=like.dtype) / n)
+
+
 def sinusoidal(s: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, of s (B,) at geometrically spaced frequencies -> (B, features)."""
     half = features // 2
-    w = torch.exp(-math.log(max_period) * torch.arange(half, device=s.device, dtype=s.dtype) / half)
+    w = frequencies(half, max_period, like=s)
     angle = s[:, None] * w  # (B, F/2)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 

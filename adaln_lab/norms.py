@@ -39,11 +39,19 @@ def modulate(h: Tensor, m: Modulation) -> Tensor:
     return h if m.shift is None else h + m.shift
 
 
+def split_vectors(flat: Tensor, branches: int, order: tuple[str, ...]) -> list[Modulation]:
+    """flat (B, n * D), n = branches * len(order) vectors side by side -> one `Modulation` for each branch."""
+    vectors = flat.unsqueeze(1).chunk(branches * len(order), dim=-1)  # each (B, 1, D)
+    n = len(order)
+    return [Modulation(**dict(zip(order, vectors[i * n :], strict=False))) for i in range(branches)]
+
+
 class ToModulation(nn.Module):
     """c -> one `Modulation` for each branch: SiLU, then one Linear whose output is cut into named vectors.
 
     `order` is an architecture's chunk order, data in one line: DiT has ("shift", "scale", "gate") for attention and
     again for the MLP. `zero` starts every vector at 0 (adaLN-Zero); otherwise the Linear starts like any other.
+    `silu=False` leaves the SiLU out, as Z-Image does.
     """
 
     def __init__(
@@ -53,13 +61,12 @@ class ToModulation(nn.Module):
         branches: int = 2,
         order: tuple[str, ...] = ("shift", "scale", "gate"),
         zero: bool = True,
+        silu: bool = True,
     ):
         super().__init__()
-        self.branches, self.order = branches, order
+        self.branches, self.order, self.silu = branches, order, silu
         make_linear = zero_linear if zero else xavier_linear
         self.linear = make_linear(c_width, branches * len(order) * width)
 
     def forward(self, c: Tensor) -> list[Modulation]:
-        vectors = self.linear(F.silu(c)).unsqueeze(1).chunk(self.branches * len(self.order), dim=-1)  # each (B, 1, D)
-        n = len(self.order)
-        return [Modulation(**dict(zip(self.order, vectors[i * n :], strict=False))) for i in range(self.branches)]
+        return split_vectors(self.linear(F.silu(c) if self.silu else c), self.branches, self.order)

@@ -13,8 +13,9 @@ PACKAGE = Path(adaln_lab.__file__).parent
 ORDER = [  # a file may import only from the lines above its own
     {"layers", "environment", "proof", "scenes", "files"},
     {"norms", "residual", "embed", "datasets", "scene_reader", "muon"},
-    {"conditioning", "blocks"},
+    {"conditioning"},
     {"dit", "flow"},
+    {"blocks"},
     {"distributed", "samplers", "schemes", "interventions", "unet"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},

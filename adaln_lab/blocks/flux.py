@@ -1,0 +1,83 @@
+"""Flux.1: first blocks of two streams, as SD3's, then blocks of one stream with attention and MLP side by side.
+
+    single:   n = LN(x) (1 + s) + b;   out = x + g * W_2 [Attn(q, k, v of n); GELU(W_m n)]      3 vectors, one gate
+
+c = t_emb + guidance_emb (dev) + MLP(pooled CLIP text). Q and K are normalised and carry rotary positions, text first.
+black-forest-labs/flux. B batch, T tokens, D width, d width of a head. Differs from upstream in: nothing.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.blocks.parts import Rope, mix, turned
+from adaln_lab.blocks.sd3 import JointBlock
+from adaln_lab.blocks.upstream import Swapped
+from adaln_lab.norms import ToModulation, layer_norm, modulate
+from adaln_lab.residual import gated
+
+
+def _stream(name: str) -> dict[str, str]:
+    return {
+        "to_modulation.linear": f"{name}_mod.lin",
+        "attn.qkv": f"{name}_attn.qkv",
+        "attn.norm_q.weight": f"{name}_attn.norm.query_norm.scale",
+        "attn.norm_k.weight": f"{name}_attn.norm.key_norm.scale",
+        "attn.out": f"{name}_attn.proj",
+        "mlp.up": f"{name}_mlp.0",
+        "mlp.down": f"{name}_mlp.2",
+    }
+
+
+class DoubleBlock(JointBlock):
+    """SD3's joint block, Q and K normalised, with rotary positions: cos and sin (S + T, d/2), text first."""
+
+    UPSTREAM: ClassVar = {f"x.{k}": v for k, v in _stream("img").items()} | {
+        f"ctx.{k}": v for k, v in _stream("txt").items()
+    }
+    # JointBlock.DIFFUSERS are diffusers' names here, too: FluxTransformerBlock
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, bias: bool = True):
+        super().__init__(width, heads, mlp_ratio, bias, qk_norm=True)
+
+
+class SingleBlock(nn.Module):
+    """x (B, S + T, D), text first, c (B, D) -> (B, S + T, D): attention and MLP in parallel, one gate for both."""
+
+    UPSTREAM: ClassVar = {
+        "to_modulation.linear": "modulation.lin",
+        "enter": "linear1",
+        "norm_q.weight": "norm.query_norm.scale",
+        "norm_k.weight": "norm.key_norm.scale",
+        "leave": "linear2",
+    }
+    DIFFUSERS: ClassVar = {  # FluxSingleTransformerBlock
+        "to_modulation.linear": "norm.linear",
+        "enter": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        "norm_q": "attn.norm_q",
+        "norm_k": "attn.norm_k",
+        "leave": "proj_out",
+    }
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.heads, self.rows = heads, [width, width, width, int(width * mlp_ratio)]
+        self.to_modulation = ToModulation(width, width, branches=1, zero=False)
+        self.enter = nn.Linear(width, sum(self.rows))  # rows: q, k, v, MLP
+        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6)
+        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6)
+        self.leave = nn.Linear(width + self.rows[-1], width)
+
+    def forward(self, x: Tensor, c: Tensor, rope: Rope | None = None) -> Tensor:
+        (m,) = self.to_modulation(c)
+        *qkv, up = self.enter(modulate(layer_norm(x), m)).split(self.rows, dim=-1)
+        q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in qkv)  # (B, H, T, d)
+        seen = mix(*turned(self.norm_q(q), self.norm_k(k), rope), v)
+        branch = self.leave(torch.cat([seen, F.gelu(up, approximate="tanh")], dim=-1))
+        return gated(x, branch, m.gate)
+
+
+# The last layer is DiT's (shift, scale). diffusers keeps the halves the other way round:
+DIFFUSERS_LAST_LAYER = {"to_modulation.linear": Swapped("norm_out.linear"), "linear": "proj_out"}

@@ -1,0 +1,261 @@
+"""HDM (XUT): modulation shared by all blocks, a gate that starts at one, and a skip that carries what was modulated.
+
+    [s, b, g] = MLP(c), one MLP for all attentions, one for all cross-attentions, one for all MLPs of the model
+    a = RMS_1(x) (1 + s1) + b1;   u = a + (1 + g1) * Attn(a)        the stream is a from here on, not x
+    m = RMS_3(u) (1 + s3) + b3;   out = m + (1 + g3) * SwiGLU(m)
+
+Encoder groups, then decoder groups; the first block of each decoder group also looks at the encoder's end, between the
+two lines above, in the same way. Text stands behind the image as more tokens. Positions turn Q and K, each head at its
+own learned frequencies. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head, P patch.
+Differs from upstream in: no token dropping in training (TREAD), no masks.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.blocks.parts import Rope, SwiGLU, mix, rotate
+from adaln_lab.blocks.upstream import Flat, Names, inside
+from adaln_lab.embed import frequencies, patchify, unpatchify
+from adaln_lab.layers import zero_linear
+from adaln_lab.norms import Modulation, ToModulation, modulate, split_vectors
+from adaln_lab.residual import gated
+
+ORDER = ("scale", "shift", "gate")
+
+
+class AxialRope(nn.Module):
+    """Angles of a place: pos (B, T, 2) -> cos and sin (B, H, T, d/2); frequencies are learned, per head and axis."""
+
+    def __init__(self, heads: int, head_width: int):
+        super().__init__()
+        octaves = torch.linspace(0, 1, head_width // 4)[:, None] * torch.log(torch.tensor(5.0))  # pi .. 5 pi
+        self.freqs = nn.Parameter((octaves + torch.log(torch.tensor(torch.pi))).repeat(heads, 1, 2))  # (H, d/4, 2), log
+
+    def forward(self, pos: Tensor | None) -> Rope | None:
+        if pos is None:
+            return None
+        angles = (pos[:, :, None, None] * self.freqs.exp()).flatten(-2).transpose(1, 2)  # (B, H, T, d/2)
+        return angles.cos(), angles.sin()
+
+
+def _heads(h: Tensor, d: int) -> Tensor:
+    return h.unflatten(-1, (-1, d)).transpose(1, 2)  # (B, H, T, d)
+
+
+class Attention(nn.Module):
+    """Tokens h (B, T, D) look at one another; q, k, v without bias."""
+
+    NAMES: ClassVar = {"qkv": "qkv", "out": "out", "rope.freqs": "rope.freqs"}
+
+    def __init__(self, width: int, heads: int, head_width: int):
+        super().__init__()
+        self.d = head_width
+        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width)
+        self.rope = AxialRope(heads, head_width)
+
+    def forward(self, h: Tensor, pos: Tensor | None = None) -> Tensor:
+        q, k, v = (_heads(a, self.d) for a in self.qkv(h).chunk(3, dim=-1))
+        rope = self.rope(pos)
+        return self.out(mix(q, k, v) if rope is None else mix(rotate(q, *rope), rotate(k, *rope), v))
+
+
+class CrossAttention(nn.Module):
+    """h (B, T, D) looks at ctx (B, S, D'); places of both turn by the same frequencies."""
+
+    NAMES: ClassVar = {"q": "q", "kv": "kv", "out": "out", "rope.freqs": "rope.freqs"}
+
+    def __init__(self, width: int, heads: int, head_width: int, ctx_width: int):
+        super().__init__()
+        self.d = head_width
+        self.q = nn.Linear(width, heads * head_width, bias=False)
+        self.kv = nn.Linear(ctx_width, 2 * heads * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width)
+        self.rope = AxialRope(heads, head_width)
+
+    def forward(self, h: Tensor, ctx: Tensor, pos: Tensor | None = None, ctx_pos: Tensor | None = None) -> Tensor:
+        q, (k, v) = _heads(self.q(h), self.d), (_heads(a, self.d) for a in self.kv(ctx).chunk(2, dim=-1))
+        q = q if pos is None else rotate(q, *self.rope(pos))
+        k = k if ctx_pos is None else rotate(k, *self.rope(ctx_pos))
+        return self.out(mix(q, k, v))
+
+
+class AdaLN(nn.Module):
+    """x -> RMS(x) (1 + s) + b, and the modulation, for its gate. With a Linear of its own, or told by the model."""
+
+    def __init__(self, width: int, own: bool):
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.to_modulation = ToModulation(width, width, branches=1, order=ORDER, silu=False) if own else None
+
+    def forward(self, x: Tensor, c: Tensor | None, shared: Modulation | None) -> tuple[Tensor, Modulation]:
+        m = shared if self.to_modulation is None else self.to_modulation(c)[0]
+        return modulate(self.norm(x), m), m
+
+
+class Shared(NamedTuple):
+    """What the model tells all its blocks: one modulation for each kind of branch."""
+
+    attn: Modulation
+    cross: Modulation
+    mlp: Modulation
+
+
+class Block(nn.Module):
+    """x (B, T, D) -> (B, T, D), told by c (B, D) through Linears of its own, or by `shared`; looks at ctx if it can."""
+
+    UPSTREAM: ClassVar = (
+        {f"{a}.to_modulation.linear": f"{b}_pre_norm.adaln" for a, b in (("to_attn", "attn"), ("to_mlp", "mlp"))}
+        | {f"{a}.norm": f"{b}_pre_norm.norm" for a, b in (("to_attn", "attn"), ("to_mlp", "mlp"))}
+        | {"to_cross.to_modulation.linear": "xattn_pre_norm.adaln", "to_cross.norm": "xattn_pre_norm.norm"}
+        | inside("attn", "attn", Attention.NAMES)
+        | inside("cross", "xattn", CrossAttention.NAMES)
+        | {"mlp.up": "mlp.w12", "mlp.down": "mlp.w3"}
+    )
+
+    def __init__(
+        self, width: int, heads: int, head_width: int, hidden: int, own: bool = True, ctx_width: int | None = None
+    ):
+        super().__init__()
+        self.to_attn, self.attn = AdaLN(width, own), Attention(width, heads, head_width)
+        self.to_cross = self.cross = None
+        if ctx_width is not None:
+            self.to_cross, self.cross = AdaLN(width, own), CrossAttention(width, heads, head_width, ctx_width)
+        self.to_mlp, self.mlp = AdaLN(width, own), SwiGLU(width, hidden, bias=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | None = None,
+        ctx: Tensor | None = None,
+        shared: Shared | None = None,
+        pos: Tensor | None = None,
+        ctx_pos: Tensor | None = None,
+    ) -> Tensor:
+        attn, cross, mlp = shared or (None, None, None)
+        x, m = self.to_attn(x, c, attn)  # the stream itself is normalised and modulated
+        x = gated(x, self.attn(x, pos), m.gate, "one_plus")
+        if self.cross is not None:
+            x, m = self.to_cross(x, c, cross)
+            x = gated(x, self.cross(x, ctx, pos, ctx_pos), m.gate, "one_plus")
+        x, m = self.to_mlp(x, c, mlp)
+        return gated(x, self.mlp(x), m.gate, "one_plus")
+
+
+class SharedMLP(nn.Module):
+    """c (B, D) -> scale, shift, gate for one kind of branch in all blocks. The last Linear starts at zero: gate 1."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Mish(), zero_linear(4 * width, 3 * width)
+        )
+        self.order = ORDER
+
+    def forward(self, c: Tensor) -> list[Modulation]:
+        return split_vectors(self.layers(c), 1, ORDER)
+
+
+class Stack(nn.Module):
+    """x (B, T, D), c (B, D), places pos (B, T, 2) -> the end of the decoder and the end of the encoder, (B, T, D)."""
+
+    def __init__(self, width: int, heads: int, head_width: int, hidden: int, enc: Sequence[int], dec: Sequence[int]):
+        super().__init__()
+        make = lambda first=False: Block(
+            width, heads, head_width, hidden, own=False, ctx_width=width if first else None
+        )
+        self.shared = nn.ModuleDict({name: SharedMLP(width) for name in Shared._fields})
+        self.enc = nn.ModuleList(nn.ModuleList(make() for _ in range(n)) for n in enc)
+        self.dec = nn.ModuleList(nn.ModuleList(make(first=i == 0) for i in range(n)) for n in dec)
+
+    def forward(self, x: Tensor, c: Tensor, pos: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        shared = Shared(**{name: mlp(c)[0] for name, mlp in self.shared.items()})
+        for group in self.enc:
+            for block in group:
+                x = block(x, shared=shared, pos=pos)
+        end = x  # of the encoder: what the first block of each decoder group looks at
+        for group in self.dec:
+            for block in group:
+                x = block(x, ctx=end, shared=shared, pos=pos, ctx_pos=pos)
+        return x, end
+
+    def upstream(self) -> dict[str, str | tuple[str, ...]]:
+        names = {}
+        for mine, theirs in zip(Shared._fields, ("attn", "xattn", "ffw"), strict=True):
+            names |= {f"shared.{mine}.layers.{i}": f"shared_adaln_{theirs}.{i}" for i in (0, 1, 3)}
+        for part in ("enc", "dec"):
+            for i, group in enumerate(getattr(self, part)):
+                for j in range(len(group)):
+                    names |= inside(f"{part}.{i}.{j}", f"backbone.{part}_blocks.{i}.{j}", Block.UPSTREAM)
+        return names
+
+
+def places(rows: int, columns: int) -> Tensor:
+    """Centres of cells, (rows * columns, 2), row and column; the longer side runs from -1 to 1, the other as far as
+    its share of it. The ends are rounded to float32, as upstream's are."""
+    longest = max(rows, columns)
+    axes = []
+    for n in (rows, columns):
+        end = torch.tensor(n / longest).double()
+        edges = torch.linspace(-end, end, n + 1, dtype=torch.float64)
+        axes.append((edges[:-1] + edges[1:]) / 2)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+class Model(nn.Module):
+    """The whole model: x (B, channels, N, M), t (B,) in [0, 1], text (B, S, D'), info (B, I) -> like x.
+
+    c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect. No final norm.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        hidden: int,
+        enc: Sequence[int],
+        dec: Sequence[int],
+        channels: int,
+        patch: int,
+        text_width: int,
+        info: int | None = None,
+    ):
+        super().__init__()
+        self.patch = patch
+        self.x_embed = nn.Linear(channels * patch**2, width)
+        self.text = nn.Linear(text_width, width)
+        self.register_buffer("freqs", frequencies(width // 2)[None], persistent=False)
+        self.time = nn.Linear(width, width)
+        self.info = None
+        if info is not None:
+            self.info = nn.Sequential(nn.Linear(info, width), nn.Mish(), zero_linear(width, width))
+        self.stack = Stack(width, heads, head_width, hidden, enc, dec)
+        self.leave = nn.Linear(width, channels * patch**2)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, info: Tensor | None = None) -> Tensor:
+        rows, columns = (n // self.patch for n in x.shape[2:])
+        angle = 1000 * t[:, None] * self.freqs  # (B, D/2)
+        c = F.mish(self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)))  # (B, D)
+        if self.info is not None and info is not None:
+            c = c + self.info(info)
+        pos = places(rows, columns).to(x)
+        pos = torch.cat([pos, pos.new_zeros(text.shape[1], 2)]).expand(len(x), -1, -1)  # words stand in the middle
+        tokens = torch.cat([self.x_embed(patchify(x, self.patch)), self.text(text)], dim=1)
+        tokens, _ = self.stack(tokens, c, pos)
+        return unpatchify(self.leave(tokens[:, : rows * columns]), self.patch, rows)
+
+    def upstream(self) -> Names:
+        return {f"stack.{mine}": theirs for mine, theirs in self.stack.upstream().items()} | {
+            "x_embed": Flat("in_patch.proj"),
+            "text": "ctx_proj",
+            "freqs": "time_emb.freqs",
+            "time": "time_emb.proj.0",
+            "info.0": "addon_info_embs_proj.0",
+            "info.2": "addon_info_embs_proj.2",
+            "leave": "out_patch.proj",
+        }

@@ -1,0 +1,105 @@
+"""PixArt-alpha: adaLN-single. One Linear for all blocks, and a small table of its own in each; the text by attention.
+
+    S = W SiLU(t_emb) + bias (6 D), once for the model;   [b1, s1, g1, b2, s2, g2] = S + E_i,   E_i a table (6, D)
+    u = x + g1 * Attn(LN(x) (1 + s1) + b1);   v = u + CrossAttn(u, text);   out = v + g2 * MLP(LN(v) (1 + s2) + b2)
+
+PixArt-alpha (arXiv 2310.00426), Sec. 2.3. B batch, T tokens, S words, D width.
+Differs from upstream in: text of one length for the batch (upstream packs texts of several).
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.blocks.upstream import inside
+from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
+from adaln_lab.norms import Modulation, layer_norm, modulate, split_vectors
+from adaln_lab.residual import gated
+
+ORDER = ("shift", "scale", "gate")
+
+
+class Table(nn.Module):
+    """What one block adds to the shared vectors: (B, n D) -> a `Modulation` for each branch."""
+
+    def __init__(self, width: int, branches: int = 2, order: tuple[str, ...] = ORDER):
+        super().__init__()
+        self.branches, self.order = branches, order
+        n = branches * len(order)
+        self.table = nn.Parameter(torch.randn(n, width) / width**0.5)  # so gates do not start at zero
+
+    def forward(self, shared: Tensor) -> list[Modulation]:
+        return split_vectors(shared + self.table.flatten(), self.branches, self.order)
+
+
+class Block(nn.Module):
+    """x (B, T, D), text (B, S, D), shared vectors (B, 6 D) -> (B, T, D). No norm before cross-attention, no gate."""
+
+    UPSTREAM: ClassVar = {
+        "to_modulation.table": "scale_shift_table",
+        "attn.qkv": "attn.qkv",
+        "attn.out": "attn.proj",
+        "cross.q": "cross_attn.q_linear",
+        "cross.kv": "cross_attn.kv_linear",
+        "cross.out": "cross_attn.proj",
+        "mlp.up": "mlp.fc1",
+        "mlp.down": "mlp.fc2",
+    }
+    DIFFUSERS: ClassVar = {  # BasicTransformerBlock(norm_type="ada_norm_single")
+        "to_modulation.table": "scale_shift_table",
+        "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+        "attn.out": "attn1.to_out.0",
+        "cross.q": "attn2.to_q",
+        "cross.kv": ("attn2.to_k", "attn2.to_v"),
+        "cross.out": "attn2.to_out.0",
+        "mlp.up": "ff.net.0.proj",
+        "mlp.down": "ff.net.2",
+    }
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.to_modulation = Table(width)
+        self.attn = SelfAttention(width, heads)
+        self.cross = CrossAttention(width, heads)
+        self.cross.out = zero_linear(width, width)
+        self.mlp = MLP(width, mlp_ratio)
+
+    def forward(self, x: Tensor, text: Tensor, shared: Tensor) -> Tensor:
+        attn, mlp = self.to_modulation(shared)
+        x = gated(x, self.attn(modulate(layer_norm(x), attn)), attn.gate)  # (B, T, D)
+        x = x + self.cross(x, text)
+        x = gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+        return x
+
+
+class Stack(nn.Module):
+    """x (B, T, D), text (B, S, D), t_emb (B, D) -> the stream after the last block and the tokens that leave.
+
+    The final layer adds its table to the raw t_emb: no SiLU, no Linear.
+    """
+
+    def __init__(self, width: int, heads: int, depth: int, out: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.shared = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.final_modulation = Table(width, branches=1, order=("shift", "scale"))
+        self.linear = zero_linear(width, out)
+
+    def forward(self, x: Tensor, text: Tensor, t_emb: Tensor) -> tuple[Tensor, Tensor]:
+        shared = self.shared(F.silu(t_emb))  # (B, 6 D)
+        for block in self.blocks:
+            x = block(x, text, shared)
+        (final,) = self.final_modulation(t_emb.repeat(1, 2))
+        return x, self.linear(modulate(layer_norm(x), final))
+
+    def upstream(self) -> dict[str, str | tuple[str, ...]]:
+        names = {
+            "shared": "t_block.1",
+            "final_modulation.table": "final_layer.scale_shift_table",
+            "linear": "final_layer.linear",
+        }
+        for i in range(len(self.blocks)):
+            names |= inside(f"blocks.{i}", f"blocks.{i}", Block.UPSTREAM)
+        return names

@@ -1,0 +1,31 @@
+"""Z-Image: Lumina 2's block, told through a narrow door.
+
+    [s1, g1, s2, g2] = W c + bias,   c = t_emb, 256 wide, no SiLU between      2 % of the parameters instead of a third
+
+All heads have their own keys and values; eps is 1e-5 everywhere. The final layer has the SiLU, and a scale alone.
+Z-Image (arXiv 2511.22699); Tongyi-MAI/Z-Image. diffusers has the same names. Differs from upstream in: no padding mask.
+"""
+
+from typing import ClassVar
+
+from adaln_lab.blocks import lumina2
+
+
+def hidden_width(width: int) -> int:
+    """Of the SwiGLU: 8/3 D, cut off, so that its three matrices weigh what two of 4 D would."""
+    return int(width / 3 * 8)
+
+
+class Block(lumina2.Block):
+    """x (B, T, D), c (B, C) -> (B, T, D); c None where c_width is None: a refiner. Rotary cos and sin (B, T, d/2)."""
+
+    silu = False
+    qk_eps = 1e-5
+
+    UPSTREAM: ClassVar = lumina2.Block.UPSTREAM | {
+        "to_modulation.linear": "adaLN_modulation.0",
+        "attn.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
+        "attn.norm_q": "attention.norm_q",
+        "attn.norm_k": "attention.norm_k",
+        "attn.out": "attention.to_out.0",
+    }

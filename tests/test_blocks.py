@@ -1,0 +1,273 @@
+"""Blocks of the zoo against the installed diffusers, on fresh random weights, in shapes that no stored file has."""
+
+import importlib
+
+import pytest
+import torch
+
+from adaln_lab.blocks import dit, flux, lumina2, pixart, qwenimage, sd3, zimage
+from adaln_lab.blocks.upstream import Swapped, from_upstream, load_upstream
+from adaln_lab.conditioning import AdaLNZeroBlock, Condition
+from adaln_lab.dit import FinalLayer
+
+D, HEADS, T, S = 32, 4, 6, 5  # width, heads, image tokens, text tokens
+EXACT = {"atol": 1e-12, "rtol": 1e-9}
+FLOAT32_NORM = {"atol": 1e-6, "rtol": 1e-6}  # diffusers' RMSNorm takes the variance in float32, also of float64
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    """The library, also where a torchvision that does not fit the torch would stop its import."""
+    from diffusers.utils import import_utils
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        import_utils._torchvision_available = False
+    return lambda module, name: getattr(importlib.import_module(f"diffusers.models.{module}"), name)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def randomised(module):
+    """Every parameter random: what starts at zero or one would hide a difference."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return module.eval()
+
+
+def inputs(batch=3):
+    return torch.randn(batch, T, D), torch.randn(batch, S, D), torch.randn(batch, D)
+
+
+def angles(*shape):
+    """cos and sin, and the same as complex numbers, which is what some classes take."""
+    a = torch.randn(*shape, D // HEADS // 2)
+    return (a.cos(), a.sin()), torch.polar(torch.ones_like(a), a)
+
+
+def pairs(cos_sin):
+    """Flux's classes in diffusers take each angle twice, once for each number of a pair."""
+    return tuple(a.repeat_interleave(2, dim=-1) for a in cos_sin)
+
+
+def test_dit(diffusers):
+    theirs = randomised(
+        diffusers("attention", "BasicTransformerBlock")(
+            D,
+            HEADS,
+            D // HEADS,
+            activation_fn="gelu-approximate",
+            num_embeds_ada_norm=10,
+            attention_bias=True,
+            norm_type="ada_norm_zero",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+        )
+    )
+    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("norm1.emb.")}
+    ours = load_upstream(AdaLNZeroBlock(D, HEADS, D), dit.DIFFUSERS, weights)
+    x, t, y = torch.randn(2, T, D), torch.tensor([3, 700]), torch.tensor([1, 9])
+    c = theirs.norm1.emb(t, y, hidden_dtype=x.dtype)
+    torch.testing.assert_close(ours(x, Condition(c)), theirs(x, timestep=t, class_labels=y), **EXACT)
+
+
+def test_pixart(diffusers):
+    theirs = randomised(
+        diffusers("attention", "BasicTransformerBlock")(
+            D,
+            HEADS,
+            D // HEADS,
+            cross_attention_dim=D,
+            activation_fn="gelu-approximate",
+            attention_bias=True,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+        )
+    )
+    ours = load_upstream(pixart.Block(D, HEADS), pixart.Block.DIFFUSERS, theirs.state_dict())
+    x, text, _ = inputs()
+    shared = torch.randn(3, 6 * D)
+    torch.testing.assert_close(ours(x, text, shared), theirs(x, encoder_hidden_states=text, timestep=shared), **EXACT)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dual", [False, True])
+def test_sd3_in_all_combinations(diffusers, qk_norm, last, dual):
+    theirs = randomised(
+        diffusers("attention", "JointTransformerBlock")(
+            D,
+            HEADS,
+            D // HEADS,
+            context_pre_only=last,
+            qk_norm="rms_norm" if qk_norm else None,
+            use_dual_attention=dual,
+        )
+    )
+    ours = sd3.JointBlock(D, HEADS, qk_norm=qk_norm, ctx_asked_only=last, dual=dual)
+    names = sd3.JointBlock.DIFFUSERS_LAST if last else sd3.JointBlock.DIFFUSERS
+    weights = theirs.state_dict()
+    if last and qk_norm:
+        assert "attn.norm_added_q.weight" in weights  # nobody asks with it, and it is there
+    ours = load_upstream(ours, names, weights)
+    x, ctx, c = inputs()
+    their_ctx, their_x = theirs(hidden_states=x, encoder_hidden_states=ctx, temb=c)
+    our_x, our_ctx = ours(x, ctx, c)
+    close = FLOAT32_NORM if qk_norm else EXACT
+    torch.testing.assert_close(our_x, their_x, **close)
+    if last:
+        assert our_ctx is None and their_ctx is None
+    else:
+        torch.testing.assert_close(our_ctx, their_ctx, **close)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_flux_double(diffusers, rotary):
+    theirs = randomised(diffusers("transformers.transformer_flux", "FluxTransformerBlock")(D, HEADS, D // HEADS))
+    ours = load_upstream(flux.DoubleBlock(D, HEADS), flux.DoubleBlock.DIFFUSERS, theirs.state_dict())
+    x, ctx, c = inputs()
+    rope, _ = angles(S + T)
+    their_ctx, their_x = theirs(
+        hidden_states=x, encoder_hidden_states=ctx, temb=c, image_rotary_emb=pairs(rope) if rotary else None
+    )
+    our_x, our_ctx = ours(x, ctx, c, rope if rotary else None)
+    torch.testing.assert_close(our_x, their_x, **FLOAT32_NORM)
+    torch.testing.assert_close(our_ctx, their_ctx, **FLOAT32_NORM)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_flux_single(diffusers, rotary):
+    theirs = randomised(diffusers("transformers.transformer_flux", "FluxSingleTransformerBlock")(D, HEADS, D // HEADS))
+    ours = load_upstream(flux.SingleBlock(D, HEADS), flux.SingleBlock.DIFFUSERS, theirs.state_dict())
+    x, ctx, c = inputs()
+    rope, _ = angles(S + T)
+    found = theirs(hidden_states=x, encoder_hidden_states=ctx, temb=c, image_rotary_emb=pairs(rope) if rotary else None)
+    mine = ours(torch.cat([ctx, x], dim=1), c, rope if rotary else None)
+    torch.testing.assert_close(mine, torch.cat(found, dim=1), **FLOAT32_NORM)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_qwenimage(diffusers, rotary):
+    theirs = randomised(
+        diffusers("transformers.transformer_qwenimage", "QwenImageTransformerBlock")(D, HEADS, D // HEADS)
+    )
+    ours = load_upstream(qwenimage.Block(D, HEADS), qwenimage.Block.UPSTREAM, theirs.state_dict())
+    x, ctx, c = inputs()
+    rope, turns = angles(S + T)
+    their_ctx, their_x = theirs(
+        hidden_states=x,
+        encoder_hidden_states=ctx,
+        encoder_hidden_states_mask=None,
+        temb=c,
+        image_rotary_emb=(turns[S:], turns[:S]) if rotary else None,
+    )
+    our_x, our_ctx = ours(x, ctx, c, rope if rotary else None)
+    torch.testing.assert_close(our_x, their_x, **FLOAT32_NORM)
+    torch.testing.assert_close(our_ctx, their_ctx, **FLOAT32_NORM)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_lumina2(diffusers, monkeypatch, kv_heads, modulated, rotary):
+    """Grouped and multi-query attention, refiners; diffusers has another eps for Q and K than the original."""
+    theirs = randomised(
+        diffusers("transformers.transformer_lumina2", "Lumina2TransformerBlock")(
+            dim=D,
+            num_attention_heads=HEADS,
+            num_kv_heads=kv_heads,
+            multiple_of=8,
+            ffn_dim_multiplier=1.3,
+            norm_eps=1e-5,
+            modulation=modulated,
+        )
+    )
+    monkeypatch.setattr(lumina2.Block, "qk_eps", 1e-5)
+    hidden = theirs.state_dict()["feed_forward.linear_1.weight"].shape[0]
+    assert hidden == lumina2.hidden_width(D, 8, 1.3)
+    ours = lumina2.Block(D, HEADS, kv_heads, hidden, D if modulated else None)
+    names = lumina2.Block.DIFFUSERS if modulated else lumina2.Block.DIFFUSERS | {"before_attn": "norm1"}
+    ours = load_upstream(ours, names, theirs.state_dict())
+    x, _, c = inputs()
+    rope, turns = angles(3, T)
+    found = theirs(x, None, turns if rotary else None, c if modulated else None)
+    torch.testing.assert_close(ours(x, c if modulated else None, rope if rotary else None), found, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_zimage(diffusers, modulated, rotary):
+    theirs = randomised(
+        diffusers("transformers.transformer_z_image", "ZImageTransformerBlock")(
+            0, D, HEADS, HEADS, 1e-5, True, modulation=modulated
+        )
+    )
+    ours = zimage.Block(D, HEADS, HEADS, zimage.hidden_width(D), D if modulated else None)
+    ours = load_upstream(ours, zimage.Block.UPSTREAM, theirs.state_dict())
+    x, _, c = inputs()
+    rope, turns = angles(3, T)
+    found = theirs(x, None, turns if rotary else None, c if modulated else None)
+    mine = ours(x, c if modulated else None, rope if rotary else None)
+    torch.testing.assert_close(mine, found, atol=2e-6, rtol=2e-6)
+
+
+def test_the_last_layer_of_flux_has_its_halves_swapped_in_diffusers(diffusers):
+    """(scale, shift) there, (shift, scale) in the original: loaded as they stand, the answer is another one."""
+    norm = randomised(diffusers("normalization", "AdaLayerNormContinuous")(D, D, elementwise_affine=False, eps=1e-6))
+    leave = randomised(torch.nn.Linear(D, 7))
+    weights = {f"norm_out.{k}": v for k, v in norm.state_dict().items()}
+    weights |= {f"proj_out.{k}": v for k, v in leave.state_dict().items()}
+    x, _, c = inputs()
+    ours = load_upstream(FinalLayer(D, D, 7), flux.DIFFUSERS_LAST_LAYER, weights)
+    torch.testing.assert_close(ours(x, Condition(c)), leave(norm(x, c)), **EXACT)
+    straight = {k: str(v) for k, v in flux.DIFFUSERS_LAST_LAYER.items()}
+    wrong = load_upstream(FinalLayer(D, D, 7), straight, weights)
+    assert (wrong(x, Condition(c)) - leave(norm(x, c))).abs().max() > 0.1
+
+
+NAMES = {"qkv": ("to_q", "to_k"), "out": "proj", "halves": Swapped("mod")}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"to_q.weight": torch.ones(1)}, r"'to_k.weight' is missing; 'to_q.weight' needs it beside"),
+        ({"extra.weight": torch.ones(1)}, r"no layer for 'extra.weight'; known: to_q \+ to_k, proj, mod"),
+    ],
+)
+def test_weights_without_a_place_or_a_partner_are_named(weights, message):
+    with pytest.raises(ValueError, match=message):
+        from_upstream(NAMES, weights)
+
+
+def test_fused_and_swapped_rows():
+    ours = from_upstream(
+        NAMES, {"to_q.weight": torch.zeros(1), "to_k.weight": torch.ones(1), "mod.bias": torch.arange(4.0)}
+    )
+    assert ours["qkv.weight"].tolist() == [0, 1] and ours["halves.bias"].tolist() == [2, 3, 0, 1]
+
+
+def test_weights_that_are_missing_or_of_another_size_are_named():
+    block = zimage.Block(D, HEADS, HEADS, 8, D)
+    weights = {}
+    for name, p in block.state_dict().items():
+        layer, _, suffix = name.rpartition(".")
+        place = zimage.Block.UPSTREAM[layer]
+        parts = [place] if isinstance(place, str) else place
+        weights |= {f"{q}.{suffix}": r for q, r in zip(parts, p.chunk(len(parts)), strict=True)}
+    load_upstream(block, zimage.Block.UPSTREAM, weights)
+    less = {k: v for k, v in weights.items() if k != "ffn_norm2.weight"}
+    with pytest.raises(ValueError, match=r"'ffn_norm2.weight' is missing: our after_mlp.weight, \(32,\)"):
+        load_upstream(block, zimage.Block.UPSTREAM, less)
+    wrong = weights | {"attention.to_out.0.weight": torch.zeros(4, 4)}
+    with pytest.raises(ValueError, match=r"'attention.to_out.0.weight' must be \(32, 32\).* got \(4, 4\)"):
+        load_upstream(block, zimage.Block.UPSTREAM, wrong)
