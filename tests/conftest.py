@@ -4,9 +4,11 @@ Seeds belong to the tests that draw numbers; none is set here.
 """
 
 import functools
+import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,15 @@ def chromium() -> str | None:
 @pytest.fixture(scope="session")
 def golden_dir(pytestconfig: pytest.Config) -> Path:
     return pytestconfig.getoption("--golden")
+
+
+@pytest.fixture(scope="session")
+def diffusers() -> Callable[[str, str], type]:
+    """diffusers("models.attention", "JointTransformerBlock"), also beside a torchvision that would stop its import."""
+    from diffusers.utils import import_utils
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        import_utils._torchvision_available = False
+    return lambda module, name: getattr(importlib.import_module(f"diffusers.{module}"), name)

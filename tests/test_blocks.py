@@ -1,7 +1,5 @@
 """Blocks of the zoo against the installed diffusers, on fresh random weights, in shapes that no stored file has."""
 
-import importlib
-
 import pytest
 import torch
 
@@ -13,18 +11,6 @@ from adaln_lab.dit import FinalLayer
 D, HEADS, T, S = 32, 4, 6, 5  # width, heads, image tokens, text tokens
 EXACT = {"atol": 1e-12, "rtol": 1e-9}
 FLOAT32_NORM = {"atol": 1e-6, "rtol": 1e-6}  # diffusers' RMSNorm takes the variance in float32, also of float64
-
-
-@pytest.fixture(scope="module")
-def diffusers():
-    """The library, also where a torchvision that does not fit the torch would stop its import."""
-    from diffusers.utils import import_utils
-
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        import_utils._torchvision_available = False
-    return lambda module, name: getattr(importlib.import_module(f"diffusers.models.{module}"), name)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +46,7 @@ def pairs(cos_sin):
 
 def test_dit(diffusers):
     theirs = randomised(
-        diffusers("attention", "BasicTransformerBlock")(
+        diffusers("models.attention", "BasicTransformerBlock")(
             D,
             HEADS,
             D // HEADS,
@@ -81,7 +67,7 @@ def test_dit(diffusers):
 
 def test_pixart(diffusers):
     theirs = randomised(
-        diffusers("attention", "BasicTransformerBlock")(
+        diffusers("models.attention", "BasicTransformerBlock")(
             D,
             HEADS,
             D // HEADS,
@@ -104,7 +90,7 @@ def test_pixart(diffusers):
 @pytest.mark.parametrize("dual", [False, True])
 def test_sd3_in_all_combinations(diffusers, qk_norm, last, dual):
     theirs = randomised(
-        diffusers("attention", "JointTransformerBlock")(
+        diffusers("models.attention", "JointTransformerBlock")(
             D,
             HEADS,
             D // HEADS,
@@ -132,7 +118,7 @@ def test_sd3_in_all_combinations(diffusers, qk_norm, last, dual):
 
 @pytest.mark.parametrize("rotary", [False, True])
 def test_flux_double(diffusers, rotary):
-    theirs = randomised(diffusers("transformers.transformer_flux", "FluxTransformerBlock")(D, HEADS, D // HEADS))
+    theirs = randomised(diffusers("models.transformers.transformer_flux", "FluxTransformerBlock")(D, HEADS, D // HEADS))
     ours = load_upstream(flux.DoubleBlock(D, HEADS), flux.DoubleBlock.DIFFUSERS, theirs.state_dict())
     x, ctx, c = inputs()
     rope, _ = angles(S + T)
@@ -146,7 +132,9 @@ def test_flux_double(diffusers, rotary):
 
 @pytest.mark.parametrize("rotary", [False, True])
 def test_flux_single(diffusers, rotary):
-    theirs = randomised(diffusers("transformers.transformer_flux", "FluxSingleTransformerBlock")(D, HEADS, D // HEADS))
+    theirs = randomised(
+        diffusers("models.transformers.transformer_flux", "FluxSingleTransformerBlock")(D, HEADS, D // HEADS)
+    )
     ours = load_upstream(flux.SingleBlock(D, HEADS), flux.SingleBlock.DIFFUSERS, theirs.state_dict())
     x, ctx, c = inputs()
     rope, _ = angles(S + T)
@@ -158,7 +146,7 @@ def test_flux_single(diffusers, rotary):
 @pytest.mark.parametrize("rotary", [False, True])
 def test_qwenimage(diffusers, rotary):
     theirs = randomised(
-        diffusers("transformers.transformer_qwenimage", "QwenImageTransformerBlock")(D, HEADS, D // HEADS)
+        diffusers("models.transformers.transformer_qwenimage", "QwenImageTransformerBlock")(D, HEADS, D // HEADS)
     )
     ours = load_upstream(qwenimage.Block(D, HEADS), qwenimage.Block.UPSTREAM, theirs.state_dict())
     x, ctx, c = inputs()
@@ -181,7 +169,7 @@ def test_qwenimage(diffusers, rotary):
 def test_lumina2(diffusers, monkeypatch, kv_heads, modulated, rotary):
     """Grouped and multi-query attention, refiners; diffusers has another eps for Q and K than the original."""
     theirs = randomised(
-        diffusers("transformers.transformer_lumina2", "Lumina2TransformerBlock")(
+        diffusers("models.transformers.transformer_lumina2", "Lumina2TransformerBlock")(
             dim=D,
             num_attention_heads=HEADS,
             num_kv_heads=kv_heads,
@@ -207,7 +195,7 @@ def test_lumina2(diffusers, monkeypatch, kv_heads, modulated, rotary):
 @pytest.mark.parametrize("rotary", [False, True])
 def test_zimage(diffusers, modulated, rotary):
     theirs = randomised(
-        diffusers("transformers.transformer_z_image", "ZImageTransformerBlock")(
+        diffusers("models.transformers.transformer_z_image", "ZImageTransformerBlock")(
             0, D, HEADS, HEADS, 1e-5, True, modulation=modulated
         )
     )
@@ -222,7 +210,9 @@ def test_zimage(diffusers, modulated, rotary):
 
 def test_the_last_layer_of_flux_has_its_halves_swapped_in_diffusers(diffusers):
     """(scale, shift) there, (shift, scale) in the original: loaded as they stand, the answer is another one."""
-    norm = randomised(diffusers("normalization", "AdaLayerNormContinuous")(D, D, elementwise_affine=False, eps=1e-6))
+    norm = randomised(
+        diffusers("models.normalization", "AdaLayerNormContinuous")(D, D, elementwise_affine=False, eps=1e-6)
+    )
     leave = randomised(torch.nn.Linear(D, 7))
     weights = {f"norm_out.{k}": v for k, v in norm.state_dict().items()}
     weights |= {f"proj_out.{k}": v for k, v in leave.state_dict().items()}

@@ -166,10 +166,6 @@ def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
     assert torch.allclose(c[0], c[1]) and ctx.shape == (2, 2, SMALL.width) and not torch.equal(ctx[0], ctx[1])
 
 
-UPSTREAM = {"attn.qkv": "attn.qkv", "attn.proj": "attn.out", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}
-UPSTREAM |= {"adaLN_modulation.1": "to_modulation.linear", "linear": "linear"}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,53 +1,14 @@
 """Stable Diffusion 1.5's block, against stored numbers and the installed diffusers; and the TinyUNet made of it."""
 
-import importlib
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
 
 from adaln_lab import datasets
-from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer, TransformerBlock, from_upstream
+from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer, TransformerBlock
+from adaln_lab.blocks.upstream import from_upstream, inside
 from adaln_lab.samplers import sample
 from adaln_lab.train import Run, TrainConfig, gate_sizes, train
 from adaln_lab.unet import TinyUNet, UNetConfig
-
-
-def test_the_transformer_block_equals_its_stored_numbers(golden_dir: Path):
-    """Outputs, input gradients and norms of weight gradients in float64, to 1e-10."""
-    with safe_open(golden_dir / "sd15_block.safetensors", "pt") as f:
-        stored, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()  # noqa: SIM118
-    config = json.loads(meta["config"])
-    ours = TransformerBlock(config["dim"], config["num_attention_heads"], config["cross_attention_dim"]).double()
-    weights = {k.removeprefix("weights."): v for k, v in stored.items() if k.startswith("weights.")}
-    ours.load_state_dict(from_upstream(TransformerBlock.UPSTREAM, weights))
-    x, text = (stored[f"inputs.{name}"].requires_grad_() for name in ("x", "text"))
-    out = ours(x, text)
-    (out * stored["cotangents.x"]).sum().backward()
-    close = dict(atol=1e-10, rtol=1e-9)
-    torch.testing.assert_close(out, stored["outputs_exact.x"], **close)
-    torch.testing.assert_close(x.grad, stored["grads_exact.x"], **close)
-    torch.testing.assert_close(text.grad, stored["grads_exact.text"], **close)
-    norms = dict(zip(json.loads(meta["weight_grad_order"]), stored["weight_grad_l2"], strict=True))
-    by_name = from_upstream(TransformerBlock.UPSTREAM, norms)
-    for name, p in ours.named_parameters():
-        torch.testing.assert_close(p.grad.norm(), by_name[name], **close)
-
-
-@pytest.fixture(scope="module")
-def diffusers():
-    """The library, also where a torchvision that does not fit the torch would stop its import."""
-    from diffusers.utils import import_utils
-
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        import_utils._torchvision_available = False
-    import diffusers
-
-    return diffusers
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -65,7 +26,7 @@ def test_the_resnet_block_equals_diffusers(diffusers, scale_shift, out):
     """The time as an additive shift before the norm, or as scale and shift after it; with and without a new width."""
     torch.manual_seed(0)
     theirs = randomised(
-        importlib.import_module("diffusers.models.resnet").ResnetBlock2D(
+        diffusers("models.resnet", "ResnetBlock2D")(
             in_channels=8,
             out_channels=out,
             temb_channels=6,
@@ -83,12 +44,12 @@ def test_the_resnet_block_equals_diffusers(diffusers, scale_shift, out):
 def test_the_spatial_transformer_equals_diffusers(diffusers):
     torch.manual_seed(0)
     theirs = randomised(
-        diffusers.Transformer2DModel(
+        diffusers("models", "Transformer2DModel")(
             2, 4, in_channels=8, norm_num_groups=4, cross_attention_dim=6, use_linear_projection=False
         )
     ).eval()
     names = SpatialTransformer.UPSTREAM
-    inner = {f"block.{k}": f"transformer_blocks.0.{v}" for k, v in TransformerBlock.UPSTREAM.items()}
+    inner = inside("block", "transformer_blocks.0", TransformerBlock.UPSTREAM)
     ours = SpatialTransformer(8, 2, 6, groups=4).double()
     ours.load_state_dict(from_upstream(inner | {k: v for k, v in names.items() if k != "block"}, theirs.state_dict()))
     x, text = torch.randn(2, 8, 3, 5).double(), torch.randn(2, 7, 6).double()

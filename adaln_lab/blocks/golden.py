@@ -8,8 +8,9 @@ and "config", and nowhere else.
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 from adaln_lab.embed import unpatchify
 
-GROUPS = [
+GROUPS = (  # what a key may begin with
     "weights",
     "inputs",
     "cotangents",
@@ -32,7 +33,7 @@ GROUPS = [
     "grads_exact",
     "modulation",
     "weight_grad_l2",
-]  # what a key may begin with
+)
 TOLERANCE = {"atol": 1e-10, "rtol": 1e-9}
 
 
@@ -50,7 +51,7 @@ class Replica(NamedTuple):
     block: nn.Module
     names: Names
     call: Callable[..., dict[str, Tensor]]
-    modulation: dict[str, str] = {}  # stored name -> the part whose vectors these are
+    modulation: Mapping[str, str] = MappingProxyType({})  # stored name -> the part whose vectors these are
 
 
 def read(path: Path) -> Stored:
@@ -134,7 +135,7 @@ class _Call(nn.Module):
 class _vectors(dict):
     """While it is open, the vectors (B, n, D) that the named parts of a block give, in their order."""
 
-    def __init__(self, block: nn.Module, parts: dict[str, str]):
+    def __init__(self, block: nn.Module, parts: Mapping[str, str]):
         super().__init__()
         self.block, self.parts = block, parts
 

@@ -165,12 +165,12 @@ class Stack(nn.Module):
 
     def __init__(self, width: int, heads: int, head_width: int, hidden: int, enc: Sequence[int], dec: Sequence[int]):
         super().__init__()
-        make = lambda first=False: Block(
-            width, heads, head_width, hidden, own=False, ctx_width=width if first else None
-        )
         self.shared = nn.ModuleDict({name: SharedMLP(width) for name in Shared._fields})
-        self.enc = nn.ModuleList(nn.ModuleList(make() for _ in range(n)) for n in enc)
-        self.dec = nn.ModuleList(nn.ModuleList(make(first=i == 0) for i in range(n)) for n in dec)
+        sizes = width, heads, head_width, hidden, False
+        self.enc = nn.ModuleList(nn.ModuleList(Block(*sizes) for _ in range(n)) for n in enc)
+        self.dec = nn.ModuleList(
+            nn.ModuleList(Block(*sizes, ctx_width=None if i else width) for i in range(n)) for n in dec
+        )
 
     def forward(self, x: Tensor, c: Tensor, pos: Tensor | None = None) -> tuple[Tensor, Tensor]:
         shared = Shared(**{name: mlp(c)[0] for name, mlp in self.shared.items()})

@@ -148,15 +148,3 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def from_upstream(names: dict[str, str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under diffusers' names -> the same under ours; ValueError, naming it, where a name is not known."""
-    ours = {}
-    for name, weight in weights.items():
-        found = [(mine, theirs) for mine, theirs in names.items() if name.startswith(theirs + ".")]
-        if not found:
-            raise ValueError(f"no layer for {name!r}; known: {', '.join(names.values())}")
-        mine, theirs = found[0]
-        ours[mine + name.removeprefix(theirs)] = weight
-    return ours
