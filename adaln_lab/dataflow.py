@@ -5,6 +5,7 @@ none. A vector is named by what it does, whatever the code calls it: added, it i
 layer, a scale; multiplied to a finished branch, a gate.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ NAMES = {
 }  # fmt: skip
 PLUMBING = {  # moves numbers about and changes none
     "cat", "chunk", "clone", "contiguous", "detach", "expand", "expand_as", "flatten", "float", "getattr", "getitem",
-    "permute", "repeat", "reshape", "split", "squeeze", "stack", "to", "transpose", "type_as", "unbind", "unflatten",
+    "permute", "repeat", "repeat_interleave", "reshape", "split", "squeeze", "stack", "to", "transpose", "type_as", "unbind", "unflatten",
     "unsqueeze", "view",
 }  # fmt: skip
 ORDERED = {"sub": "-", "truediv": "/", "div": "/"}
@@ -48,9 +49,13 @@ class Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
-        if target not in ("chunk", torch.chunk):
+        if target in ("chunk", torch.chunk):
+            n = args[1] if len(args) > 1 else kwargs["chunks"]
+        elif target == "split" and isinstance(args[1], list | tuple):
+            n = len(args[1])
+        else:
             return proxy
-        return tuple(proxy[i] for i in range(args[1] if len(args) > 1 else kwargs["chunks"]))  # so it can be sliced
+        return tuple(proxy[i] for i in range(n))  # so it can be sliced
 
 
 def read(block: nn.Module) -> tuple[list[Op], list[Op]]:
@@ -62,8 +67,9 @@ def read(block: nn.Module) -> tuple[list[Op], list[Op]]:
         ops.append(Op(*parts))
         return (ops[-1],)
 
+    optional = inspect.signature(block.forward).parameters.values()
     try:
-        graph = Tracer().trace(block)
+        graph = Tracer().trace(block, {p.name: None for p in optional if p.default is None})  # drawn without
     except fx.proxy.TraceError as error:
         raise ValueError(f"{type(block).__name__} takes a way that depends on numbers: {error}") from error
     except (RuntimeError, TypeError) as error:
@@ -76,14 +82,17 @@ def read(block: nn.Module) -> tuple[list[Op], list[Op]]:
         numbers = [a for a in node.args if isinstance(a, int | float)]
         name = node.target if isinstance(node.target, str) else node.target.__name__
         attribute = node.args[1] if name == "getattr" else name
-        if node.op in ("placeholder", "get_attr"):
+        is_module = node.op == "call_module"
+        if name == "_assert_is_none" or (is_module and isinstance(block.get_submodule(name), nn.Identity)):
+            meaning[node] = inputs
+        elif node.op in ("placeholder", "get_attr"):
             meaning[node] = new("weight" if node.op == "get_attr" else "input", name.split(".")[-1])
         elif node.op == "call_module":
             layer = block.get_submodule(name)
             name = type(layer).__name__
             weights = len(list(layer.parameters()))
             meaning[node] = new("norm" if "Norm" in name else "box", NAMES.get(name, name), inputs, weights)
-        elif attribute in ("shape", "size", "dim", "ndim", "dtype", "device"):
+        elif attribute in ("shape", "size", "dim", "ndim", "dtype", "device") or name == "floordiv":
             meaning[node] = ()
         elif name == "getattr" and node.args[0].op == "placeholder" and not hasattr(torch.Tensor, attribute):
             known = tuple(op for op in ops if op.kind == "input" and op.label == attribute)

@@ -291,7 +291,7 @@ def _hdm_block(k, w):
         return {"x": block(x, y[:, 0], ctx, pos=pos_map, ctx_pos=ctx_pos)}
 
     parts = {"attn": "to_attn", "mlp": "to_mlp"} | ({} if block.cross is None else {"xattn": "to_cross"})
-    return Replica(block, hdm.Block.UPSTREAM, call, {k: f"{v}.to_modulation" for k, v in parts.items()})
+    return Replica(block, hdm.Block.UPSTREAM, call, parts)
 
 
 def _groups(k):

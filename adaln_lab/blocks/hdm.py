@@ -84,24 +84,11 @@ class CrossAttention(nn.Module):
         return self.out(mix(q, k, v))
 
 
-class AdaLN(nn.Module):
-    """x -> RMS(x) (1 + s) + b, and the modulation, for its gate. With a Linear of its own, or told by the model."""
-
-    def __init__(self, width: int, own: bool):
-        super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.to_modulation = ToModulation(width, width, branches=1, order=ORDER, silu=False) if own else None
-
-    def forward(self, x: Tensor, c: Tensor | None, shared: Modulation | None) -> tuple[Tensor, Modulation]:
-        m = shared if self.to_modulation is None else self.to_modulation(c)[0]
-        return modulate(self.norm(x), m), m
-
-
 class Shared(NamedTuple):
-    """What the model tells all its blocks: one modulation for each kind of branch."""
+    """One modulation for each kind of branch; in a model, the same for all its blocks."""
 
     attn: Modulation
-    cross: Modulation
+    cross: Modulation | None
     mlp: Modulation
 
 
@@ -109,9 +96,8 @@ class Block(nn.Module):
     """x (B, T, D) -> (B, T, D), told by c (B, D) through Linears of its own, or by `shared`; looks at ctx if it can."""
 
     UPSTREAM: ClassVar = (
-        {f"{a}.to_modulation.linear": f"{b}_pre_norm.adaln" for a, b in (("to_attn", "attn"), ("to_mlp", "mlp"))}
-        | {f"{a}.norm": f"{b}_pre_norm.norm" for a, b in (("to_attn", "attn"), ("to_mlp", "mlp"))}
-        | {"to_cross.to_modulation.linear": "xattn_pre_norm.adaln", "to_cross.norm": "xattn_pre_norm.norm"}
+        {f"norm_{a}": f"{b}_pre_norm.norm" for a, b in (("attn", "attn"), ("cross", "xattn"), ("mlp", "mlp"))}
+        | {f"to_{a}.linear": f"{b}_pre_norm.adaln" for a, b in (("attn", "attn"), ("cross", "xattn"), ("mlp", "mlp"))}
         | inside("attn", "attn", Attention.NAMES)
         | inside("cross", "xattn", CrossAttention.NAMES)
         | {"mlp.up": "mlp.w12", "mlp.down": "mlp.w3"}
@@ -121,29 +107,40 @@ class Block(nn.Module):
         self, width: int, heads: int, head_width: int, hidden: int, own: bool = True, ctx_width: int | None = None
     ):
         super().__init__()
-        self.to_attn, self.attn = AdaLN(width, own), Attention(width, heads, head_width)
-        self.to_cross = self.cross = None
+
+        def to_modulation() -> ToModulation | None:
+            return ToModulation(width, width, branches=1, order=ORDER, silu=False) if own else None
+
+        self.to_attn, self.norm_attn = to_modulation(), nn.RMSNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, head_width)
+        self.to_cross = self.norm_cross = self.cross = None
         if ctx_width is not None:
-            self.to_cross, self.cross = AdaLN(width, own), CrossAttention(width, heads, head_width, ctx_width)
-        self.to_mlp, self.mlp = AdaLN(width, own), SwiGLU(width, hidden, bias=True)
+            self.to_cross, self.norm_cross = to_modulation(), nn.RMSNorm(width, eps=1e-6)
+            self.cross = CrossAttention(width, heads, head_width, ctx_width)
+        self.to_mlp, self.norm_mlp = to_modulation(), nn.RMSNorm(width, eps=1e-6)
+        self.mlp = SwiGLU(width, hidden, bias=True)
+
+    def told(self, c: Tensor) -> Shared:
+        """What its own Linears make of c."""
+        return Shared(*(None if part is None else part(c)[0] for part in (self.to_attn, self.to_cross, self.to_mlp)))
 
     def forward(
         self,
         x: Tensor,
-        c: Tensor | None = None,
+        c: Tensor | None,
         ctx: Tensor | None = None,
         shared: Shared | None = None,
         pos: Tensor | None = None,
         ctx_pos: Tensor | None = None,
     ) -> Tensor:
-        attn, cross, mlp = shared or (None, None, None)
-        x, m = self.to_attn(x, c, attn)  # the stream itself is normalised and modulated
-        x = gated(x, self.attn(x, pos), m.gate, "one_plus")
+        attn, cross, mlp = self.told(c) if shared is None else shared
+        x = modulate(self.norm_attn(x), attn)  # the stream itself is normalised and modulated
+        x = gated(x, self.attn(x, pos), attn.gate, "one_plus")
         if self.cross is not None:
-            x, m = self.to_cross(x, c, cross)
-            x = gated(x, self.cross(x, ctx, pos, ctx_pos), m.gate, "one_plus")
-        x, m = self.to_mlp(x, c, mlp)
-        return gated(x, self.mlp(x), m.gate, "one_plus")
+            x = modulate(self.norm_cross(x), cross)
+            x = gated(x, self.cross(x, ctx, pos, ctx_pos), cross.gate, "one_plus")
+        x = modulate(self.norm_mlp(x), mlp)
+        return gated(x, self.mlp(x), mlp.gate, "one_plus")
 
 
 class SharedMLP(nn.Module):
@@ -176,11 +173,11 @@ class Stack(nn.Module):
         shared = Shared(**{name: mlp(c)[0] for name, mlp in self.shared.items()})
         for group in self.enc:
             for block in group:
-                x = block(x, shared=shared, pos=pos)
+                x = block(x, None, shared=shared, pos=pos)
         end = x  # of the encoder: what the first block of each decoder group looks at
         for group in self.dec:
             for block in group:
-                x = block(x, ctx=end, shared=shared, pos=pos, ctx_pos=pos)
+                x = block(x, None, end, shared, pos, pos)
         return x, end
 
     def upstream(self) -> dict[str, str | tuple[str, ...]]:

@@ -79,7 +79,7 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width, hidden)
         self.after_mlp = nn.RMSNorm(width, eps=eps)
 
-    def forward(self, x: Tensor, c: Tensor | None = None, rope: Rope | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None, rope: Rope | None = None) -> Tensor:
         attn, mlp = 2 * [Modulation()] if self.to_modulation is None else self.to_modulation(c)
         branch = self.after_attn(self.attn(modulate(self.before_attn(x), attn), rope))
         x = gated(x, branch, attn.gate, "tanh")  # (B, T, D)
