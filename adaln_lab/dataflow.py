@@ -20,8 +20,8 @@ NAMES = {
 }  # fmt: skip
 PLUMBING = {  # moves numbers about and changes none
     "cat", "chunk", "clone", "contiguous", "detach", "expand", "expand_as", "flatten", "float", "getattr", "getitem",
-    "permute", "repeat", "repeat_interleave", "reshape", "split", "squeeze", "stack", "to", "transpose", "type_as", "unbind", "unflatten",
-    "unsqueeze", "view",
+    "permute", "repeat", "repeat_interleave", "reshape", "split", "squeeze", "stack", "to", "transpose", "type_as",
+    "unbind", "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 ORDERED = {"sub": "-", "truediv": "/", "div": "/"}
 SIGNS = {"add": "+", "shift": "+", "mul": "*", "scale": "*", "gate": "*"}  # kinds of arithmetic

@@ -43,7 +43,7 @@ def describe(block: nn.Module) -> str:
         else:
             inside = ["gamma", "beta"][: op.weights] if op.kind == "norm" else [way(sender) for sender in op.senders]
             text = op.label + f"({', '.join(inside)})" * bool(inside)
-        return text + "".join(f" with ({way(other)})" for other in others)
+        return text + "".join(dict.fromkeys(f" with ({way(other)})" for other in others))  # q and k come one way
 
     def way(op: Op) -> str:
         if graph.on_stream(op):

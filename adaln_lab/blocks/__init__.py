@@ -146,8 +146,8 @@ ZOO: dict[str, Spec] = {
         lambda width=16, heads=2: sd3.JointBlock(width, heads),
         ("x", "ctx", "c"),
         Facts(
-            LN, 1e-6, False, "time + pooled text", "SiLU", 2 * SSG, "raw", False, "RMSNorm from 3.5 on", "not published",
-            text="a stream of its own",
+            LN, 1e-6, False, "time + pooled text", "SiLU", 2 * SSG, "raw", False, "RMSNorm from 3.5 on",
+            "not published", text="a stream of its own",
         ),
         (*_JOINT_LINES, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(c) + w_a"),
         sd3.JointBlock.UPSTREAM,
