@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes: for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo: for shells and clusters."""
 
 import argparse
 import json
@@ -98,6 +98,12 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     add.add_argument("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
     add.set_defaults(command=command_compare)
+
+    add = commands.add_parser(
+        "zoo", help="count modulation in published models (needs diffusers)", formatter_class=_Help
+    )
+    add.add_argument("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
+    add.set_defaults(command=command_zoo)
 
     add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
     add.add_argument("--quick", action="store_true", help="few rounds, one seed")
@@ -240,6 +246,17 @@ def command_schemes(o: argparse.Namespace) -> None:
 def command_compare(o: argparse.Namespace) -> None:
     for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
         log.info("%s", line)
+
+
+def command_zoo(o: argparse.Namespace) -> None:
+    from adaln_lab.blocks import ZOO, budget
+
+    found = budget.totals()
+    for key, n in found.items():
+        share = 100 * n["modulation"] / n["parameters"]
+        print(f"{ZOO[key].title:28}{n['parameters']:16,}{n['modulation']:15,}{share:7.2f} %")
+    if o.out:
+        write_json(o.out, {"command": "python -m adaln_lab zoo --out FILE", "date": str(date.today()), "models": found})
 
 
 def command_bench(o: argparse.Namespace) -> None:

@@ -58,11 +58,16 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
     """Show a static figure: image/png, text/plain = alt (what a screen reader or a diff reads), a visible caption."""
     from IPython.display import Markdown, display
 
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    png = base64.b64encode(small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())))).decode()
+    png = base64.b64encode(small_png(Image.fromarray(pixels(fig)))).decode()
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     display(Markdown(f"*{caption or alt}*"))
+
+
+def pixels(fig: Figure) -> np.ndarray:
+    """A figure as a picture (height, width, 4), bytes."""
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def small_png(image: Image.Image) -> bytes:
@@ -386,4 +391,34 @@ def plot_paths(grid: Any, heights: Any, paths: dict[str, Any], ax: Axes) -> Axes
         ax.plot(*np.asarray(path)[-1], marker=marker, color=COLOURS[colour], ms=10)
     ax.set_aspect("equal")
     ax.legend(loc="lower left", frameon=True)
+    return ax
+
+
+def plot_tree(
+    places: dict[str, tuple[float, float]], links: Sequence[tuple[str, str, str]], ax: Axes, colours: dict[str, str]
+) -> Axes:
+    """Names in boxes at (x, y), and links (from, to, what changed) as arrows with a word beside their middle."""
+    for start, end, word in links:
+        (x, y), (u, v) = places[start], places[end]
+        ax.annotate(
+            "",
+            (u, v),
+            (x, y),
+            arrowprops={"arrowstyle": "-|>", "color": COLOURS["quiet"], "shrinkA": 14, "shrinkB": 14},
+        )
+        ax.text(
+            (x + u) / 2,
+            (y + v) / 2,
+            word,
+            fontsize=7.5,
+            ha="center",
+            va="center",
+            bbox={"fc": "white", "ec": "none", "pad": 0.6},
+        )
+    for name, (x, y) in places.items():
+        box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": colours.get(name, COLOURS["data"]), "lw": 1.6}
+        ax.text(x, y, name, fontsize=8.5, weight="bold", ha="center", va="center", bbox=box)
+    ax.set_yticks([])
+    ax.grid(False)
+    ax.spines["left"].set_visible(False)
     return ax

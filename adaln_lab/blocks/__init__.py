@@ -62,6 +62,7 @@ class Spec:
     config: Mapping[str, Any] = field(default_factory=dict)  # of the whole model, as published
     modulation: tuple[str, ...] = ()  # what its parameters of modulation have in their names
     size: tuple[int, int, int] = (0, 0, 0)  # published width, heads, and blocks
+    c_limit: int = 1_000_000  # c is as wide as the block, and no wider than this
 
     def example(self, width: int = 16, batch: int = 2, tokens: int = 6, words: int = 5) -> tuple[Any, ...]:
         """Random inputs for a block of this width, float32, in the order of its forward."""
@@ -69,7 +70,7 @@ class Spec:
             "x": (batch, tokens, width),
             "ctx": (batch, words, width),
             "text": (batch, words, width),
-            "c": (batch, width),
+            "c": (batch, min(width, self.c_limit)),
             "shared": (batch, 6 * width),
             "cond": (batch, width),
         }
@@ -89,7 +90,7 @@ _DIT_LINES = (
     r"\mathrm{out} = u + g_2 \odot \mathrm{MLP}(\mathrm{LN}(u)(1 + s_2) + b_2)",
 )
 _JOINT_LINES = (
-    r"q, k, v \text{ of } \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{img, txt\}: \text{ one softmax}",
+    r"q, k, v \ \mathrm{of}\ \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{x, ctx\}:\ \mathrm{one\ softmax}",
     r"x_a \leftarrow x_a + g_{a1} \odot P_a(\mathrm{attn}_a)",
     r"x_a \leftarrow x_a + g_{a2} \odot \mathrm{MLP}_a(\mathrm{LN}(x_a)(1 + s_{a2}) + b_{a2})",
 )
@@ -215,7 +216,7 @@ ZOO: dict[str, Spec] = {
         ("x", "c"),
         Facts(
             RMS, 1e-5, True, "time", "SiLU", ("scale", "gate") * 2, "tanh", True, "RMSNorm",
-            "all modulation, the last Linear", "no; c is 1,024 wide", "tokens in the same stream",
+            "modulation, the last Linear", "no; c is 1,024 wide", "tokens in the same stream",
         ),
         (*_SANDWICH_LINES, r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w"),
         lumina2.Block.UPSTREAM,
@@ -224,6 +225,7 @@ ZOO: dict[str, Spec] = {
         {"cap_feat_dim": 2304},
         ("norm1.linear", "norm_out.linear_1"),
         (2304, 24, 26),
+        c_limit=1024,
     ),
     "zimage": Spec(
         "Z-Image",
@@ -243,6 +245,7 @@ ZOO: dict[str, Spec] = {
         {},
         ("adaLN_modulation",),
         (3840, 30, 30),
+        c_limit=256,
     ),
     "hdm": Spec(
         "HDM (XUT-base)",
@@ -258,7 +261,7 @@ ZOO: dict[str, Spec] = {
         (
             r"a = \mathrm{RMS}_1(x)(1 + s_1) + b_1,\quad u = a + (1 + g_1) \odot \mathrm{Attn}(a)",
             r"m = \mathrm{RMS}_2(u)(1 + s_2) + b_2,\quad \mathrm{out} = m + (1 + g_2) \odot \mathrm{SwiGLU}(m)",
-            r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \text{the same for all blocks}",
+            r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \mathrm{the\ same\ for\ all\ blocks}",
         ),
         hdm.Block.UPSTREAM,
         {},

@@ -57,10 +57,10 @@ def totals() -> dict[str, dict[str, int]]:
     return found
 
 
-def stored() -> dict[str, Any]:
+def stored() -> dict[str, dict[str, int]]:
     """The totals that come with the package, made by `python -m adaln_lab zoo`: a learner needs no diffusers."""
     with resources.as_file(resources.files("adaln_lab") / "assets" / "zoo.json") as path:
-        return read_json(path, "the zoo's totals")
+        return read_json(path, "the zoo's totals")["models"]
 
 
 def flops(key: str, tokens: int = 4096, words: int = 154) -> tuple[int, int]:

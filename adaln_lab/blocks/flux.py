@@ -19,24 +19,23 @@ from adaln_lab.norms import ToModulation, layer_norm, modulate
 from adaln_lab.residual import gated
 
 
-def _stream(name: str) -> dict[str, str]:
+def _names(ours: str, theirs: str) -> dict[str, str]:
+    """One stream's layers in the original."""
     return {
-        "to_modulation.linear": f"{name}_mod.lin",
-        "attn.qkv": f"{name}_attn.qkv",
-        "attn.norm_q.weight": f"{name}_attn.norm.query_norm.scale",
-        "attn.norm_k.weight": f"{name}_attn.norm.key_norm.scale",
-        "attn.out": f"{name}_attn.proj",
-        "mlp.up": f"{name}_mlp.0",
-        "mlp.down": f"{name}_mlp.2",
+        f"{ours}.to_modulation.linear": f"{theirs}_mod.lin",
+        f"attn.{ours}.qkv": f"{theirs}_attn.qkv",
+        f"attn.{ours}.norm_q.weight": f"{theirs}_attn.norm.query_norm.scale",
+        f"attn.{ours}.norm_k.weight": f"{theirs}_attn.norm.key_norm.scale",
+        f"attn.{ours}.out": f"{theirs}_attn.proj",
+        f"{ours}.mlp.up": f"{theirs}_mlp.0",
+        f"{ours}.mlp.down": f"{theirs}_mlp.2",
     }
 
 
 class DoubleBlock(JointBlock):
     """SD3's joint block, Q and K normalised, with rotary positions: cos and sin (S + T, d/2), text first."""
 
-    UPSTREAM: ClassVar = {f"x.{k}": v for k, v in _stream("img").items()} | {
-        f"ctx.{k}": v for k, v in _stream("txt").items()
-    }
+    UPSTREAM: ClassVar = _names("x", "img") | _names("ctx", "txt")
     # JointBlock.DIFFUSERS are diffusers' names here, too: FluxTransformerBlock
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, bias: bool = True):

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -80,6 +81,15 @@ def read(path: Path) -> Stored:
     return Stored(meta, json.loads(meta["config"]), tensors)
 
 
+def shipped(name: str) -> Stored:
+    """A stored run that comes with the package, as "lumina2_block"; ValueError with those there are."""
+    with resources.as_file(resources.files("adaln_lab") / "assets" / "golden") as folder:
+        names = sorted(path.stem for path in folder.glob("*.safetensors"))
+        if name not in names:
+            raise ValueError(f"no stored run {name!r}; there are {', '.join(names)}")
+        return read(folder / f"{name}.safetensors")
+
+
 def build(stored: Stored) -> Replica:
     """The block of ours that a stored run belongs to, float64. ValueError for a class that the zoo does not have."""
     upstream = stored.meta["upstream_class"]
@@ -93,6 +103,7 @@ def build(stored: Stored) -> Replica:
     raise ValueError(f"no block for class {upstream!r}; known: {', '.join(BUILDERS)}")
 
 
+@torch.enable_grad()
 def replay(stored: Stored, replica: Replica | None = None) -> dict[str, tuple[Tensor, Tensor]]:
     """Everything that is stored, beside what our block gives: {"outputs.x": (ours, stored), ...}."""
     block, names, call, modulation = replica or build(stored)

@@ -20,23 +20,36 @@ from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, layer_norm, modulate
 from adaln_lab.residual import gated
 
-_STREAM = {
-    "to_modulation.linear": "adaLN_modulation.1",
-    "attn.qkv": "attn.qkv",
-    "attn.norm_q": "attn.ln_q",
-    "attn.norm_k": "attn.ln_k",
-    "attn.out": "attn.proj",
-    "attn2.qkv": "attn2.qkv",
-    "attn2.norm_q": "attn2.ln_q",
-    "attn2.norm_k": "attn2.ln_k",
-    "attn2.out": "attn2.proj",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
-}
+
+class JointAttention(nn.Module):
+    """h (B, T, D), h_ctx (B, S, D) -> what each stream hears; q, k, v of both, one softmax, ctx first. `ctx_out=False`:
+    nobody reads what ctx hears."""
+
+    def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False, ctx_out: bool = True):
+        super().__init__()
+        qk_eps = 1e-6 if qk_norm else None
+        self.x = Attention(width, heads, bias=bias, qk_eps=qk_eps)
+        self.ctx = Attention(width, heads, bias=bias, qk_eps=qk_eps, out=True if ctx_out else None)
+
+    def forward(self, h: Tensor, h_ctx: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.ctx.ask(h_ctx), self.x.ask(h), strict=True))
+        from_ctx, from_x = mix(*turned(q, k, rope), v).split([h_ctx.shape[1], h.shape[1]], dim=1)
+        return self.x.out(from_x), None if self.ctx.out is None else self.ctx.out(from_ctx)
+
+
+def _names(ours: str, theirs: str) -> dict[str, str]:
+    """One stream's layers in the original."""
+    attention = {"qkv": "qkv", "norm_q": "ln_q", "norm_k": "ln_k", "out": "proj"}
+    rest = {"to_modulation.linear": "adaLN_modulation.1", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+    return (
+        inside(f"attn.{ours}", f"{theirs}.attn", attention)
+        | inside(f"{ours}.attn2", f"{theirs}.attn2", attention)
+        | inside(ours, theirs, rest)
+    )
 
 
 class Stream(nn.Module):
-    """One stream's own layers. `asked_only`: it gives q, k, v and goes no further. `dual`: a second attention."""
+    """One stream's own layers beside the joint attention. `asked_only`: it goes no further than q, k, v."""
 
     def __init__(
         self,
@@ -49,30 +62,28 @@ class Stream(nn.Module):
         dual: bool = False,
     ):
         super().__init__()
-        qk_eps = 1e-6 if qk_norm else None
         order = ("shift", "scale") if asked_only else ("shift", "scale", "gate")
         branches = 1 if asked_only else 3 if dual else 2  # attention, MLP, second attention
         self.to_modulation = ToModulation(width, width, branches, order, zero=False)
-        self.attn = Attention(width, heads, bias=bias, qk_eps=qk_eps, out=None if asked_only else True)
-        self.attn2 = Attention(width, heads, bias=bias, qk_eps=qk_eps) if dual else None
+        self.attn2 = Attention(width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None) if dual else None
         self.mlp = None if asked_only else MLP(width, mlp_ratio)
 
 
 class JointBlock(nn.Module):
     """x (B, T, D), ctx (B, S, D), c (B, D) -> both; ctx is None where the text is only asked."""
 
-    UPSTREAM: ClassVar = inside("x", "x_block", _STREAM) | inside("ctx", "context_block", _STREAM)
+    UPSTREAM: ClassVar = _names("x", "x_block") | _names("ctx", "context_block")
     DIFFUSERS: ClassVar = {  # JointTransformerBlock
         "x.to_modulation.linear": "norm1.linear",
         "ctx.to_modulation.linear": "norm1_context.linear",
-        "x.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "x.attn.norm_q": "attn.norm_q",
-        "x.attn.norm_k": "attn.norm_k",
-        "x.attn.out": "attn.to_out.0",
-        "ctx.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-        "ctx.attn.norm_q": "attn.norm_added_q",
-        "ctx.attn.norm_k": "attn.norm_added_k",
-        "ctx.attn.out": "attn.to_add_out",
+        "attn.x.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+        "attn.x.norm_q": "attn.norm_q",
+        "attn.x.norm_k": "attn.norm_k",
+        "attn.x.out": "attn.to_out.0",
+        "attn.ctx.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        "attn.ctx.norm_q": "attn.norm_added_q",
+        "attn.ctx.norm_k": "attn.norm_added_k",
+        "attn.ctx.out": "attn.to_add_out",
         "x.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
         "x.attn2.norm_q": "attn2.norm_q",
         "x.attn2.norm_k": "attn2.norm_k",
@@ -95,22 +106,20 @@ class JointBlock(nn.Module):
         dual: bool = False,
     ):
         super().__init__()
+        self.attn = JointAttention(width, heads, bias, qk_norm, ctx_out=not ctx_asked_only)
         self.x = Stream(width, heads, mlp_ratio, bias, qk_norm, dual=dual)
         self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, asked_only=ctx_asked_only)
 
     def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
         (attn, *more), (ctx_attn, *ctx_more) = self.x.to_modulation(c), self.ctx.to_modulation(c)
         h = layer_norm(x)
-        asked = self.ctx.attn.ask(modulate(layer_norm(ctx), ctx_attn)), self.x.attn.ask(modulate(h, attn))
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(*asked, strict=True))  # (B, H, S + T, d)
-        from_ctx, from_x = mix(*turned(q, k, rope), v).split([ctx.shape[1], x.shape[1]], dim=1)
-
-        x = gated(x, self.x.attn.out(from_x), attn.gate)  # (B, T, D)
+        heard, ctx_heard = self.attn(modulate(h, attn), modulate(layer_norm(ctx), ctx_attn), rope)
+        x = gated(x, heard, attn.gate)  # (B, T, D)
         if self.x.attn2 is not None:
             x = gated(x, self.x.attn2(modulate(h, more[1])), more[1].gate)
         x = gated(x, self.x.mlp(modulate(layer_norm(x), more[0])), more[0].gate)
         if self.ctx.mlp is None:
             return x, None
-        ctx = gated(ctx, self.ctx.attn.out(from_ctx), ctx_attn.gate)  # (B, S, D)
+        ctx = gated(ctx, ctx_heard, ctx_attn.gate)  # (B, S, D)
         ctx = gated(ctx, self.ctx.mlp(modulate(layer_norm(ctx), ctx_more[0])), ctx_more[0].gate)
         return x, ctx

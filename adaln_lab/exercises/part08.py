@@ -1,0 +1,259 @@
+"""Exercises of notebook 08: Lumina 2's block from its formula, HDM's skip, swapped halves, SD3's modulation counted.
+
+Of every exercise first the solution, then mistakes, each told by its docstring.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# lumina_block: no shift, bounded gates, a norm on both sides of a branch
+
+
+def lumina_block(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """x (B, T, D); vectors s1, g1, s2, g2 (B, 1, D); norms RMS_1 .. RMS_4 -> the stream after the block."""
+    s1, g1, s2, g2 = vectors
+    x = x + torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
+    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def raw_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your gates are raw, as DiT's. Lumina 2 bounds them: tanh(g)."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (s1, torch.atanh(g1), s2, torch.atanh(g2)), norms, attn, mlp)
+
+
+def nothing_after_the_branch(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your branches leave without a norm. RMS_2 and RMS_4 stand after attention and MLP, before the gate."""
+    return lumina_block(x, vectors, (norms[0], _same, norms[2], _same), attn, mlp)
+
+
+def norm_after_the_sum(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """You normalise the stream after the sum. The norm belongs to the branch, the stream stays as it is."""
+    s1, g1, s2, g2 = vectors
+    x = norms[1](x + torch.tanh(g1) * attn(norms[0](x) * (1 + s1)))
+    return norms[3](x + torch.tanh(g2) * mlp(norms[2](x) * (1 + s2)))
+
+
+def scale_without_one(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """You multiply by s; it is 1 + s, so that zero vectors leave the norm as it is."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (s1 - 1, g1, s2 - 1, g2), norms, attn, mlp)
+
+
+def both_branches_see_x(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP sees the block's input. It sees u, the stream after attention."""
+    s1, g1, s2, g2 = vectors
+    u = x + torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
+    return u + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def scales_before_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """You took the vectors as s1, s2, g1, g2. The chunk order is scale, gate, scale, gate."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (s1, s2, g1, g2), norms, attn, mlp)
+
+
+def _same(h: Tensor) -> Tensor:
+    return h
+
+
+def lumina_block_cases() -> list[tuple]:
+    vectors = tuple(0.4 * torch.tanh(draw(2, 1, 6, seed=i)) for i in range(4))
+    weights = [1 + 0.3 * draw(6, seed=10 + i) for i in range(4)]
+    norms = tuple(lambda h, w=w: F.rms_norm(h, (6,), w, 1e-5) for w in weights)
+    a, b = draw(6, 6, seed=20), draw(6, 6, seed=21)
+    return [(draw(2, 5, 6, seed=22), vectors, norms, lambda h: torch.cumsum(h @ a, 1), lambda h: torch.tanh(h @ b))]
+
+
+register(
+    Exercise(
+        question="Write Lumina 2's block from its formula: norm, scale, branch, norm, bounded gate, twice.",
+        solution=lumina_block,
+        returns=("out",),
+        cases=lumina_block_cases,
+        hints=(
+            "Four norms: one before and one after each branch. The stream itself is never normalised.",
+            "A branch is norms[1](attn(norms[0](x) * (1 + s1))).",
+            "x = x + torch.tanh(g1) * that; then the same with norms[2], norms[3], mlp, s2, g2.",
+        ),
+        wrong=by_name(
+            raw_gates,
+            nothing_after_the_branch,
+            norm_after_the_sum,
+            scale_without_one,
+            both_branches_see_x,
+            scales_before_gates,
+        ),
+    )
+)
+
+# hdm_step: what the skip carries
+
+
+def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """One step of HDM: x (B, T, D); vectors s, b, g (B, 1, D), in the chunk order of HDM -> the stream after it."""
+    s, b, g = vectors
+    a = norm(x) * (1 + s) + b
+    return a + (1 + g) * branch(a)
+
+
+def skip_carries_x(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Your skip carries x, as everywhere else. HDM rebinds the stream: it carries the modulated norm, a."""
+    s, b, g = vectors
+    return x + (1 + g) * branch(norm(x) * (1 + s) + b)
+
+
+def gate_from_zero(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Your gate is g; HDM's is 1 + g: at the start every branch is wide open."""
+    s, b, g = vectors
+    return hdm_step(x, (s, b, g - 1), norm, branch)
+
+
+def shift_first(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """You took the shift first, as DiT does. HDM's chunk order is scale, shift, gate."""
+    s, b, g = vectors
+    return hdm_step(x, (b, s, g), norm, branch)
+
+
+def skip_carries_the_norm(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Your skip carries norm(x) before its modulation; it carries a, scaled and shifted."""
+    s, b, g = vectors
+    return norm(x) + (1 + g) * branch(norm(x) * (1 + s) + b)
+
+
+def no_skip_at_all(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """You return the gated branch alone. There is a residual in HDM; the question is only of what."""
+    s, b, g = vectors
+    return (1 + g) * branch(norm(x) * (1 + s) + b)
+
+
+def hdm_step_cases() -> list[tuple]:
+    vectors, w, a = tuple(draw(2, 1, 6, seed=i) for i in range(3)), draw(6, seed=3), draw(6, 6, seed=4)
+    return [(3 * draw(2, 5, 6, seed=5), vectors, lambda h: F.rms_norm(h, (6,), w, 1e-6), lambda h: torch.tanh(h @ a))]
+
+
+register(
+    Exercise(
+        question="Write one step of HDM, and see what its skip path carries.",
+        solution=hdm_step,
+        returns=("out",),
+        cases=hdm_step_cases,
+        hints=(
+            "Read the code in the notebook aloud: x is assigned twice.",
+            "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
+            "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
+        ),
+        wrong=by_name(skip_carries_x, gate_from_zero, shift_first, skip_carries_the_norm, no_skip_at_all),
+    )
+)
+
+# swap_halves: a last layer of one code base for another
+
+
+def swap_halves(weight: Tensor) -> Tensor:
+    """weight (2 D, C), rows of the scale, then of the shift -> rows of the shift, then of the scale."""
+    scale, shift = weight.chunk(2)
+    return torch.cat([shift, scale])
+
+
+def rows_reversed(weight: Tensor) -> Tensor:
+    """You turned the order of all rows round. Inside a half they stay as they are."""
+    return weight.flip(0)
+
+
+def columns_swapped(weight: Tensor) -> Tensor:
+    """You swapped halves of columns, which belong to c. The vectors are rows."""
+    return torch.cat(weight.chunk(2, dim=1)[::-1], dim=1)
+
+
+def rows_interleaved(weight: Tensor) -> Tensor:
+    """You swapped neighbouring rows; the halves are blocks of D rows."""
+    return weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def half_lost(weight: Tensor) -> Tensor:
+    """One half stands there twice and the other is lost."""
+    return torch.cat([weight.chunk(2)[1]] * 2)
+
+
+def swap_halves_cases() -> list[tuple]:
+    return [(draw(8, 6),)]
+
+
+register(
+    Exercise(
+        question="Turn a modulation weight from (scale, shift) into (shift, scale).",
+        solution=swap_halves,
+        returns=("weight",),
+        cases=swap_halves_cases,
+        hints=(
+            "A Linear's output n is row n of its weight.",
+            "weight.chunk(2) cuts the rows in two blocks.",
+            "torch.cat the two blocks in the other order.",
+        ),
+        wrong=by_name(rows_reversed, columns_swapped, rows_interleaved, half_lost),
+    )
+)
+
+# sd3_modulation: a third of a model, counted on paper
+
+
+def sd3_modulation(depth: Tensor, width: Tensor) -> Tensor:
+    """Parameters of all modulation in SD3, final layer included; depth and width are tensors of one number."""
+    vectors = 12 * (depth - 1) + (6 + 2) + 2  # blocks of two streams; the last one; the final layer
+    return vectors * (width * width + width)
+
+
+def one_stream(depth: Tensor, width: Tensor) -> Tensor:
+    """You counted one stream. Image and text have a Linear each: 12 vectors a block."""
+    return (6 * (depth - 1) + 6 + 2) * (width * width + width)
+
+
+def biases_forgotten(depth: Tensor, width: Tensor) -> Tensor:
+    """You forgot the biases: a Linear from D to D has D * D + D parameters."""
+    return (12 * (depth - 1) + 10) * width * width
+
+
+def last_block_like_the_others(depth: Tensor, width: Tensor) -> Tensor:
+    """In the last block the text is only asked: it has two vectors, shift and scale, not six."""
+    return (12 * depth + 2) * (width * width + width)
+
+
+def final_layer_forgotten(depth: Tensor, width: Tensor) -> Tensor:
+    """You left out the final layer: shift and scale, two more vectors."""
+    return (12 * (depth - 1) + 8) * (width * width + width)
+
+
+def final_layer_with_a_gate(depth: Tensor, width: Tensor) -> Tensor:
+    """The final layer has no gate, for it has no residual: two vectors."""
+    return (12 * (depth - 1) + 11) * (width * width + width)
+
+
+def sd3_modulation_cases() -> list[tuple]:
+    return [
+        (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
+        for depth, width in ((24, 1536), (3, 8))
+    ]
+
+
+register(
+    Exercise(
+        question="Count the parameters of SD3's modulation from depth and width.",
+        solution=sd3_modulation,
+        returns=("parameters",),
+        cases=sd3_modulation_cases,
+        hints=(
+            "Count vectors first: how many D-wide vectors does the whole model predict from c?",
+            "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
+            "Each vector costs width * width weights and width biases.",
+        ),
+        wrong=by_name(
+            one_stream, biases_forgotten, last_block_like_the_others, final_layer_forgotten, final_layer_with_a_gate
+        ),
+    )
+)
