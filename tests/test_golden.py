@@ -10,7 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from adaln_lab.blocks import golden
+from adaln_lab import conditioning, dit, norms, residual
+from adaln_lab.blocks import flux, golden, hdm, pixart, sd3
+from adaln_lab.norms import modulate
+from adaln_lab.residual import gated
 
 HERE = Path(__file__).parent / "golden"
 
@@ -76,3 +79,76 @@ def test_one_changed_number_is_noticed(tmp_path):
 
         assert not golden.agrees(golden.read(stored_with(HERE, tmp_path, "zimage_block.safetensors", change)))
     assert golden.agrees(golden.read(HERE / "zimage_block.safetensors"))
+
+
+def shift_and_scale_exchanged(patch):
+    """The first two vectors change places, whatever they are."""
+    cut = norms.split_vectors
+    patch.setattr(norms, "split_vectors", lambda flat, n, order: cut(flat, n, (order[1], order[0], *order[2:])))
+    patch.setattr(pixart, "split_vectors", norms.split_vectors)
+    patch.setattr(hdm, "split_vectors", norms.split_vectors)
+
+
+def tanh_dropped(patch):
+    patch.setitem(residual.GATES, "tanh", residual.GATES["identity"])
+
+
+def one_plus_dropped(patch):
+    patch.setitem(residual.GATES, "one_plus", residual.GATES["identity"])
+
+
+def eps_ten_times(patch):
+    plain = norms.layer_norm
+    for module in (conditioning, dit, sd3, flux, pixart):
+        patch.setattr(module, "layer_norm", lambda x: plain(x, 1e-5))
+
+    def forward(self, x):
+        return torch.nn.functional.rms_norm(x, self.normalized_shape, self.weight, 10 * self.eps)
+
+    patch.setattr(torch.nn.RMSNorm, "forward", forward)
+
+
+def layer_norm_for_rms(patch):
+    def forward(self, x):
+        return torch.nn.functional.layer_norm(x, self.normalized_shape, self.weight, None, self.eps)
+
+    patch.setattr(torch.nn.RMSNorm, "forward", forward)
+
+
+def rebinding_removed(patch):
+    """HDM as everybody else: the skip carries x. Only the block's own step is replaced."""
+
+    def forward(self, x, c, ctx=None, shared=None, pos=None, ctx_pos=None):
+        attn, cross, mlp = self.told(c) if shared is None else shared
+        x = gated(x, self.attn(modulate(self.norm_attn(x), attn), pos), attn.gate, "one_plus")
+        if self.cross is not None:
+            h = modulate(self.norm_cross(x), cross)
+            x = gated(x, self.cross(h, ctx, pos, ctx_pos), cross.gate, "one_plus")
+        return gated(x, self.mlp(modulate(self.norm_mlp(x), mlp)), mlp.gate, "one_plus")
+
+    patch.setattr(hdm.Block, "forward", forward)
+
+
+def silu_dropped(patch):
+    patch.setattr(norms.F, "silu", lambda x: x)
+
+
+BROKEN = {  # a mistake -> the stored runs that must notice it
+    shift_and_scale_exchanged: "dit_block pixart_block sd3_joint flux_single qwenimage_block hdm_block lumina2_block",
+    tanh_dropped: "lumina2_block zimage_block",
+    one_plus_dropped: "hdm_block hdm_shared_stack hdm_full",
+    eps_ten_times: "dit_block pixart_block sd3_joint flux_double flux_single qwenimage_block lumina2_block zimage_block "
+    "hdm_block sd3_joint_qkrms",
+    layer_norm_for_rms: "flux_double qwenimage_block lumina2_block zimage_block hdm_block sd3_joint_qkrms",
+    rebinding_removed: "hdm_block hdm_block_xattn hdm_shared_stack hdm_full",
+    silu_dropped: "dit_block sd3_joint flux_single lumina2_block pixart_stack",
+}
+CASES = [(mistake, name) for mistake, names in BROKEN.items() for name in names.split()]
+
+
+@pytest.mark.parametrize(("mistake", "name"), CASES, ids=lambda p: getattr(p, "__name__", p))
+def test_a_broken_block_does_not_replay(monkeypatch, mistake, name):
+    stored = golden.read(HERE / f"{name}.safetensors")
+    assert golden.agrees(stored)
+    mistake(monkeypatch)
+    assert not golden.agrees(stored)
