@@ -134,11 +134,11 @@ def silu_dropped(patch):
 
 
 BROKEN = {  # a mistake -> the stored runs that must notice it
-    shift_and_scale_exchanged: "dit_block pixart_block sd3_joint flux_single qwenimage_block hdm_block lumina2_block",
+    shift_and_scale_exchanged: "dit_block pixart_block sd3_joint flux_single qwenimage_block lumina2_block hdm_block",
     tanh_dropped: "lumina2_block zimage_block",
     one_plus_dropped: "hdm_block hdm_shared_stack hdm_full",
-    eps_ten_times: "dit_block pixart_block sd3_joint flux_double flux_single qwenimage_block lumina2_block zimage_block "
-    "hdm_block sd3_joint_qkrms",
+    eps_ten_times: "dit_block pixart_block sd3_joint sd3_joint_qkrms flux_double flux_single qwenimage_block "
+    "lumina2_block zimage_block hdm_block",
     layer_norm_for_rms: "flux_double qwenimage_block lumina2_block zimage_block hdm_block sd3_joint_qkrms",
     rebinding_removed: "hdm_block hdm_block_xattn hdm_shared_stack hdm_full",
     silu_dropped: "dit_block sd3_joint flux_single lumina2_block pixart_stack",

@@ -295,7 +295,7 @@ def _sizes(k):
 
 
 def _hdm_block(k, w):
-    block = hdm.Block(*_sizes(k), ctx_width=k.get("ctx_dim"))
+    block = hdm.Block(*_sizes(k), ctx_width=k.get("ctx_dim"), axes=k.get("pos_dim", 2))
 
     def call(block, x, y, ctx=None, pos_map=None, ctx_pos_map=None):
         ctx_pos = pos_map if ctx_pos_map is None and k.get("ctx_from_self") else ctx_pos_map
@@ -333,7 +333,8 @@ def _hdm(k, w):
 
 
 def _sd15(k, w):
-    block = sd15.TransformerBlock(k["dim"], k["num_attention_heads"], k["cross_attention_dim"])
+    heads = k["num_attention_heads"], k["cross_attention_dim"], k.get("attention_head_dim")
+    block = sd15.TransformerBlock(k["dim"], *heads)
     call = lambda block, x, text: {"x": block(x, text)}  # noqa: E731
     return Replica(block, sd15.TransformerBlock.UPSTREAM, call)
 

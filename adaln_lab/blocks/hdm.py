@@ -28,12 +28,12 @@ ORDER = ("scale", "shift", "gate")
 
 
 class AxialRope(nn.Module):
-    """Angles of a place: pos (B, T, 2) -> cos and sin (B, H, T, d/2); frequencies are learned, per head and axis."""
+    """Angles of a place: pos (B, T, axes) -> cos and sin (B, H, T, d/2); frequencies are learned, per head and axis."""
 
-    def __init__(self, heads: int, head_width: int):
+    def __init__(self, heads: int, head_width: int, axes: int = 2):
         super().__init__()
-        octaves = torch.linspace(0, 1, head_width // 4)[:, None] * torch.log(torch.tensor(5.0))  # pi .. 5 pi
-        self.freqs = nn.Parameter((octaves + torch.log(torch.tensor(torch.pi))).repeat(heads, 1, 2))  # (H, d/4, 2), log
+        octaves = torch.linspace(0, 1, head_width // (2 * axes))[:, None] * torch.log(torch.tensor(5.0))  # pi .. 5 pi
+        self.freqs = nn.Parameter((octaves + torch.log(torch.tensor(torch.pi))).repeat(heads, 1, axes))  # log
 
     def forward(self, pos: Tensor | None) -> Rope | None:
         if pos is None:
@@ -51,12 +51,12 @@ class Attention(nn.Module):
 
     NAMES: ClassVar = {"qkv": "qkv", "out": "out", "rope.freqs": "rope.freqs"}
 
-    def __init__(self, width: int, heads: int, head_width: int):
+    def __init__(self, width: int, heads: int, head_width: int, axes: int = 2):
         super().__init__()
         self.d = head_width
         self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width)
-        self.rope = AxialRope(heads, head_width)
+        self.rope = AxialRope(heads, head_width, axes)
 
     def forward(self, h: Tensor, pos: Tensor | None = None) -> Tensor:
         q, k, v = (_heads(a, self.d) for a in self.qkv(h).chunk(3, dim=-1))
@@ -69,13 +69,13 @@ class CrossAttention(nn.Module):
 
     NAMES: ClassVar = {"q": "q", "kv": "kv", "out": "out", "rope.freqs": "rope.freqs"}
 
-    def __init__(self, width: int, heads: int, head_width: int, ctx_width: int):
+    def __init__(self, width: int, heads: int, head_width: int, ctx_width: int, axes: int = 2):
         super().__init__()
         self.d = head_width
         self.q = nn.Linear(width, heads * head_width, bias=False)
         self.kv = nn.Linear(ctx_width, 2 * heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width)
-        self.rope = AxialRope(heads, head_width)
+        self.rope = AxialRope(heads, head_width, axes)
 
     def forward(self, h: Tensor, ctx: Tensor, pos: Tensor | None = None, ctx_pos: Tensor | None = None) -> Tensor:
         q, (k, v) = _heads(self.q(h), self.d), (_heads(a, self.d) for a in self.kv(ctx).chunk(2, dim=-1))
@@ -104,7 +104,14 @@ class Block(nn.Module):
     )
 
     def __init__(
-        self, width: int, heads: int, head_width: int, hidden: int, own: bool = True, ctx_width: int | None = None
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        hidden: int,
+        own: bool = True,
+        ctx_width: int | None = None,
+        axes: int = 2,
     ):
         super().__init__()
 
@@ -112,11 +119,11 @@ class Block(nn.Module):
             return ToModulation(width, width, branches=1, order=ORDER, silu=False) if own else None
 
         self.to_attn, self.norm_attn = to_modulation(), nn.RMSNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, head_width)
+        self.attn = Attention(width, heads, head_width, axes)
         self.to_cross = self.norm_cross = self.cross = None
         if ctx_width is not None:
             self.to_cross, self.norm_cross = to_modulation(), nn.RMSNorm(width, eps=1e-6)
-            self.cross = CrossAttention(width, heads, head_width, ctx_width)
+            self.cross = CrossAttention(width, heads, head_width, ctx_width, axes)
         self.to_mlp, self.norm_mlp = to_modulation(), nn.RMSNorm(width, eps=1e-6)
         self.mlp = SwiGLU(width, hidden, bias=True)
 

@@ -34,13 +34,13 @@ class GEGLU(nn.Module):
 class Attention(nn.Module):
     """h (B, T, D) looks at source (B, S, D'): queries, keys and values without bias, the output with one."""
 
-    def __init__(self, width: int, heads: int, source: int):
+    def __init__(self, width: int, heads: int, source: int, head_width: int | None = None):
         super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(width, width, bias=False)
-        self.k = nn.Linear(source, width, bias=False)
-        self.v = nn.Linear(source, width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.heads, inner = heads, heads * (head_width or width // heads)
+        self.q = nn.Linear(width, inner, bias=False)
+        self.k = nn.Linear(source, inner, bias=False)
+        self.v = nn.Linear(source, inner, bias=False)
+        self.out = nn.Linear(inner, width)
 
     def forward(self, h: Tensor, source: Tensor) -> Tensor:
         return self.out(attend(self.q(h), self.k(source), self.v(source), self.heads))
@@ -65,12 +65,12 @@ class TransformerBlock(nn.Module):
         "mlp.down": "ff.net.2",
     }
 
-    def __init__(self, width: int, heads: int, text_width: int):
+    def __init__(self, width: int, heads: int, text_width: int, head_width: int | None = None):
         super().__init__()
         self.norm_self = nn.LayerNorm(width, eps=1e-5)
-        self.self_attn = Attention(width, heads, width)
+        self.self_attn = Attention(width, heads, width, head_width)
         self.norm_cross = nn.LayerNorm(width, eps=1e-5)
-        self.cross = Attention(width, heads, text_width)
+        self.cross = Attention(width, heads, text_width, head_width)
         self.norm_mlp = nn.LayerNorm(width, eps=1e-5)
         self.mlp = GEGLU(width)
 
