@@ -16,7 +16,7 @@ ORDER = [  # a file may import only from the lines above its own
     {"conditioning"},
     {"dit", "flow"},
     {"blocks"},
-    {"distributed", "samplers", "schemes", "interventions", "unet"},
+    {"distributed", "xray", "samplers", "schemes", "interventions", "unet"},
     {"train"},
     {"checkpoint", "recipes", "probes", "wakeup"},
     {"judge", "plots", "sweep", "dataflow", "baselines", "stopwatch", "failures"},
