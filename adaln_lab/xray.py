@@ -213,6 +213,7 @@ class Touch:
     linear: Value | None
     table: str
     slot: int  # its place among the Linear's vectors
+    vector: Value  # as it was before those steps
     width: int
     path: str
 
@@ -228,9 +229,9 @@ def role_of(v: Value, stream: Value) -> str:
     return "shift" if v.op == "add" else "scale"
 
 
-def origin(w: Value, width: int) -> tuple[tuple[str, ...], Value | None, str, int]:
-    """Where a vector comes from: steps on the way, its Linear, a table that was added, its slot among the vectors."""
-    steps, table, slot, v = [], "", None, w
+def origin(w: Value, width: int) -> tuple[tuple[str, ...], Value | None, str, int, Value]:
+    """Where a vector comes from: steps on the way, its Linear, a table that was added, its slot, the vector itself."""
+    steps, table, slot, v, vector = [], "", None, w, w
     while True:
         if v.op in VIEWS and v.inputs:
             start = back(v)
@@ -242,14 +243,14 @@ def origin(w: Value, width: int) -> tuple[tuple[str, ...], Value | None, str, in
             v = start
         elif v.op in UNARY and len(v.inputs) == 1:
             steps.append(v.op)
-            v = v.inputs[0]
+            v = vector = v.inputs[0]
         elif v.op == "add" and len(v.inputs) == 2 and any(back(i).op == "param" for i in v.inputs):
             table = next(back(i).name for i in v.inputs if back(i).op == "param")
             v = next(i for i in v.inputs if back(i).op != "param")
         elif v.op in LINEAR:
-            return tuple(steps), v, table, slot or 0
+            return tuple(steps), v, table, slot or 0, vector
         else:
-            return tuple(steps), None, table, slot or 0
+            return tuple(steps), None, table, slot or 0, vector
 
 
 def touches(values: list[Value]) -> list[Touch]:
@@ -258,8 +259,8 @@ def touches(values: list[Value]) -> list[Touch]:
         if pair := parts(v):
             stream, w = pair
             width = v.shape[channel_axis(w, v.shape)]
-            steps, linear, table, slot = origin(w, width)
-            found.append(Touch(role_of(v, stream), v, stream, steps, linear, table, slot, width, v.path))
+            steps, linear, table, slot, vector = origin(w, width)
+            found.append(Touch(role_of(v, stream), v, stream, steps, linear, table, slot, vector, width, v.path))
     return found
 
 
@@ -341,13 +342,16 @@ def describe(
     norms = [norm_of(t.stream) for t in met if t.role in ("scale", "shift")]
     after = [norm_of(t.stream) for t in gates]
     order: dict[str, dict[int, str]] = defaultdict(dict)
+    vectors: dict[tuple[str, int], set[Value]] = defaultdict(set)
     for t in met:
         order[owner(t)].setdefault(t.slot, t.role)
+        vectors[owner(t), t.slot].add(t.vector)
+    is_clear = "" not in order and all(len(same) == 1 for same in vectors.values())  # one vector in each slot
     tables = sorted({t.table for t in met if t.table})
     names = sorted({name for t in met if t.linear is not None for name in own(t.linear)} | set(tables))
     shared = {len(everywhere[o]) > 1 for o in order}
     slots = [slot for taken in order.values() for slot in taken]
-    if "" in order or len(shared) > 1:
+    if not is_clear or len(shared) > 1:
         source = "unknown"
     elif tables:
         source = "shared_linear_plus_table"
@@ -358,7 +362,7 @@ def describe(
     inside = [back(i) for t in met if t.linear is not None for i in t.linear.inputs if back(i).op != "param"]
     acts = [ACTIVATIONS.get(i.op, "none") for i in inside]
     return {
-        "n_vectors_per_block": sum(map(len, order.values())),
+        "n_vectors_per_block": sum(map(len, vectors.values())),
         "has_scale": any(t.role == "scale" for t in met),
         "has_shift": any(t.role == "shift" for t in met),
         "has_gate": bool(gates),
@@ -369,12 +373,14 @@ def describe(
                 "roles": [roles[i] for i in sorted(roles)],
             }
             for o, roles in order.items()
-        ],
+        ]
+        if is_clear
+        else "unknown",
         "base_norm": same_or_unknown([norm_name(n[0]) for n in norms if n]),
         "base_norm_affine": same_or_unknown([n[1] for n in norms if n]),
         "post_norm": same_or_unknown([norm_name(n[0]) + " affine" * n[1] if n else "none" for n in after]),
         "source": source,
-        "activation_before_linear": same_or_unknown(acts),
+        "activation_before_linear": same_or_unknown(acts) if is_clear else "unknown",
         "zero_initialised_at_construction": bool(names) and not any(parameters[n].any() for n in names),
         "modulation_params": names,
     }
@@ -459,7 +465,8 @@ def xray(module: nn.Module, run: Callable[[], Any]) -> Report:
     final = None
     if last:
         facts = describe("", last, everywhere, parameters)
-        first, table = facts["chunk_order"][0], last[0].table
+        chunks, table = facts["chunk_order"], last[0].table
+        first = {"module": "unknown", "roles": "unknown"} if chunks == "unknown" else chunks[0]
         final = {
             "module": first["module"].lstrip("/"),
             "roles": first["roles"],
