@@ -12,6 +12,7 @@ B batch, T tokens, D channels.
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 import torch
@@ -390,25 +391,54 @@ def describe(
 class Report:
     """What was found; `as_dict()` has every field, printing it shows a table."""
 
-    verdict: str  # adaln, final_layer_only, other_conditional_modulation, additive_only, none
+    verdict: str  # unknown, adaln, final_layer_only, other_conditional_modulation, additive_only, none
     groups: list[dict[str, Any]]
     final_layer: dict[str, Any] | None
-    share_blocks: float  # parameters of the blocks' modulation over all
-    share_blocks_plus_final: float
+    share_blocks: float | None = None  # parameters of the blocks' modulation over all; None where nothing ran
+    share_blocks_plus_final: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if self.verdict == "unknown":
+            return "Without a pass nothing flows, and names prove nothing: give run, as in xray(m, lambda: m(x, t))."
+        if not self.groups:
+            return SAID[self.verdict]
+        return " ".join(
+            f"{g['n_blocks']} x {g['block_class']} ({g['blocks'] or 'the module'}): {g['n_vectors_per_block']} vectors "
+            f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; "
+            f"{'all zero' if g['zero_initialised_at_construction'] else 'not zero'} as handed over."
+            for g in self.groups
+        )
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(block, field, value) for a table."""
+        found = [(g["blocks"] or "the module", name, _said(g[name])) for g in self.groups for name in SHOWN]
+        return found + [("final layer", name, _said(value)) for name, value in (self.final_layer or {}).items()]
+
     def __str__(self) -> str:
-        lines = [f"verdict: {self.verdict}; {100 * self.share_blocks:.3g} % of the parameters modulate blocks"]
-        for g in self.groups:
-            lines.append(f"{g['blocks'] or 'the module'}: {g['n_blocks']} x {g['block_class']}")
-            lines += [f"    {name:34}{_said(g[name])}" for name in SHOWN]
-        if self.final_layer:
-            lines.append("final layer: " + ", ".join(f"{k} {_said(v)}" for k, v in self.final_layer.items()))
+        lines, last = [f"verdict: {self.verdict}. {self.sentence()}"], ""
+        if self.share_blocks is not None:
+            lines.append(f"{100 * self.share_blocks:.3g} % of the parameters modulate blocks")
+        for block, name, value in self.rows():
+            lines += [block] * (block != last)
+            lines.append(f"    {name:34}{value}")
+            last = block
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in self.rows())
+        return f"<p><b>{self.verdict}</b>. {escape(self.sentence())}</p><table>{cells}</table>"
 
+
+SAID = {
+    "final_layer_only": "Only the last layer is modulated.",
+    "other_conditional_modulation": "A condition scales something that is no layer norm of tokens.",
+    "additive_only": "A condition is added, and multiplies nothing.",
+    "none": "No vector of a condition meets the stream.",
+}
 SHOWN = (
     "n_vectors_per_block", "chunk_order", "gate_bounding", "base_norm", "base_norm_affine", "post_norm", "source",
     "activation_before_linear", "zero_initialised_at_construction",
@@ -421,13 +451,15 @@ def _said(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def xray(module: nn.Module, run: Callable[[], Any]) -> Report:
+def xray(module: nn.Module, run: Callable[[], Any] | None = None) -> Report:
     """Watch one pass, `run()`, and say how the module is told what it is told. The module is left as it was.
 
-    Raises ValueError where `run` raises, naming what it raised.
+    Without `run` the answer is "unknown". Raises ValueError where `run` raises, naming what it raised.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"xray reads a torch.nn.Module, got {type(module).__name__}")
+    if run is None:
+        return Report("unknown", [], None)
     if not callable(run):
         raise ValueError("run must be callable without arguments, as in xray(model, lambda: model(x, t, y))")
     values = watch(module, run)

@@ -304,7 +304,14 @@ def test_the_course_s_own_model_starts_at_zero_and_says_so():
     (group,) = found.groups
     assert group["blocks"] == "blocks.*" and group["n_blocks"] == 4 and group["zero_initialised_at_construction"]
     assert found.final_layer["module"] == "final.to_modulation.linear"
-    assert "blocks.*: 4 x AdaLNZeroBlock" in str(found)
+    assert "4 x AdaLNZeroBlock (blocks.*): 6 vectors on LayerNorm, gate raw" in str(found)
+    assert "<td>to_modulation.linear: shift, scale, gate, shift, scale, gate</td>" in found._repr_html_()
+
+
+def test_without_a_pass_it_does_not_guess():
+    found = xray(TinyDiT(DiTConfig()))
+    assert found.verdict == "unknown" and not found.groups and found.share_blocks is None
+    assert "give run" in str(found)
 
 
 def test_a_pass_that_raises_leaves_the_module_and_says_why():
