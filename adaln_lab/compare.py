@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adaln_lab import datasets
+from adaln_lab.blocks.budget import parameters
 from adaln_lab.checkpoint import save_model
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.environment import machine
@@ -113,10 +114,6 @@ def flops(config: DiTConfig | UNetConfig) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.run(x, model.plan(t, y))
     return counter.get_total_flops()
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def run_cell(cell: Cell, race: Race, models: Path | None = None) -> dict[str, Any]:

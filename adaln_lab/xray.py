@@ -4,7 +4,7 @@
 
 A *vector* is a value that has one number for each channel and the same for all tokens, made from an input, but not from
 all that the stream is made of. Multiplied to a normalised stream it is a scale; added to one, a shift; multiplied to a
-branch that is then added to a stream, a gate. Names of modules and parameters are reported, and never asked.
+branch that is then added to a stream, a gate. Names say where something is, never what it does.
 
 B batch, T tokens, D channels.
 """
@@ -207,8 +207,7 @@ def norm_name(norm: Value) -> str:
 class Touch:
     """One place where a vector meets the stream."""
 
-    role: str  # scale, shift, gate, or other
-    at: Value
+    role: str  # scale, shift, gate, additive, or other
     stream: Value
     steps: tuple[str, ...]  # what was done to the vector after it left its Linear
     linear: Value | None
@@ -261,7 +260,7 @@ def touches(values: list[Value]) -> list[Touch]:
             stream, w = pair
             width = v.shape[channel_axis(w, v.shape)]
             steps, linear, table, slot, vector = origin(w, width)
-            found.append(Touch(role_of(v, stream), v, stream, steps, linear, table, slot, vector, width, v.path))
+            found.append(Touch(role_of(v, stream), stream, steps, linear, table, slot, vector, width, v.path))
     return found
 
 
