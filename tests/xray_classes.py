@@ -1,10 +1,11 @@
 """What is true of further diffusers classes: tiny instances, a pass for each, and the row an x-ray must find.
 
 Every row was established by reading the class and by small experiments, never by the x-ray, so that it can judge it.
-The words are those of `golden/xray.json`. Three things are conventions:
+The words are those of `golden/xray.json`. Four things are conventions:
 
 - a field that is missing says nothing; a field that is `either(a, b)` accepts any of its values;
 - groups and final layers are AdaLN's: they are to be compared where the verdict is `adaln` or `final_layer_only`;
+- `also_allowed` lists blocks that a tool may report or leave out;
 - in `chunk_order` a leading `/` means a path from the model's root (a Linear that blocks share), else from the block.
 """
 
@@ -78,12 +79,26 @@ def quietly(call: Callable, **arguments: Any) -> Any:
         return call(**arguments)
 
 
-def add(name: str, cls: str, config: dict, inputs: Callable[[], dict], verdict: str = "adaln", **row: Any) -> None:
-    """Registers a class of diffusers: its arguments, the inputs of a pass (drawn once), and its row."""
+def add(
+    name: str,
+    cls: str,
+    config: dict,
+    inputs: Callable[[], dict],
+    verdict: str = "adaln",
+    empty: tuple[str, ...] = (),
+    **row: Any,
+) -> None:
+    """Registers a class of diffusers: its arguments, the inputs of a pass (drawn once), and its row.
+
+    `empty` names the endings of parameters that the class leaves as the memory it found: they are drawn, too.
+    """
 
     def build() -> tuple[nn.Module, Callable[[], Any]]:
         torch.manual_seed(0)
         model = quietly(getattr(diffusers, cls), **config).eval()
+        for parameter, values in model.named_parameters():
+            if parameter.endswith(empty):
+                nn.init.normal_(values, std=0.1)
         fixed = inputs()
         return model, lambda: quietly(model, **fixed)
 
@@ -524,6 +539,7 @@ add(
         image_rotary_emb=torch.polar(torch.ones(8, 8, 4), randn(8, 8, 4)),
         cross_attention_kwargs={},
     ),
+    empty=("pad_token",),
     groups=[
         group(
             "layers.*",
@@ -723,6 +739,769 @@ add(
     verdict="none",
     note="Timestep and duration are one more token, prepended.",
 )
+
+# --- more of each kind ------------------------------------------------------------------------------------------------
+
+
+def flux_like(name: str, prefix: str, cls: str, config: dict, inputs: Callable[[], dict] = dict) -> None:
+    add(
+        name,
+        cls,
+        dict(
+            in_channels=4,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            axes_dims_rope=(4, 4, 8),
+        )
+        | config,
+        lambda: (
+            dict(
+                hidden_states=randn(B, 6, 4),
+                encoder_hidden_states=text(),
+                timestep=torch.rand(B),
+                img_ids=randn(6, 3),
+                txt_ids=randn(5, 3),
+            )
+            | inputs()
+        ),
+        groups=[
+            group(
+                "transformer_blocks.*",
+                f"{prefix}TransformerBlock",
+                2,
+                {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+            ),
+            group("single_transformer_blocks.*", f"{prefix}SingleTransformerBlock", 2, {"norm.linear": SSG}),
+        ],
+        final_layer=final("norm_out.linear"),
+        note="The family of Flux.1.",
+    )
+
+
+flux_like("bria", "Bria", "BriaTransformer2DModel", {}, lambda: dict(timestep=steps()))
+flux_like(
+    "bria_fibo",
+    "BriaFibo",
+    "BriaFiboTransformer2DModel",
+    dict(text_encoder_dim=20),
+    lambda: dict(timestep=steps(), text_encoder_layers=[text(20) for _ in range(4)]),
+)
+flux_like("longcat_image", "LongCatImage", "LongCatImageTransformer2DModel", {})
+flux_like("ovis_image", "OvisImage", "OvisImageTransformer2DModel", dict(out_channels=4))
+
+add(
+    "hidream_image",
+    "HiDreamImageTransformer2DModel",
+    HEADS
+    | dict(
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        caption_channels=[24, 20],
+        text_emb_dim=12,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(8, 8),
+        llama_layers=[0, 1, 2, 3],
+    ),
+    lambda: dict(
+        hidden_states=image(),
+        timesteps=steps(),
+        encoder_hidden_states_t5=text(),
+        encoder_hidden_states_llama3=randn(4, B, 5, 20),
+        pooled_embeds=randn(B, 12),
+    ),
+    groups=[
+        group(
+            "double_stream_blocks.*.block",
+            "HiDreamImageTransformerBlock",
+            2,
+            {"adaLN_modulation.1": 4 * SSG},
+        ),
+        group("single_stream_blocks.*.block", "HiDreamImageSingleTransformerBlock", 2, {"adaLN_modulation.1": 2 * SSG}),
+    ],
+    final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
+    note="Each block stands in a wrapper that only calls it. The image's MLP is a mixture of experts, whose router "
+    "sees the modulated tokens.",
+)
+
+add(
+    "consisid",
+    "ConsisIDTransformer3DModel",
+    HEADS
+    | dict(
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=20,
+        text_embed_dim=24,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=5,
+        max_text_seq_length=5,
+    ),
+    lambda: dict(hidden_states=randn(B, 2, 4, 8, 8), encoder_hidden_states=text(), timestep=steps()),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "ConsisIDBlock",
+            2,
+            {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
+            base_norm_affine=True,
+            source=NARROW,
+        )
+    ],
+    final_layer=final("norm_out.linear", "shift scale", affine=True),
+)
+
+add(
+    "easyanimate",
+    "EasyAnimateTransformer3DModel",
+    HEADS
+    | dict(
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        sample_width=8,
+        sample_height=8,
+        num_layers=2,
+        mmdit_layers=1,
+        time_embed_dim=20,
+        text_embed_dim=24,
+    ),
+    lambda: dict(hidden_states=image(4, 2, 8, 8), timestep=steps(), encoder_hidden_states=text()),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "EasyAnimateTransformerBlock",
+            2,
+            {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
+            base_norm_affine=True,
+            source=NARROW,
+        )
+    ],
+    final_layer=final("norm_out.linear", "shift scale", affine=True),
+    note="Block 0 has attention and MLP weights of its own for the text, block 1 shares the image's: no field differs.",
+)
+
+add(
+    "glm_image",
+    "GlmImageTransformer2DModel",
+    HEADS
+    | dict(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        text_embed_dim=24,
+        time_embed_dim=20,
+        condition_dim=2,
+        prior_vq_quantizer_codebook_size=10,
+    ),
+    lambda: dict(
+        hidden_states=image(),
+        encoder_hidden_states=text(),
+        prior_token_id=torch.randint(0, 10, (B, 16)),
+        prior_token_drop=torch.zeros(B, 16, dtype=torch.bool),
+        timestep=steps(),
+        target_size=torch.tensor([[64.0, 64.0], [32.0, 48.0]]),
+        crop_coords=torch.zeros(B, 2),
+    ),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "GlmImageTransformerBlock",
+            2,
+            {"norm1.linear": 2 * "shift shift scale scale gate gate "},
+            source=NARROW,
+        )
+    ],
+    final_layer=final("norm_out.linear"),
+    note="Image and text alternate. SiLU is applied once, as a function, by the condition's embedder.",
+)
+
+add(
+    "sana_video",
+    "SanaVideoTransformer3DModel",
+    dict(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=20,
+        sample_size=8,
+        rope_max_seq_len=32,
+    ),
+    lambda: dict(hidden_states=image(4, 2, 8, 8), encoder_hidden_states=text(20), timestep=steps()),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "SanaVideoTransformerBlock",
+            2,
+            {"/time_embed.linear": 2 * SSG},
+            source="shared_linear_plus_table",
+        )
+    ],
+    final_layer=TABLE_FINAL,
+    note="The vectors have a token axis (of length 1 here).",
+)
+
+add(
+    "kandinsky5",
+    "Kandinsky5Transformer3DModel",
+    dict(
+        in_visual_dim=4,
+        in_text_dim=24,
+        in_text_dim2=12,
+        time_dim=20,
+        out_visual_dim=4,
+        model_dim=16,
+        ff_dim=24,
+        num_text_blocks=2,
+        num_visual_blocks=2,
+        axes_dims=(4, 2, 2),
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 2, 4, 4, 4),
+        encoder_hidden_states=text(),
+        timestep=steps(),
+        pooled_projections=randn(B, 12),
+        visual_rope_pos=[torch.arange(2), torch.arange(2), torch.arange(2)],
+        text_rope_pos=torch.arange(5),
+    ),
+    groups=[
+        group(
+            f"{kind}_transformer_blocks.*",
+            f"Kandinsky5Transformer{coder}Block",
+            2,
+            {f"{kind}_modulation.out_layer": sublayers * SSG},
+            source=NARROW,
+            zero_initialised_at_construction=True,
+        )
+        for kind, coder, sublayers in (("text", "Encoder", 2), ("visual", "Decoder", 3))
+    ],
+    final_layer=final("out_layer.modulation.out_layer", "shift scale"),
+    note="All zero at construction, the final layer's modulation too: as handed over no condition moves anything.",
+)
+
+add(
+    "prx",
+    "PRXTransformer2DModel",
+    dict(
+        in_channels=4,
+        patch_size=2,
+        context_in_dim=24,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=2,
+        axes_dim=[4, 4],
+    ),
+    lambda: dict(hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=text()),
+    groups=[group("blocks.*", "PRXBlock", 2, {"modulation.lin": 2 * SSG}, zero_initialised_at_construction=True)],
+    final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
+    note="The blocks' Linears are zero at construction, the final one's is not.",
+)
+
+add(
+    "ernie_image",
+    "ErnieImageTransformer2DModel",
+    dict(
+        hidden_size=16,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=24,
+        in_channels=4,
+        out_channels=4,
+        text_in_dim=24,
+        rope_axes_dim=(4, 2, 2),
+    ),
+    lambda: dict(hidden_states=image(), timestep=steps(), text_bth=text(), text_lens=torch.tensor([5, 3])),
+    groups=[
+        group(
+            "layers.*",
+            "ErnieImageSharedAdaLNBlock",
+            2,
+            {"/adaLN_modulation.1": 2 * SSG},
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            source="fully_shared",
+            zero_initialised_at_construction=True,
+        )
+    ],
+    final_layer=final("final_norm.linear", activation="none"),
+    note="The stream is [tokens, batch, width]. The last Linear is zero too: the output at construction is 0.",
+)
+
+add(
+    "krea2",
+    "Krea2Transformer2DModel",
+    dict(
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        timestep_embed_dim=16,
+        text_hidden_dim=12,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=16,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 2, 2),
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 6, 4),
+        encoder_hidden_states=randn(B, 5, 3, 12),
+        timestep=torch.rand(B),
+        position_ids=randn(11, 3),
+    ),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "Krea2TransformerBlock",
+            2,
+            {"/time_mod_proj": 2 * "scale shift gate "},
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            source="shared_linear_plus_table",
+            activation_before_linear=either("GELU", "GELU-like", "other"),
+        )
+    ],
+    final_layer={"roles": ["scale", "shift"], "norm": "RMSNorm", "affine": True, "activation": "none"},
+    unmodulated_blocks=["text_fusion.layerwise_blocks.*", "text_fusion.refiner_blocks.*"],
+    note="GELU (tanh) before the shared Linear; the tables are zero at construction, the Linear is not. The norm's "
+    "weight is 1 + w. The final layer is a table plus the raw t_emb. The attention has a gate of its own that comes "
+    "from the tokens.",
+)
+
+add(
+    "nucleus_moe",
+    "NucleusMoEImageTransformer2DModel",
+    dict(
+        in_channels=4,
+        out_channels=1,
+        num_layers=2,
+        attention_head_dim=24,
+        num_attention_heads=2,
+        joint_attention_dim=20,
+        axes_dims_rope=(8, 8, 8),
+        dense_moe_strategy="leave_first_block_dense",
+        num_experts=2,
+        moe_intermediate_dim=16,
+        capacity_factors=1.0,
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 16, 4),
+        img_shapes=[(1, 4, 4)] * B,
+        encoder_hidden_states=text(20),
+        encoder_hidden_states_mask=torch.ones(B, 5, dtype=torch.bool),
+        timestep=torch.rand(B),
+    ),
+    empty=("experts.gate_up_proj", "experts.down_proj"),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "NucleusMoEImageTransformerBlock",
+            2,
+            {"img_mod.1": 2 * SG},
+            gate_bounding="clamp(+-2) then tanh",
+        )
+    ],
+    final_layer=final("norm_out.linear"),
+    note="Block 0 has a dense MLP, block 1 a mixture of experts whose router also reads the timestep (concatenated): "
+    "no field differs.",
+)
+
+add(
+    "ideogram4",
+    "Ideogram4Transformer2DModel",
+    dict(
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        intermediate_size=24,
+        adaln_dim=12,
+        llm_features_dim=20,
+        mrope_section=(2, 1, 1),
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 11, 4),
+        timestep=torch.rand(B),
+        encoder_hidden_states=randn(B, 11, 20),
+        position_ids=torch.arange(11)[None, :, None].expand(B, -1, 3),
+        segment_ids=torch.zeros(B, 11, dtype=torch.long),
+        indicator=torch.tensor([3] * 5 + [2] * 6).expand(B, -1),  # text, then image
+    ),
+    groups=[
+        group(
+            "layers.*",
+            "Ideogram4TransformerBlock",
+            2,
+            {"adaln_modulation": 2 * SG},
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            gate_bounding="tanh",
+            post_norm="RMSNorm affine",
+            source=NARROW,
+        )
+    ],
+    final_layer=final("final_layer.adaln_modulation", "scale"),
+    note="SiLU once, as a function, in the model's forward (and a second time before the final Linear).",
+)
+
+add(
+    "qwenimage21",
+    "QwenImage21Transformer2DModel",
+    dict(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=24,
+        axes_dims_rope=(4, 4, 8),
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 16, 4),
+        encoder_hidden_states=text(),
+        timestep=torch.rand(B),
+        img_shapes=[[(1, 4, 4)]] * B,
+        img_mask=torch.tensor([False] * 5 + [True] * 4).expand(B, -1),
+    ),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "QwenImage21TransformerBlock",
+            2,
+            {"/modulation.1": 2 * SG},
+            bias=False,
+            gate_bounding="tanh",
+            source="fully_shared",
+        )
+    ],
+    final_layer=final("norm_out.linear", "scale"),
+    note="Image tokens are modulated by their timestep, text tokens by t = 0: chosen token by token.",
+)
+
+add(
+    "bria_fibo2",
+    "BriaFibo2Transformer2DModel",
+    dict(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=20,
+        injection_layer_ids=(1,),
+        perceiver_num_layers=1,
+        min_num_gist_tokens=2,
+        max_num_gist_tokens=4,
+        gist_step=2,
+        gist_min_text_len=2,
+        gist_max_text_len=8,
+        axes_dims=(8, 4, 4),
+        axes_lens=(32, 16, 16),
+    ),
+    lambda: dict(hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=randn(B, 2, 5, 20)),
+    groups=[
+        group(
+            blocks,
+            "BriaFibo2TransformerBlock",
+            n,
+            {"adaLN_modulation.0": 2 * SG},
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            gate_bounding="tanh",
+            post_norm="RMSNorm affine",
+            activation_before_linear="none",
+            source=NARROW,
+        )
+        for blocks, n in (("layers.*", 2), ("noise_refiner.*", 1))
+    ],
+    final_layer=final("final_layer.adaLN_modulation.1", "scale"),
+    unmodulated_blocks=["perceiver.layers.*"],
+    note="In `layers` the image's tokens are modulated by the timestep, the others by t = 0: chosen token by token. "
+    "layers.1 has a cross-attention behind a learned gate (0 at construction), which is no field.",
+)
+
+add(
+    "hunyuan_video15",
+    "HunyuanVideo15Transformer3DModel",
+    HEADS
+    | dict(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_refiner_layers=2,
+        text_embed_dim=24,
+        text_embed_2_dim=20,
+        image_embed_dim=12,
+        rope_axes_dim=(2, 2, 4),
+    ),
+    lambda: dict(
+        hidden_states=image(4, 2, 4, 4),
+        timestep=steps(),
+        encoder_hidden_states=text(),
+        encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool),
+        encoder_hidden_states_2=text(20, 3),
+        encoder_attention_mask_2=torch.ones(B, 3, dtype=torch.bool),
+        image_embeds=text(12, 2),
+    ),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "HunyuanVideo15TransformerBlock",
+            2,
+            {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+        ),
+        group(
+            "context_embedder.token_refiner.refiner_blocks.*",
+            "HunyuanVideo15IndividualTokenRefinerBlock",
+            2,
+            {"norm_out.linear": "gate gate"},
+            base_norm_affine=True,
+        ),
+    ],
+    final_layer=final("norm_out.linear"),
+)
+
+# --- scale and shift without a gate ----------------------------------------------------------------------------------
+
+add(
+    "transformer2d_ada_norm",
+    "Transformer2DModel",
+    HEADS
+    | dict(
+        in_channels=16,
+        num_layers=2,
+        norm_num_groups=4,
+        cross_attention_dim=24,
+        num_embeds_ada_norm=10,
+        norm_type="ada_norm",
+    ),
+    lambda: dict(hidden_states=image(16), encoder_hidden_states=text(), timestep=torch.tensor(3)),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "BasicTransformerBlock",
+            2,
+            {"norm1.linear": "scale shift", "norm2.linear": "scale shift"},
+        )
+    ],
+    note="One timestep (a number) for the whole batch: the class permits no other, it splits the vectors at their "
+    "first axis. Each norm has a timestep table of its own. The MLP's norm is affine and not modulated.",
+)
+
+add(
+    "uvit",
+    "UVit2DModel",
+    dict(
+        hidden_size=16,
+        cond_embed_dim=12,
+        micro_cond_encode_dim=4,
+        micro_cond_embed_dim=20,
+        encoder_hidden_size=24,
+        vocab_size=12,
+        codebook_size=10,
+        in_channels=8,
+        block_out_channels=8,
+        num_res_blocks=1,
+        block_num_heads=2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+    ),
+    lambda: dict(
+        input_ids=torch.randint(0, 10, (B, 4, 4)),
+        encoder_hidden_states=text(),
+        pooled_text_emb=randn(B, 12),
+        micro_conds=torch.rand(B, 5) * 100,
+    ),
+    groups=[
+        group(
+            "transformer_layers.*",
+            "BasicTransformerBlock",
+            2,
+            {f"norm{k}.linear": "scale shift" for k in (1, 2, 3)},
+            bias=False,
+            base_norm=either("RMSNorm", "LayerNorm", "mixed"),
+            base_norm_affine=True,
+        )
+    ],
+    also_allowed=["down_block.res_blocks.*", "up_block.res_blocks.*"],
+    unmodulated_blocks=["down_block.attention_blocks.*", "up_block.attention_blocks.*"],
+    note="norm1 and norm2 are RMSNorms, norm3 is a LayerNorm. The ConvNeXt blocks around end in FiLM (scale, shift of "
+    "a stream that no norm precedes): not AdaLN, but a tool may list them.",
+)
+
+# --- modulation that is not AdaLN, addition, nothing -----------------------------------------------------------------
+
+UNET = dict(
+    sample_size=8,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=1,
+    block_out_channels=(16, 32),
+    norm_num_groups=8,
+    attention_head_dim=8,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+)
+
+add(
+    "unet2d",
+    "UNet2DModel",
+    UNET,
+    lambda: dict(sample=image(), timestep=steps()),
+    verdict="additive_only",
+    note="Each ResNet block adds Linear(SiLU(t_emb)) before its second GroupNorm.",
+)
+add(
+    "unet2d_scale_shift",
+    "UNet2DModel",
+    UNET | dict(resnet_time_scale_shift="scale_shift"),
+    lambda: dict(sample=image(), timestep=steps()),
+    verdict="other_conditional_modulation",
+    note="AdaGN: the second GroupNorm (affine) of each ResNet block is followed by (1 + scale) and shift.",
+)
+add(
+    "stable_cascade",
+    "StableCascadeUNet",
+    dict(
+        in_channels=4,
+        out_channels=4,
+        timestep_ratio_embedding_dim=16,
+        conditioning_dim=24,
+        block_out_channels=(16, 16),
+        num_attention_heads=(2, 2),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        clip_text_pooled_in_channels=12,
+        clip_seq=2,
+    ),
+    lambda: dict(sample=image(), timestep_ratio=torch.rand(B), clip_text_pooled=randn(B, 1, 12)),
+    verdict="other_conditional_modulation",
+    note="FiLM between the blocks: (1 + a) x + b on a stream that no norm precedes.",
+)
+add(
+    "i2vgen_xl",
+    "I2VGenXLUNet",
+    dict(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=24,
+        attention_head_dim=8,
+        num_attention_heads=2,
+    ),
+    lambda: dict(
+        sample=image(4, 2, 8, 8),
+        timestep=steps(),
+        fps=torch.tensor([8, 16]),
+        image_latents=image(4, 2, 8, 8),
+        image_embeddings=randn(B, 24),
+        encoder_hidden_states=text(),
+    ),
+    verdict="additive_only",
+)
+add(
+    "unet_motion",
+    "UNetMotionModel",
+    dict(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=24,
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+    ),
+    lambda: dict(sample=image(4, 2, 8, 8), timestep=steps(), encoder_hidden_states=randn(B * 2, 5, 24)),
+    verdict="additive_only",
+    note="Two frames to an item: the text is given for each.",
+)
+add(
+    "prior",
+    "PriorTransformer",
+    HEADS | dict(num_layers=2, embedding_dim=12, num_embeddings=5, additional_embeddings=4),
+    lambda: dict(
+        hidden_states=randn(B, 12), timestep=steps(), proj_embedding=randn(B, 12), encoder_hidden_states=text(12)
+    ),
+    verdict="none",
+    note="Timestep, image embedding and text are tokens.",
+)
+add(
+    "transformer2d_cross_attention",
+    "Transformer2DModel",
+    HEADS | dict(in_channels=16, num_layers=2, norm_num_groups=4, cross_attention_dim=24),
+    lambda: dict(hidden_states=image(16), encoder_hidden_states=text()),
+    verdict="none",
+    note="Text comes in through cross-attention alone.",
+)
+
+VAE = dict(
+    in_channels=3,
+    out_channels=3,
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
+)
+for name, cls, config in (
+    ("autoencoder_kl", "AutoencoderKL", VAE | dict(block_out_channels=(8, 16), norm_num_groups=4)),
+    (
+        "autoencoder_kl_asymmetric",
+        "AsymmetricAutoencoderKL",
+        VAE
+        | dict(
+            down_block_out_channels=(8, 16),
+            up_block_out_channels=(8, 16),
+            layers_per_down_block=1,
+            layers_per_up_block=1,
+            norm_num_groups=4,
+        ),
+    ),
+    ("vq", "VQModel", VAE | dict(block_out_channels=(8, 16), norm_num_groups=4, num_vq_embeddings=16)),
+):
+    add(name, cls, config, lambda: dict(sample=image(3, 16, 16)), verdict="none", note="No condition at all.")
+
+
+def encoder() -> tuple[nn.Module, Callable[[], Any]]:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = text(16)
+    return model, lambda: model(x)
+
+
+def resnet18() -> tuple[nn.Module, Callable[[], Any]]:
+    import torchvision
+
+    torch.manual_seed(0)
+    model, x = torchvision.models.resnet18(num_classes=4).eval(), image(3, 32, 32)
+    return model, lambda: model(x)
+
+
+MODELS |= {"torch_encoder": encoder, "resnet18": resnet18}
+NOTHING = {"verdict": "none", "groups": [], "final_layer": None, "accept_also": [], "note": "No condition at all."}
+TRUTH |= {"torch_encoder": NOTHING, "resnet18": NOTHING}
+
 
 if __name__ == "__main__":
     for name, build in MODELS.items():
