@@ -32,14 +32,25 @@ class either(tuple):
         return super().__new__(cls, values)
 
 
-def group(blocks: str, block_class: str, n: int, chunks: dict[str, str], bias: bool = True, **fields: Any) -> dict:
-    """One kind of modulated block. The roles say how many vectors there are, the chunks' modules own the parameters."""
+def group(
+    blocks: str,
+    block_class: str,
+    n: int,
+    chunks: dict[str, str],
+    bias: bool = True,
+    table: str | tuple[str, ...] = "scale_shift_table",
+    **fields: Any,
+) -> dict:
+    """One kind of modulated block: the roles say how many vectors it has, the chunks' modules own the parameters.
+
+    `table` names the parameters of a block that are added to a shared Linear's output.
+    """
     paths = [blocks.replace("*", str(i)) for i in range(n)]
     roles = " ".join(chunks.values()).split()
     linears = [module[1:] if module.startswith("/") else f"{path}.{module}" for path in paths for module in chunks]
     params = {f"{linear}.{end}" for linear in linears for end in (("weight", "bias") if bias else ("weight",))}
     if fields.get("source") == "shared_linear_plus_table":
-        params |= {f"{path}.scale_shift_table" for path in paths}
+        params |= {f"{path}.{own}" for path in paths for own in ((table,) if isinstance(table, str) else table)}
     return {
         "blocks": blocks,
         "block_class": block_class,
@@ -1278,6 +1289,229 @@ add(
     final_layer=final("norm_out.linear"),
 )
 
+add(
+    "stable_audio3",
+    "StableAudio3DiTModel",
+    dict(
+        io_channels=4,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        cond_token_dim=24,
+        global_cond_dim=12,
+        local_add_cond_dim=3,
+        timestep_features_dim=16,
+        ff_mult=2.0,
+        num_memory_tokens=2,
+    ),
+    lambda: dict(
+        hidden_states=image(4, 8),
+        timestep=torch.rand(B),
+        encoder_hidden_states=text(),
+        global_hidden_states=randn(B, 12),
+    ),
+    groups=[
+        group(
+            "transformer_blocks.*",
+            "StableAudio3DiTBlock",
+            2,
+            {"/global_cond_embedder.2": 2 * "scale shift gate "},
+            table="to_scale_shift_gate",
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            gate_bounding=either("sigmoid", "sigmoid(1-g)"),
+            source="shared_linear_plus_table",
+        )
+    ],
+    note="The gate is sigmoid(1 - g): 0.73 where g is 0. The table is one vector of 6d. There is no modulated final "
+    "layer, nor a norm.",
+)
+
+
+def longcat_audio(kind: str, **fields: Any) -> None:
+    add(
+        f"longcat_audio_{kind}",
+        "LongCatAudioDiTTransformer",
+        dict(
+            dit_dim=16,
+            dit_depth=2,
+            dit_heads=2,
+            dit_text_dim=24,
+            latent_dim=4,
+            adaln_type=kind,
+            cross_attn_norm=True,
+            use_latent_condition=False,
+            ff_mult=2.0,
+        ),
+        lambda: dict(
+            hidden_states=randn(B, 8, 4),
+            encoder_hidden_states=text(),
+            encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool),
+            timestep=torch.rand(B),
+        ),
+        groups=[group("blocks.*", "AudioDiTBlock", 2, **fields)],
+        final_layer=final("norm_out.linear"),
+        note="LayerNorm as a function. The final modulation and the last Linear are zero: the output at construction "
+        "is 0. The cross-attention's LayerNorms are affine and not modulated.",
+    )
+
+
+longcat_audio(
+    "global",
+    chunks={"/adaln_global_mlp.mlp.1": 2 * "gate scale shift "},
+    table="adaln_scale_shift",
+    source="shared_linear_plus_table",
+)
+longcat_audio("local", chunks={"adaln_mlp.mlp.1": 2 * "gate scale shift "}, zero_initialised_at_construction=True)
+
+add(
+    "ace_step",
+    "AceStepTransformer1DModel",
+    dict(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        in_channels=12,
+        audio_acoustic_hidden_dim=4,
+        sliding_window=4,
+        encoder_hidden_size=24,
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 8, 4),
+        timestep=torch.tensor([0.3, 0.9]),
+        timestep_r=torch.tensor([0.1, 0.2]),
+        encoder_hidden_states=text(),
+        context_latents=randn(B, 8, 8),
+    ),
+    groups=[
+        group(
+            "layers.*",
+            "AceStepTransformerBlock",
+            2,
+            {"/time_embed.time_proj": 2 * SSG, "/time_embed_r.time_proj": 2 * SSG},
+            n_vectors_per_block=6,
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            source="shared_linear_plus_table",
+        )
+    ],
+    final_layer=final("TABLE scale_shift_table + raw t_emb", "shift scale", "RMSNorm", True, "none"),
+    note="Two shared Linears, of t and of t - r, are added before the table.",
+)
+
+add(
+    "joyimage_edit",
+    "JoyImageEditTransformer3DModel",
+    dict(in_channels=4, hidden_size=16, num_attention_heads=2, text_dim=24, num_layers=2, rope_dim_list=[4, 2, 2]),
+    lambda: dict(hidden_states=image(4, 1, 8, 8), timestep=steps(), encoder_hidden_states=text()),
+    groups=[
+        group(
+            "double_blocks.*",
+            "JoyImageTransformerBlock",
+            2,
+            {"/condition_embedder.time_proj": 2 * SSG},
+            table=("img_mod.modulate_table", "txt_mod.modulate_table"),
+            n_vectors_per_block=either(12, 6),
+            source="shared_linear_plus_table",
+        )
+    ],
+    note="Six vectors from the shared Linear, to which each stream adds a table of its own: twelve. The tables are "
+    "zero at construction, the Linear is not. The final norm is not modulated.",
+)
+
+add(
+    "wan_vace",
+    "WanVACETransformer3DModel",
+    dict(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=20,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+        vace_layers=[0, 1],
+        vace_in_channels=6,
+    ),
+    lambda: dict(
+        hidden_states=image(4, 2, 8, 8),
+        timestep=torch.tensor([3, 700]),
+        encoder_hidden_states=text(20),
+        control_hidden_states=image(6, 2, 8, 8),
+    ),
+    groups=[
+        group(
+            blocks,
+            block_class,
+            2,
+            {"/condition_embedder.time_proj": 2 * SSG},
+            source="shared_linear_plus_table",
+        )
+        for blocks, block_class in (("blocks.*", "WanTransformerBlock"), ("vace_blocks.*", "WanVACETransformerBlock"))
+    ],
+    final_layer=TABLE_FINAL,
+    note="The control's blocks stand beside the main ones and hand them hints.",
+)
+
+SINGLE = [f"single_stream_modulations.{stream}.linear" for stream in ("image", "txt")]
+add(
+    "flux3",
+    "Flux3Transformer2DModel",
+    dict(
+        in_channels=4,
+        cond_in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        timestep_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+    ),
+    lambda: dict(
+        hidden_states=randn(B, 6, 4),
+        encoder_hidden_states=text(),
+        timestep=torch.rand(B),
+        img_ids=randn(6, 4),
+        txt_ids=randn(5, 4),
+    ),
+    groups=[
+        group(
+            "mode_blocks.image.*",
+            "Flux3ModeTransformerBlock",
+            2,
+            {"/early_stream_modulations.image.linear": SSG},
+            bias=False,
+            source="fully_shared",
+        ),
+        group(
+            "single_transformer_blocks.*",
+            "Flux3SingleTransformerBlock",
+            2,
+            {f"/{SINGLE[0]}": SSG},
+            bias=False,
+            source="fully_shared",
+            n_vectors_per_block=either(3, 6),
+            chunk_order=either(
+                *(
+                    [{"module": f"/{linear}", "roles": SSG.split()} for linear in linears]
+                    for linears in (SINGLE[:1], SINGLE)
+                )
+            ),
+            modulation_params=either(*([f"{linear}.weight" for linear in ls] for ls in (SINGLE[:1], SINGLE))),
+        ),
+    ],
+    final_layer=final("norm_out.linear"),
+    also_allowed=["txt_mode_blocks.*"],
+    note="The text is always modulated by t = 0: its vectors are there, but no condition moves them. Attention and "
+    "MLP are parallel. The blocks for a conditioning image (mode_blocks.image_cond) are not used in this pass.",
+)
+
 # --- scale and shift without a gate ----------------------------------------------------------------------------------
 
 add(
@@ -1345,6 +1579,40 @@ add(
     unmodulated_blocks=["down_block.attention_blocks.*", "up_block.attention_blocks.*"],
     note="norm1 and norm2 are RMSNorms, norm3 is a LayerNorm. The ConvNeXt blocks around end in FiLM (scale, shift of "
     "a stream that no norm precedes): not AdaLN, but a tool may list them.",
+)
+
+add(
+    "t5_film_decoder",
+    "T5FilmDecoder",
+    dict(
+        input_dims=4,
+        targets_length=8,
+        max_decoder_noise_time=100.0,
+        d_model=16,
+        num_layers=2,
+        num_heads=2,
+        d_kv=8,
+        d_ff=24,
+    ),
+    lambda: dict(
+        encodings_and_masks=[(text(16), torch.ones(B, 5))],
+        decoder_input_tokens=randn(B, 8, 4),
+        decoder_noise_time=torch.rand(B),
+    ),
+    groups=[
+        group(
+            "decoders.*",
+            "DecoderLayer",
+            2,
+            {"layer.0.FiLMLayer.scale_bias": "scale shift", "layer.2.film.scale_bias": "scale shift"},
+            bias=False,
+            base_norm="RMSNorm",
+            base_norm_affine=True,
+            source=NARROW,
+        )
+    ],
+    accept_also=["other_conditional_modulation"],
+    note="Called FiLM, but it stands directly behind each RMSNorm, as AdaLN does. SiLU ends the shared condition MLP.",
 )
 
 # --- modulation that is not AdaLN, addition, nothing -----------------------------------------------------------------
