@@ -1,7 +1,7 @@
 """What is true of further diffusers classes: tiny instances, a pass for each, and the row an x-ray must find.
 
-Every row was established by reading the class and by small experiments, never by the x-ray, so that it can judge it.
-The words are those of `golden/xray.json`. Four things are conventions:
+Every row was established by reading the class (diffusers 0.42) and by experiments (`test_xray_classes.py`), never by
+the x-ray, so that it can judge it. The words are those of `golden/xray.json`. Four things are conventions:
 
 - a field that is missing says nothing; a field that is `either(a, b)` accepts any of its values;
 - groups and final layers are AdaLN's: they are to be compared where the verdict is `adaln` or `final_layer_only`;
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import torch
 from torch import nn, randn
 
@@ -105,6 +104,8 @@ def add(
     """
 
     def build() -> tuple[nn.Module, Callable[[], Any]]:
+        import diffusers  # here, so that the table can be read where it is not to be had
+
         torch.manual_seed(0)
         model = quietly(getattr(diffusers, cls), **config).eval()
         for parameter, values in model.named_parameters():
@@ -114,7 +115,14 @@ def add(
         return model, lambda: quietly(model, **fixed)
 
     MODELS[name] = build
-    TRUTH[name] = {"verdict": verdict, "groups": [], "final_layer": None, "accept_also": [], "note": ""} | row
+    TRUTH[name] = {
+        "cls": cls,
+        "verdict": verdict,
+        "groups": [],
+        "final_layer": None,
+        "accept_also": [],
+        "note": "",
+    } | row
 
 
 def steps() -> torch.Tensor:
@@ -826,12 +834,7 @@ add(
         pooled_embeds=randn(B, 12),
     ),
     groups=[
-        group(
-            "double_stream_blocks.*.block",
-            "HiDreamImageTransformerBlock",
-            2,
-            {"adaLN_modulation.1": 4 * SSG},
-        ),
+        group("double_stream_blocks.*.block", "HiDreamImageTransformerBlock", 2, {"adaLN_modulation.1": 4 * SSG}),
         group("single_stream_blocks.*.block", "HiDreamImageSingleTransformerBlock", 2, {"adaLN_modulation.1": 2 * SSG}),
     ],
     final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
@@ -1445,13 +1448,7 @@ add(
         control_hidden_states=image(6, 2, 8, 8),
     ),
     groups=[
-        group(
-            blocks,
-            block_class,
-            2,
-            {"/condition_embedder.time_proj": 2 * SSG},
-            source="shared_linear_plus_table",
-        )
+        group(blocks, block_class, 2, {"/condition_embedder.time_proj": 2 * SSG}, source="shared_linear_plus_table")
         for blocks, block_class in (("blocks.*", "WanTransformerBlock"), ("vace_blocks.*", "WanVACETransformerBlock"))
     ],
     final_layer=TABLE_FINAL,
@@ -1768,7 +1765,7 @@ def resnet18() -> tuple[nn.Module, Callable[[], Any]]:
 
 MODELS |= {"torch_encoder": encoder, "resnet18": resnet18}
 NOTHING = {"verdict": "none", "groups": [], "final_layer": None, "accept_also": [], "note": "No condition at all."}
-TRUTH |= {"torch_encoder": NOTHING, "resnet18": NOTHING}
+TRUTH |= {"torch_encoder": NOTHING | {"cls": "TransformerEncoder"}, "resnet18": NOTHING | {"cls": "ResNet"}}
 
 
 if __name__ == "__main__":
