@@ -495,3 +495,932 @@ def sequential_of_states() -> Built:
     model = nn.Sequential(Step(), Step())
     x, c = tokens(), vector()
     return model, lambda: model(State(x, c)).x
+
+
+@stranger("adaln", "every parameter is frozen: no gradient will tell", group(**ADA))
+def frozen() -> Built:
+    return given(Tower(Modulated(), Modulated()).requires_grad_(False), tokens(), vector())
+
+
+@stranger("adaln", "the pass runs in inference mode: no graph will tell", group(**ADA))
+def inference_mode() -> Built:
+    model, x, c = Tower(Modulated(), Modulated()), tokens(), vector()
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return model(x, c)
+
+    return model, run
+
+
+@stranger("adaln", "the pass is three Euler steps: every block is seen three times, yet has six vectors", group(**ADA))
+def sampler_loop() -> Built:
+    class Velocity(Tower):
+        def __init__(self, *blocks):
+            super().__init__(*blocks)
+            self.time, self.head = nn.Linear(D, D), nn.Linear(D, D)
+
+        def forward(self, x, t):
+            return super().forward(x, self.time(wave(t)))
+
+    model, noise = Velocity(Modulated(), Modulated()), tokens()
+
+    def run() -> Tensor:
+        x = noise
+        for step in range(3):
+            x = x + model(x, torch.full((B,), step / 3)) / 3
+        return x
+
+    return model, run
+
+
+@stranger(
+    "adaln",
+    "guidance inside forward: blocks see twice the batch, with and without the condition",
+    group("model.blocks.*", module="ada", linears=["model.blocks.*.ada"]),
+)
+def guided() -> Built:
+    class Guided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.null = Tower(Modulated(), Modulated()), nn.Parameter(torch.randn(D))
+
+        def forward(self, x, c):
+            with_c, without = self.model(torch.cat([x, x]), torch.cat([c, self.null.expand_as(c)])).chunk(2)
+            return without + 2 * (with_c - without)
+
+    return given(Guided(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "a plain text encoder feeds a modulated denoiser: only the denoiser's blocks count",
+    group("denoiser.blocks.*", module="ada", linears=["denoiser.blocks.*.ada"]),
+    unmodulated_blocks=["encoder.*"],
+)
+def pipeline() -> Built:
+    class Pipeline(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.denoiser = nn.Sequential(Plain(), Plain()), Tower(Modulated(), Modulated())
+
+        def forward(self, x, text):
+            return self.denoiser(x, self.encoder(text).mean(1))
+
+    return given(Pipeline(), tokens(), tokens(S))
+
+
+@stranger(
+    "adaln",
+    "the first block of the list is plain, two are modulated; the pattern for two of three is left open",
+    group(None, module="ada", linears=["blocks.1.ada", "blocks.2.ada"]),
+    unmodulated_blocks=["blocks.0"],
+)
+def some_blocks_plain() -> Built:
+    return given(Tower(Plain(), Modulated(), Modulated()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "two kinds in one list: DiT's block, then one without shift and with a tanh gate",
+    group("blocks.0", n_blocks=1, module="ada", linears=["blocks.0.ada"]),
+    group("blocks.1", twice("scale gate"), n_blocks=1, module="ada", linears=["blocks.1.ada"], gate="tanh"),
+)
+def two_kinds() -> Built:
+    return given(Tower(Modulated(), Modulated("scale gate", torch.tanh)), tokens(), vector())
+
+
+@stranger("adaln", "the modulation's Linear is weight-normalised: its weight is no parameter", group(module="ada"))
+def weight_normed_modulation() -> Built:
+    model = Tower(Modulated(), Modulated())
+    for block in model.blocks:
+        nn.utils.parametrizations.weight_norm(block.ada)
+    return given(model, tokens(), vector())
+
+
+# ------------------------------------------------------------------------------------------ modulated: other hands
+
+
+class Unit(nn.Module):
+    """DiT's block, as written by someone who names nothing and imports no layer but Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.k = nn.Linear(D, 3 * D), nn.Linear(D, D), nn.Linear(D, 6 * D)
+        self.e, self.f = nn.Linear(D, 2 * D), nn.Linear(2 * D, D)
+
+    def forward(self, u, w):
+        p, q, r, s, t, v = self.k(w / (1 + torch.exp(-w))).view(-1, 6, 1, D).unbind(1)
+        y = ln_by_hand(u) * (q + 1.0) + p
+        i, j, m = self.a(y).chunk(3, -1)
+        z = torch.einsum("bnd,bmd->bnm", i, j).div(D**0.5).softmax(-1)
+        u = u + r * self.b(torch.einsum("bnm,bmd->bnd", z, m))
+        y = ln_by_hand(u) * (t + 1.0) + s
+        return u + v * self.f(F.relu(self.e(y)))
+
+
+@stranger(
+    "adaln",
+    "DiT's formula (shift, scale, gate twice) under one-letter names",
+    group("g.*", module="k", linears=["g.*.k"]),
+)
+def one_letter_names() -> Built:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g, self.o = nn.ModuleList([Unit(), Unit()]), nn.Linear(D, D)
+
+        def forward(self, u, w):
+            for g in self.g:
+                u = g(u, w)
+            return self.o(u)
+
+    return given(Net(), tokens(), vector())
+
+
+@stranger("adaln", "DiT's formula; c reaches the block as an attribute set from outside", group(**ADA))
+def condition_as_attribute() -> Built:
+    class Listening(Modulated):
+        def forward(self, x):
+            return super().forward(x, self.cond)
+
+    class Conductor(Tower):
+        def forward(self, x, c):
+            for block in self.blocks:
+                block.cond = c
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    return given(Conductor(Listening(), Listening()), tokens(), vector())
+
+
+@stranger("adaln", "DiT's formula; x and c travel in a dict that each block rewrites", group(**ADA))
+def condition_in_a_dict() -> Built:
+    class Step(Modulated):
+        def forward(self, batch):
+            return {**batch, "x": super().forward(batch["x"], batch["c"])}
+
+    class Model(Tower):
+        def forward(self, batch):
+            for block in self.blocks:
+                batch = block(batch)
+            return {"eps": self.head(batch["x"])}
+
+    return given(Model(Step(), Step()), {"x": tokens(), "c": vector()})
+
+
+class Guest(nn.Module):
+    """A block that is handed its six vectors, each (B, 1, D), and makes none itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn, self.mlp = Attention(), mlp()
+
+    def forward(self, x, shift1, scale1, gate1, shift2, scale2, gate2):
+        x = torch.addcmul(x, gate1, self.attn(torch.addcmul(shift1, ln(x), 1 + scale1)))
+        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, ln(x), 1 + scale2)))
+
+
+class Host(nn.Module):
+    """Guests, and `vectors(c)`: for each of them six vectors (B, 1, D)."""
+
+    def __init__(self, *guests: nn.Module):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(guests or [Guest(), Guest()]), nn.Linear(D, 4)
+
+    def forward(self, x, c):
+        for block, six in zip(self.blocks, self.vectors(c), strict=True):
+            x = block(x, *six)
+        return self.head(x)
+
+
+@stranger(
+    "adaln",
+    "one Linear for the whole model; block i takes its six vectors from slice i; addcmul throughout",
+    group(linears=["mod"], source="one_linear_sliced_per_block"),
+)
+def one_linear_sliced() -> Built:
+    class Model(Host):
+        def __init__(self):
+            super().__init__()
+            self.mod = nn.Linear(D, 2 * 6 * D)
+
+        def vectors(self, c):
+            return [six.chunk(6, -1) for six in self.mod(F.silu(c))[:, None].chunk(2, -1)]
+
+    return given(Model(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "one Linear, and every block takes the same six vectors, as Flux.2's",
+    group(module="/mod", linears=["mod"], source="fully_shared"),
+)
+def fully_shared() -> Built:
+    class Model(Host):
+        def __init__(self):
+            super().__init__()
+            self.mod = nn.Linear(D, 6 * D)
+
+        def vectors(self, c):
+            return [self.mod(F.silu(c))[:, None].chunk(6, -1)] * 2
+
+    return given(Model(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "HDM's way: one MLP (Linear, Mish, Linear) makes the six vectors that all blocks share",
+    group(source=either("fully_shared", "approximator"), act="Mish"),
+)
+def fully_shared_mlp() -> Built:
+    class Model(Host):
+        def __init__(self):
+            super().__init__()
+            self.mod = nn.Sequential(nn.Linear(D, 4 * D), nn.Mish(), nn.Linear(4 * D, 6 * D))
+
+        def vectors(self, c):
+            return [self.mod(c)[:, None].chunk(6, -1)] * 2
+
+    return given(Model(), tokens(), vector())
+
+
+class PixArt(Host):
+    """Shared Linear plus a table for each block, as PixArt; the table lives in the block."""
+
+    class Block(Guest):
+        def __init__(self, table: Tensor):
+            super().__init__()
+            self.table = nn.Parameter(table)
+
+        def forward(self, x, shared):
+            return super().forward(x, *(self.table + shared)[:, :, None].unbind(1))
+
+    def __init__(self, *tables: Tensor):
+        super().__init__(*(self.Block(table) for table in tables))
+        self.mod = nn.Linear(D, 6 * D)
+
+    def vectors(self, c):
+        return [(self.mod(F.silu(c)).unflatten(-1, (6, D)),)] * len(self.blocks)
+
+
+PIXART = {
+    "module": "/mod",
+    "linears": ["mod"],
+    "params": ["blocks.*.table"],
+    "source": "shared_linear_plus_table",
+}
+
+
+@stranger("adaln", "PixArt: shared Linear + a table for each block", group(**PIXART))
+def shared_plus_table() -> Built:
+    return given(PixArt(torch.randn(6, D), torch.randn(6, D)), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "PixArt with tables of 0: they still count, and the shared Linear is not 0, so not all is 0",
+    group(**PIXART),
+    rough=False,
+)
+def shared_plus_zero_table() -> Built:
+    return given(PixArt(torch.zeros(6, D), torch.zeros(6, D)), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "PixArt's final table in every block: table + c itself, the same c for all six; no Linear at all",
+    group(params=["blocks.*.table"], source=None, act="none"),
+)
+def table_plus_raw_condition() -> Built:
+    class Model(PixArt):
+        def __init__(self, *tables):
+            super().__init__(*tables)
+            del self.mod
+
+        def vectors(self, c):
+            return [(c[:, None],)] * len(self.blocks)
+
+    return given(Model(torch.randn(6, D), torch.randn(6, D)), tokens(), vector())
+
+
+class Narrow(Guest):
+    """Six vectors from two Linears with a waist of 4."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.down, self.up, self.between = nn.Linear(D, 4, bias=False), nn.Linear(4, 6 * D), between
+
+    def forward(self, x, c):
+        return super().forward(x, *self.up(self.between(self.down(c)))[:, None].chunk(6, -1))
+
+
+@stranger(
+    "adaln",
+    "six vectors = up(down(c)) with a waist of 4 and nothing between: rank 4",
+    group(
+        module="up",
+        linears=["blocks.*.up"],
+        params=["blocks.*.down.weight"],
+        source="low_rank",
+        act="none",
+    ),
+)
+def low_rank() -> Built:
+    return given(Tower(Narrow(lambda h: h), Narrow(lambda h: h)), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "six vectors = up(silu(down(c))) with a waist of 4: narrow, though an MLP; how it is called is open",
+    group(module="up", source=either("low_rank", "per_block_linear", "approximator")),
+)
+def low_rank_with_activation() -> Built:
+    return given(Tower(Narrow(F.silu), Narrow(F.silu)), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "Chroma: one MLP maps (c, number of the vector) to that vector, for all blocks; the number is a table's row",
+    group(source="approximator", act=None),
+)
+def approximator() -> Built:
+    class Model(Host):
+        def __init__(self):
+            super().__init__()
+            self.index = nn.Parameter(torch.randn(2 * 6, D))
+            self.approximator = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D))
+
+        def vectors(self, c):
+            inputs = torch.cat([c[:, None].expand(-1, 12, -1), self.index.expand(B, -1, -1)], -1)  # (B, 12, 2D)
+            made = self.approximator(inputs)[:, :, None].unbind(1)
+            return [made[:6], made[6:]]
+
+    return given(Model(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "six vectors from a wide MLP (Linear, GELU, Linear) in each block; no word for that source",
+    group(module="make.2", source=None, act="GELU"),
+)
+def mlp_per_block() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.make = nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, 6 * D))
+
+        def forward(self, x, c):
+            return super().forward(x, *self.make(c)[:, None].chunk(6, -1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "Flux's single block: attention and MLP side by side under one (shift, scale, gate)",
+    group(roles="shift scale gate", **ADA),
+)
+def parallel_one_gate() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ada, self.qkv_up, self.down = nn.Linear(D, 3 * D), nn.Linear(D, 5 * D), nn.Linear(3 * D, D)
+
+        def forward(self, x, c):
+            shift, scale, gate = self.ada(F.silu(c)).unsqueeze(1).chunk(3, -1)
+            q, k, v, up = self.qkv_up(ln(x) * (1 + scale) + shift).split((D, D, D, 2 * D), -1)
+            return x + gate * self.down(torch.cat([F.scaled_dot_product_attention(q, k, v), F.gelu(up)], -1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "three Linears for each block, one for its scales, one for its shifts, one for its gates; six vectors in all",
+    group(
+        linears=["blocks.*.gamma", "blocks.*.beta", "blocks.*.alpha"],
+        roles="scale scale shift shift gate gate",
+    ),
+)
+def separate_linears() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.gamma, self.beta, self.alpha = (nn.Linear(D, 2 * D) for _ in range(3))
+
+        def forward(self, x, c):
+            c = F.silu(c)[:, None]
+            (s1, s2), (b1, b2), (g1, g2) = (f(c).chunk(2, -1) for f in (self.gamma, self.beta, self.alpha))
+            return super().forward(x, b1, s1, g1, b2, s2, g2)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "six vectors from silu(c) @ W, with W (D, 6D) a bare parameter",
+    group(params=["blocks.*.W"]),
+)
+def transposed_parameter() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.W = nn.Parameter(0.3 * torch.randn(D, 6 * D))
+
+        def forward(self, x, c):
+            return super().forward(x, *(F.silu(c) @ self.W)[:, None].split(D, -1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "six vectors from einsum with W (6, D, D); applied by einsum as well, gates included",
+    group(params=["blocks.*.W"]),
+)
+def einsum_everywhere() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W = nn.Parameter(0.3 * torch.randn(6, D, D))
+            self.attn, self.mlp = Attention(), mlp()
+
+        def forward(self, x, c):
+            m = torch.einsum("bi,kij->kbj", F.silu(c), self.W)
+            h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[0]) + m[1, :, None]
+            x = x + torch.einsum("bnd,bd->bnd", self.attn(h), m[2])
+            h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[3]) + m[4, :, None]
+            return x + torch.einsum("bnd,bd->bnd", self.mlp(h), m[5])
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "six vectors interleaved along the Linear's output: reshape(B, D, 6), so no role is a contiguous chunk",
+    group(linears=["blocks.*.ada"]),
+)
+def interleaved_chunks() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.ada = nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            return super().forward(x, *self.ada(F.silu(c)).reshape(-1, 1, D, 6).unbind(-1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "y = gamma * LN(x) + beta without the 1 +, as conditional BatchNorm writes it; no gate",
+    group(roles=twice("scale shift"), **ADA),
+)
+def scale_without_one() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 4 * D)
+
+        def forward(self, x, c):
+            a, b, a2, b2 = self.ada(F.silu(c)).unsqueeze(1).chunk(4, -1)
+            x = x + self.attn(a * ln(x) + b)
+            return x + self.mlp(a2 * ln(x) + b2)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "branch(gate * LN(x)): what is called a gate multiplies the branch's input, so it is a scale",
+    group(roles=twice("scale"), module="to_gate", linears=["blocks.*.to_gate"], norm="RMSNorm"),
+)
+def gate_in_name_only() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.to_gate = Attention(), mlp(), nn.Linear(D, 2 * D)
+
+        def forward(self, x, c):
+            gate1, gate2 = self.to_gate(F.silu(c)).unsqueeze(1).chunk(2, -1)
+            x = x + self.attn(gate1 * rms_by_hand(x))
+            return x + self.mlp(gate2 * rms_by_hand(x))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "the modulated norm stands after the sum, on the stream itself: x = LN(x + branch) * (1 + s) + b",
+    group(roles=twice("scale shift"), **ADA),
+)
+def norm_after_the_sum() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 4 * D)
+
+        def forward(self, x, c):
+            s1, b1, s2, b2 = self.ada(F.silu(c))[:, None].chunk(4, -1)
+            x = ln(x + self.attn(x)) * (1 + s1) + b1
+            return ln(x + self.mlp(x)) * (1 + s2) + b2
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "HDM: the skip carries the modulated x (x = AdaLN(x); x = x + (1 + g) * branch(x))",
+    group(roles=twice("scale shift gate"), norm="RMSNorm", affine=True, gate="1+g", **ADA),
+)
+def skip_from_the_modulated() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
+            self.norms = nn.ModuleList(nn.RMSNorm(D) for _ in range(2))
+
+        def forward(self, x, c):
+            six = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
+            for norm, branch, (s, b, g) in zip(self.norms, (self.attn, self.mlp), (six[:3], six[3:]), strict=True):
+                x = norm(x) * (1 + s) + b
+                x = x + (1 + g) * branch(x)
+            return x
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "AuraFlow: attention reaches the output only through the MLP, the last sum starts from the block's input",
+    group(**ADA),
+)
+def skip_from_the_input() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
+            a = x + g1 * self.attn(ln(x) * (1 + s1) + b1)
+            return x + g2 * self.mlp(ln(a) * (1 + s2) + b2)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "x = lerp(x, branch, sigmoid(g)): the condition blends stream and branch; a gate, nothing else",
+    group(roles=twice("gate"), gate="sigmoid", affine=True, **ADA),
+)
+def gate_by_lerp() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.ada = nn.Linear(D, 2 * D)
+
+        def forward(self, x, c):
+            g1, g2 = self.ada(F.silu(c)).unsqueeze(1).sigmoid().chunk(2, -1)
+            x = torch.lerp(x, self.attn(self.norm1(x)), g1)
+            return torch.lerp(x, self.mlp(self.norm2(x)), g2)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "one number for each item gates a whole branch; whether a number is a vector is left open",
+    group(
+        roles=None, has_scale=False, has_shift=False, has_gate=True, gate="tanh", affine=True, linears=["blocks.*.ada"]
+    ),
+    accept_also=["other_conditional_modulation"],
+)
+def scalar_gate() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.ada = nn.Linear(D, 2)
+
+        def forward(self, x, c):
+            g1, g2 = self.ada(F.silu(c)).tanh()[:, :, None, None].unbind(1)
+            x = x + g1 * self.attn(self.norm1(x))
+            return x + g2 * self.mlp(self.norm2(x))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("adaln", "DiT's formula with in-place arithmetic: h.mul_(1 + s).add_(b)", group(**ADA))
+def in_place() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.ada = nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c))[:, None].chunk(6, -1)
+            x = x.clone()
+            x += self.attn(ln(x).mul_(1 + s1).add_(b1)).mul(g1)
+            x += self.mlp(ln(x).mul_(1 + s2).add_(b2)).mul(g2)
+            return x
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("adaln", "DiT's formula on (N, B, D), tokens first, with torch's own attention", group(**ADA))
+def tokens_first() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = nn.MultiheadAttention(D, 2), mlp(), nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).chunk(6, -1)  # each (B, D): it broadcasts over N by itself
+            h = ln(x) * (1 + s1) + b1
+            x = x + g1 * self.attn(h, h, h, need_weights=False)[0]
+            return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
+
+    return given(Tower(Block(), Block()), torch.randn(N, B, D), vector())
+
+
+@stranger("adaln", "DiT's formula on (B, D, N), channels first: Conv1d for Linear, the norm over axis 1", group(**ADA))
+def channels_first() -> Built:
+    def norm(x):
+        return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out, self.ada = nn.Conv1d(D, 3 * D, 1), nn.Conv1d(D, D, 1), nn.Linear(D, 6 * D)
+            self.mlp = nn.Sequential(nn.Conv1d(D, 2 * D, 1), nn.GELU(), nn.Conv1d(2 * D, D, 1))
+
+        def forward(self, x, c):
+            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).unsqueeze(-1).chunk(6, 1)
+            q, k, v = self.qkv(norm(x) * (1 + s1) + b1).chunk(3, 1)
+            weights = (q.transpose(1, 2) @ k / D**0.5).softmax(-1)
+            x = x + g1 * self.out(v @ weights.transpose(1, 2))
+            return x + g2 * self.mlp(norm(x) * (1 + s2) + b2)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x, c):
+            for block in self.blocks:
+                x = block(x, c)
+            return x
+
+    return given(Model(), torch.randn(B, D, N), vector())
+
+
+@stranger(
+    "adaln", "DiT's formula on flat (B * N, D) tokens: each vector is repeated for its item's tokens", group(**ADA)
+)
+def flat_tokens() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            six = self.ada(F.silu(c)).repeat_interleave(N, dim=0)  # (B * N, 6D)
+            b1, s1, g1, b2, s2, g2 = six.chunk(6, -1)
+            h = ln(x) * (1 + s1) + b1
+            x = x + g1 * self.attn(h.unflatten(0, (B, N))).flatten(0, 1)
+            return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
+
+    return given(Tower(Block(), Block()), tokens().flatten(0, 1), vector())
+
+
+@stranger(
+    "adaln",
+    "two streams, one joint attention: a Linear of six for the image and one for the text, so twelve",
+    group(
+        roles=twice(twice("shift scale gate")),
+        linears=["blocks.*.mod_x", "blocks.*.mod_y"],
+        chunk_order=[
+            {"module": "mod_x", "roles": twice("shift scale gate").split()},
+            {"module": "mod_y", "roles": twice("shift scale gate").split()},
+        ],
+        streams=2,
+    ),
+)
+def two_streams() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mod_x, self.mod_y = nn.Linear(D, 6 * D), nn.Linear(D, 6 * D)
+            self.qkv_x, self.qkv_y, self.out_x, self.out_y = (nn.Linear(D, n * D) for n in (3, 3, 1, 1))
+            self.mlp_x, self.mlp_y = mlp(), mlp()
+
+        def forward(self, x, y, c):
+            bx, sx, gx, bx2, sx2, gx2 = self.mod_x(F.silu(c)).unsqueeze(1).chunk(6, -1)
+            by, sy, gy, by2, sy2, gy2 = self.mod_y(F.silu(c)).unsqueeze(1).chunk(6, -1)
+            hx, hy = self.qkv_x(ln(x) * (1 + sx) + bx), self.qkv_y(ln(y) * (1 + sy) + by)
+            joint = F.scaled_dot_product_attention(*torch.cat([hx, hy], 1).chunk(3, -1))
+            ax, ay = joint.split((x.shape[1], y.shape[1]), 1)
+            x, y = x + gx * self.out_x(ax), y + gy * self.out_y(ay)
+            x = x + gx2 * self.mlp_x(ln(x) * (1 + sx2) + bx2)
+            return x, y + gy2 * self.mlp_y(ln(y) * (1 + sy2) + by2)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x, y, c):
+            for block in self.blocks:
+                x, y = block(x, y, c)
+            return x, y
+
+    return given(Model(), tokens(), tokens(S), vector())
+
+
+@stranger(
+    "adaln",
+    "each sub-layer is wrapped with a norm and a Linear of its own; the layer that holds both is the block",
+    group(
+        "layers.*",
+        linears=["layers.*.attn.to_cond", "layers.*.ff.to_cond"],
+        chunk_order=[
+            {"module": "attn.to_cond", "roles": ["scale", "shift", "gate"]},
+            {"module": "ff.to_cond", "roles": ["scale", "shift", "gate"]},
+        ],
+    ),
+)
+def wrapped_sublayers() -> Built:
+    class Adapted(nn.Module):
+        def __init__(self, fn):
+            super().__init__()
+            self.fn, self.norm = fn, nn.LayerNorm(D, elementwise_affine=False)
+            self.to_cond = nn.Linear(D, 3 * D)
+
+        def forward(self, x, cond):
+            gamma, beta, alpha = self.to_cond(F.silu(cond)).unsqueeze(1).chunk(3, -1)
+            return x + self.fn(self.norm(x) * (gamma + 1) + beta) * alpha
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.ff = Adapted(Attention()), Adapted(mlp())
+
+        def forward(self, x, cond):
+            return self.ff(self.attn(x, cond), cond)
+
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Layer(), Layer()])
+
+        def forward(self, x, cond):
+            for layer in self.layers:
+                x = layer(x, cond)
+            return x
+
+    return given(Transformer(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "the whole model is one forward over ParameterLists: DiT's formula, but no module that would be a block",
+    group(None, roles=None, n_blocks=None, params=["m.0", "m.1"], has_scale=True, has_shift=True, has_gate=True),
+)
+def no_blocks_at_all() -> Built:
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.m = nn.ParameterList(torch.randn(D, 6 * D) / 5 for _ in range(2))
+            self.qkv = nn.ParameterList(torch.randn(D, 3 * D) / 5 for _ in range(2))
+            self.up = nn.ParameterList(torch.randn(D, 2 * D) / 5 for _ in range(2))
+            self.down = nn.ParameterList(torch.randn(2 * D, D) / 5 for _ in range(2))
+
+        def forward(self, x, c):
+            for m, qkv, up, down in zip(self.m, self.qkv, self.up, self.down, strict=True):
+                b1, s1, g1, b2, s2, g2 = (F.silu(c) @ m).unsqueeze(1).chunk(6, -1)
+                x = x + g1 * F.scaled_dot_product_attention(*((ln(x) * (1 + s1) + b1) @ qkv).chunk(3, -1))
+                x = x + g2 * (F.gelu((ln(x) * (1 + s2) + b2) @ up) @ down)
+            return x
+
+    return given(Flat(), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "a class picks (gamma, beta) of both norms from a table in each block; a table's row is no Linear",
+    group(roles=twice("scale shift"), params=["blocks.*.table.weight"], source=None, act=None),
+)
+def label_tables() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.table = Attention(), mlp(), nn.Embedding(10, 4 * D)
+
+        def forward(self, x, label):
+            gamma1, beta1, gamma2, beta2 = self.table(label).unsqueeze(1).chunk(4, -1)
+            x = x + self.attn(ln(x) * gamma1 + beta1)
+            return x + self.mlp(ln(x) * gamma2 + beta2)
+
+    return given(Tower(Block(), Block()), tokens(), torch.tensor([3, 7]))
+
+
+@stranger(
+    "adaln",
+    "c is the text's mean, and the text is attended to as well: modulated, with an ungated cross-attention",
+    group(**ADA),
+)
+def pooled_text() -> Built:
+    class Block(Modulated):
+        def __init__(self):
+            super().__init__()
+            self.norm_cross, self.cross = nn.LayerNorm(D), Attention()
+
+        def forward(self, x, c, text):
+            return super().forward(x + self.cross(self.norm_cross(x), text), c)
+
+    class Model(Tower):
+        def forward(self, x, text):
+            for block in self.blocks:
+                x = block(x, text.mean(1), text)
+            return self.head(x)
+
+    return given(Model(Block(), Block()), tokens(), tokens(S))
+
+
+@stranger(
+    "adaln",
+    "c = time(t) + pool(mean of x): partly the image itself, but t does decide",
+    group(**ADA),
+)
+def condition_with_own_mean() -> Built:
+    class Model(Tower):
+        def __init__(self, *blocks):
+            super().__init__(*blocks)
+            self.time, self.pool = nn.Linear(D, D), nn.Linear(D, D)
+
+        def forward(self, x, t):
+            return super().forward(x, self.time(wave(t)) + self.pool(x.mean(1)))
+
+    return given(Model(Modulated(), Modulated()), tokens(), torch.tensor([0.2, 0.7]))
+
+
+class Final(nn.Module):
+    """The last AdaLN and the head, with the roles of choice."""
+
+    def __init__(self, roles: str = "shift scale"):
+        super().__init__()
+        self.roles = roles.split()
+        self.ada, self.out = nn.Linear(D, len(self.roles) * D), nn.Linear(D, 4)
+
+    def forward(self, x, c):
+        m = dict(zip(self.roles, self.ada(F.silu(c)).unsqueeze(1).chunk(len(self.roles), -1), strict=True))
+        return self.out(ln(x) * (1 + m["scale"]) + m.get("shift", 0))
+
+
+FINAL = {"module": "head.ada", "norm": "LayerNorm", "affine": False, "activation": "SiLU"}
+
+
+class Finished(Tower):
+    """A Tower whose head sees c as well."""
+
+    def __init__(self, final: nn.Module, *blocks: nn.Module):
+        super().__init__(*blocks)
+        self.head = final
+
+    def forward(self, x, c):
+        for block in self.blocks:
+            x = block(x, c)
+        return self.head(x, c)
+
+
+@stranger(
+    "adaln",
+    "DiT's blocks and a final AdaLN with a scale only, as Lumina",
+    group(**ADA),
+    final_layer={**FINAL, "roles": ["scale"]},
+)
+def with_final_scale() -> Built:
+    return given(Finished(Final("scale"), Modulated(), Modulated()), tokens(), vector())
+
+
+@stranger(
+    "adaln",
+    "DiT's blocks and a final AdaLN in diffusers' order: scale, shift",
+    group(**ADA),
+    final_layer={**FINAL, "roles": ["scale", "shift"]},
+)
+def with_final_scale_shift() -> Built:
+    return given(Finished(Final("scale shift"), Modulated(), Modulated()), tokens(), vector())
+
+
+@stranger(
+    "final_layer_only",
+    "plain blocks that ignore c; only the last norm is modulated",
+    final_layer={**FINAL, "roles": ["shift", "scale"]},
+    groups=[],
+)
+def final_layer_only() -> Built:
+    return given(Finished(Final(), Plain(), Plain()), tokens(), vector())
