@@ -902,6 +902,11 @@ def parallel_one_gate() -> Built:
     group(
         linears=["blocks.*.gamma", "blocks.*.beta", "blocks.*.alpha"],
         roles="scale scale shift shift gate gate",
+        chunk_order=[
+            {"module": "gamma", "roles": ["scale", "scale"]},
+            {"module": "beta", "roles": ["shift", "shift"]},
+            {"module": "alpha", "roles": ["gate", "gate"]},
+        ],
     ),
 )
 def separate_linears() -> Built:
@@ -1015,7 +1020,7 @@ def gate_in_name_only() -> Built:
 @stranger(
     "adaln",
     "the modulated norm stands after the sum, on the stream itself: x = LN(x + branch) * (1 + s) + b",
-    group(roles=twice("scale shift"), **ADA),
+    group(roles=twice("scale shift"), post=None, **ADA),
 )
 def norm_after_the_sum() -> Built:
     class Block(nn.Module):
@@ -1424,3 +1429,777 @@ def with_final_scale_shift() -> Built:
 )
 def final_layer_only() -> Built:
     return given(Finished(Final(), Plain(), Plain()), tokens(), vector())
+
+
+# --------------------------------------------------------------------------- modulated by a condition, but not AdaLN
+
+
+@stranger(
+    "other_conditional_modulation",
+    "each token has a condition of its own, c is (B, N, D): token-wise, though the formula is DiT's",
+    accept_also=["adaln"],
+)
+def per_token_condition() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.ada = nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            return super().forward(x, *self.ada(F.silu(c)).chunk(6, -1))
+
+    return given(Tower(Block(), Block()), tokens(), tokens())
+
+
+class Convs(nn.Module):
+    """A stack of residual blocks over images (B, D, 6, 6)."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(blocks), nn.Conv2d(D, 3, 1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, c)
+        return self.head(x)
+
+
+def image() -> Tensor:
+    return torch.randn(B, D, 6, 6)
+
+
+class Res(nn.Module):
+    """norm, convolution, and (scale, shift) from c; `affine` is what c does between them."""
+
+    def __init__(self, norm: nn.Module, affine: Callable[[Tensor, Tensor, Tensor], Tensor], width: int = 2 * D):
+        super().__init__()
+        self.norm, self.affine = norm, affine
+        self.emb, self.conv = nn.Linear(D, width), nn.Conv2d(D, D, 3, padding=1)
+
+    def forward(self, x, c):
+        scale, shift = self.emb(F.silu(c))[:, :, None, None].chunk(2, 1)
+        return x + self.conv(F.silu(self.affine(self.norm(x), scale, shift)))
+
+
+@stranger("other_conditional_modulation", "AdaGN of a diffusion U-Net: GroupNorm(x) * (1 + s) + b in a conv block")
+def adagn_conv() -> Built:
+    blocks = (Res(nn.GroupNorm(4, D), lambda h, s, b: h * (1 + s) + b) for _ in range(2))
+    return given(Convs(*blocks), image(), vector())
+
+
+@stranger("other_conditional_modulation", "AdaIN: InstanceNorm(x) * scale + shift, both from a style vector")
+def adain_conv() -> Built:
+    blocks = (Res(nn.InstanceNorm2d(D), lambda h, s, b: h * s + b) for _ in range(2))
+    return given(Convs(*blocks), image(), vector())
+
+
+@stranger("other_conditional_modulation", "conditional BatchNorm, in eval mode: BN(x) * (1 + s) + b from a condition")
+def conditional_batch_norm() -> Built:
+    blocks = (Res(nn.BatchNorm2d(D, affine=False), lambda h, s, b: h * (1 + s) + b) for _ in range(2))
+    return given(Convs(*blocks), image(), vector())
+
+
+@stranger("other_conditional_modulation", "FiLM: gamma * features + beta after a convolution, no norm anywhere")
+def film_conv() -> Built:
+    class Film(Res):
+        def forward(self, x, c):
+            gamma, beta = self.emb(F.silu(c))[:, :, None, None].chunk(2, 1)
+            return x + F.relu(gamma * self.conv(x) + beta)
+
+    return given(Convs(*(Film(nn.Identity(), torch.addcmul) for _ in range(2))), image(), vector())
+
+
+@stranger("other_conditional_modulation", "FiLM on tokens: an MLP's residual block, gamma * x + beta, no norm anywhere")
+def film_tokens() -> Built:
+    class Film(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.film, self.mlp = nn.Linear(D, 2 * D), mlp()
+
+        def forward(self, x, c):
+            gamma, beta = self.film(c).unsqueeze(1).chunk(2, -1)
+            return x + self.mlp(gamma * x + beta)
+
+    return given(Tower(Film(), Film()), tokens(), vector())
+
+
+@stranger(
+    "other_conditional_modulation",
+    "the condition scales the hidden layer of the MLP: FiLM within the branch of a normalised block",
+    accept_also=["adaln"],
+)
+def film_on_hidden() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2, self.attn = nn.LayerNorm(D), nn.LayerNorm(D), Attention()
+            self.up, self.down, self.film = nn.Linear(D, 2 * D), nn.Linear(2 * D, D), nn.Linear(D, 2 * D)
+
+        def forward(self, x, c):
+            x = x + self.attn(self.norm1(x))
+            return x + self.down(F.gelu(self.up(self.norm2(x))) * self.film(c).unsqueeze(1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "other_conditional_modulation",
+    "StyleGAN2: the style scales the convolution's weights, item by item, and they are normalised again",
+    accept_also=["none"],
+)
+def modulated_convolution() -> Built:
+    class Styled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.style, self.weight = nn.Linear(D, D), nn.Parameter(torch.randn(D, D, 3, 3) / 15)
+
+        def forward(self, x, w):
+            weight = self.weight * (1 + self.style(w))[:, None, :, None, None]  # (B, out, in, 3, 3)
+            weight = weight * torch.rsqrt(weight.pow(2).sum((2, 3, 4), keepdim=True) + 1e-8)
+            y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), padding=1, groups=x.shape[0])
+            return F.leaky_relu(y.view_as(x), 0.2)
+
+    return given(Convs(Styled(), Styled()), image(), vector())
+
+
+@stranger(
+    "other_conditional_modulation",
+    "the condition sets only the temperature of attention: one positive number for each item",
+    accept_also=["none"],
+)
+def attention_temperature() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.qkv, self.out, self.heat = (
+                nn.LayerNorm(D),
+                nn.Linear(D, 3 * D),
+                nn.Linear(D, D),
+                nn.Linear(D, 1),
+            )
+
+        def forward(self, x, c):
+            q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+            logits = q @ k.mT / D**0.5 * self.heat(c).exp()[:, None]
+            return x + self.out(logits.softmax(-1) @ v)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger(
+    "other_conditional_modulation",
+    "a hypernetwork writes the matrices of each MLP from c; no vector scales, shifts or gates",
+    accept_also=["none"],
+)
+def hypernetwork() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.write = nn.LayerNorm(D), nn.Linear(D, 2 * D * 8)
+
+        def forward(self, x, c):
+            up, down = self.write(c).view(-1, 2, 8, D).div(D**0.5).unbind(1)
+            return x + torch.einsum("bnk,bkd->bnd", F.gelu(torch.einsum("bnd,bkd->bnk", self.norm(x), up)), down)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+# ----------------------------------------------------------------------------------------- only added, never multiplied
+
+
+class Added(Tower):
+    """A Tower of plain blocks; time is added to the tokens once, at the door."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__(*blocks)
+        self.time = nn.Sequential(nn.Linear(D, D), nn.SiLU(), nn.Linear(D, D))
+
+    def forward(self, x, t):
+        return super().forward(x + self.time(wave(t))[:, None], None)
+
+
+@stranger("additive_only", "the embedding of t is added to the tokens once, before plain blocks")
+def time_added_once() -> Built:
+    return given(Added(Plain(), Plain()), tokens(), torch.tensor([0.2, 0.7]))
+
+
+@stranger("additive_only", "each block adds its own Linear(c) to the stream, before any norm: nothing follows a norm")
+def time_added_in_every_block() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.time_proj = nn.Linear(D, D)
+
+        def forward(self, x, c):
+            return super().forward(x + self.time_proj(F.silu(c))[:, None])
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("additive_only", "Stable Diffusion's resnet: conv(x) + Linear(silu(t)), then GroupNorm")
+def time_added_in_resnets() -> Built:
+    class Resnet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2, self.emb = nn.GroupNorm(4, D), nn.GroupNorm(4, D), nn.Linear(D, D)
+            self.conv1, self.conv2 = nn.Conv2d(D, D, 3, padding=1), nn.Conv2d(D, D, 3, padding=1)
+
+        def forward(self, x, c):
+            h = self.conv1(F.silu(self.norm1(x))) + self.emb(F.silu(c))[:, :, None, None]
+            return x + self.conv2(F.silu(self.norm2(h)))
+
+    return given(Convs(Resnet(), Resnet()), image(), vector())
+
+
+class SqueezeExcite(Plain):
+    """The branch is gated by the mean of its own tokens: a gate, but from no condition."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(D, 6), nn.ReLU(), nn.Linear(6, D), nn.Sigmoid())
+
+    def forward(self, x, c=None):
+        x = x + self.attn(self.norm1(x))
+        h = self.mlp(self.norm2(x))
+        return x + h * self.gate(h.mean(1, keepdim=True))
+
+
+@stranger(
+    "additive_only",
+    "t is added at the door; the gates of squeeze-and-excitation come from the tokens, not from t itself",
+)
+def squeeze_excite_with_added_time() -> Built:
+    return given(Added(SqueezeExcite(), SqueezeExcite()), tokens(), torch.tensor([0.2, 0.7]))
+
+
+@stranger(
+    "additive_only",
+    "the condition adds a bias to the logits after the last layer, and is nowhere else",
+    accept_also=["none"],
+)
+def condition_in_the_head_bias() -> Built:
+    class Model(Tower):
+        def __init__(self, *blocks):
+            super().__init__(*blocks)
+            self.bias = nn.Linear(D, 4)
+
+        def forward(self, x, c):
+            return super().forward(x, None) + self.bias(c)[:, None]
+
+    return given(Model(Plain(), Plain()), tokens(), vector())
+
+
+@stranger(
+    "additive_only",
+    "EDM's preconditioning: fixed numbers of sigma scale input and output; inside, sigma is only added",
+    accept_also=["none", "other_conditional_modulation"],
+)
+def preconditioned() -> Built:
+    class Preconditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Added(Plain(), Plain())
+            self.net.head = nn.Linear(D, D)
+
+        def forward(self, x, sigma):
+            s = sigma[:, None, None]
+            c_skip, c_out, c_in = 0.25 / (s**2 + 0.25), 0.5 * s / (s**2 + 0.25).sqrt(), 1 / (s**2 + 0.25).sqrt()
+            return c_skip * x + c_out * self.net(c_in * x, sigma.log() / 4)
+
+    return given(Preconditioned(), tokens(), torch.tensor([0.3, 2.0]))
+
+
+# ----------------------------------------------------------------------------------------------- look-alikes: decoys
+
+
+class Decoy(Plain):
+    """A plain block that owns an adaLN_modulation, and uses it to no effect."""
+
+    def __init__(self):
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(D, 6 * D))
+
+
+@stranger("none", "adaLN_modulation exists and is never called")
+def decoy_never_called() -> Built:
+    return given(Tower(Decoy(), Decoy()), tokens(), vector())
+
+
+@stranger("none", "adaLN_modulation is called, chunked, and its vectors are thrown away")
+def decoy_discarded() -> Built:
+    class Block(Decoy):
+        def forward(self, x, c):
+            _shift, _scale, _gate, *_ = self.adaLN_modulation(c).chunk(6, -1)
+            return super().forward(x)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("none", "adaLN_modulation's vectors are multiplied by 0.0: no value of its parameters can move the output")
+def decoy_times_zero() -> Built:
+    class Block(Decoy):
+        def forward(self, x, c):
+            shift, scale, *_ = (0.0 * self.adaLN_modulation(c))[:, None].chunk(6, -1)
+            return super().forward(x * (1 + scale) + shift)
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("none", "modulated blocks are registered, plain ones are run")
+def decoy_blocks_never_run() -> Built:
+    class Model(Tower):
+        def __init__(self):
+            super().__init__(Plain(), Plain())
+            self.transformer_blocks = nn.ModuleList([Modulated(), Modulated()])
+
+    return given(Model(), tokens(), vector())
+
+
+@stranger("none", "a learned scale_shift_table (6, D) applied as PixArt's, but no condition is ever added to it")
+def table_without_condition() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.scale_shift_table = nn.Parameter(torch.randn(6, D))
+
+        def forward(self, x, c):
+            return super().forward(x, *self.scale_shift_table.unbind(0))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("none", "the six vectors come from a learned constant through a Linear; c is ignored")
+def modulated_by_a_constant() -> Built:
+    class Block(Guest):
+        def __init__(self):
+            super().__init__()
+            self.query, self.ada = nn.Parameter(torch.randn(1, D)), nn.Linear(D, 6 * D)
+
+        def forward(self, x, c):
+            return super().forward(x, *self.ada(F.silu(self.query))[:, None].chunk(6, -1))
+
+    return given(Tower(Block(), Block()), tokens(), vector())
+
+
+@stranger("none", "scale and shift come from the position, a fixed buffer: the same for every input")
+def modulated_by_position() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("positions", wave(torch.arange(N) / N))
+            self.ada = nn.Linear(D, 2 * D)
+
+        def forward(self, x, c=None):
+            scale, shift = self.ada(F.silu(self.positions)).chunk(2, -1)  # (N, D)
+            return x + self.mlp(ln(x) * (1 + scale) + shift)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(Block(), Block())
+
+        def forward(self, x):
+            return self.blocks(x)
+
+    return given(Model(), tokens())
+
+
+@stranger("none", "classes named AdaLayerNormZero and adaln that are an ordinary affine LayerNorm")
+def famous_names() -> Built:
+    class AdaLayerNormZero(nn.LayerNorm):
+        pass
+
+    class DiTBlock(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.adaln1, self.adaln2, self.attn, self.mlp = AdaLayerNormZero(D), AdaLayerNormZero(D), Attention(), mlp()
+
+        def forward(self, x, timestep_embedding):
+            x = x + self.attn(self.adaln1(x))
+            return x + self.mlp(self.adaln2(x))
+
+    return given(Tower(DiTBlock(), DiTBlock()), tokens(), vector())
+
+
+# ------------------------------------------------------------------------- look-alikes: honest models without AdaLN
+
+
+class Stack(nn.Module):
+    """Blocks of one argument; nothing but x comes in."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__()
+        self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(D, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x))
+
+
+@stranger("none", "squeeze-and-excitation on the branch: its (B, 1, D) gate comes from the branch itself")
+def squeeze_excite() -> Built:
+    return given(Stack(SqueezeExcite(), SqueezeExcite()), tokens())
+
+
+class Gated(nn.Module):
+    """A Llama-like block: RMSNorm with a weight, and a gated MLP, act(gate(h)) * up(h)."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.act, self.attn = act, Attention()
+        self.norm1, self.norm2 = nn.RMSNorm(D), nn.RMSNorm(D)
+        self.gate_up, self.down = nn.Linear(D, 4 * D), nn.Linear(2 * D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
+        return x + self.down(self.act(gate) * up)
+
+
+@stranger("none", "Llama: SwiGLU's gate is made of the token itself")
+def swiglu() -> Built:
+    return given(Stack(Gated(F.silu), Gated(F.silu)), tokens())
+
+
+@stranger("none", "GEGLU's gate is made of the token itself")
+def geglu() -> Built:
+    return given(Stack(Gated(F.gelu), Gated(F.gelu)), tokens())
+
+
+@stranger("none", "a ViT with LayerScale: the gates are learned constants")
+def layer_scale() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.gamma1, self.gamma2 = nn.Parameter(torch.rand(D)), nn.Parameter(torch.rand(D))
+
+        def forward(self, x):
+            x = x + self.gamma1 * self.attn(self.norm1(x))
+            return x + self.gamma2 * self.mlp(self.norm2(x))
+
+    class ViT(Stack):
+        def __init__(self):
+            super().__init__(Block(), Block())
+            self.cls, self.pos = nn.Parameter(torch.randn(1, 1, D)), nn.Parameter(torch.randn(1, N + 1, D))
+
+        def forward(self, x):
+            return super().forward(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos)[:, 0]
+
+    return given(ViT(), tokens())
+
+
+@stranger("none", "ReZero: one learned number gates each branch")
+def rezero() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.mlp, self.alpha = Attention(), mlp(), nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x):
+            x = x + self.alpha * self.attn(x)
+            return x + self.alpha * self.mlp(x)
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "gated attention: the output is multiplied by a sigmoid of the token itself")
+def gated_attention() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(D, D)
+
+        def forward(self, x):
+            h = self.norm1(x)
+            x = x + torch.sigmoid(self.gate(h)) * self.attn(h)
+            return x + self.mlp(self.norm2(x))
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "a highway network on vectors (B, D): its gate is made of its own input")
+def highway() -> Built:
+    class Highway(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transform, self.carry = nn.Linear(D, D), nn.Linear(D, D)
+
+        def forward(self, x):
+            return torch.lerp(x, F.relu(self.transform(x)), torch.sigmoid(self.carry(x)))
+
+    return given(Stack(Highway(), Highway()), vector())
+
+
+@stranger("none", "GPT-2 in small: token and position tables, causal attention, tied head")
+def gpt() -> Built:
+    class Block(Plain):
+        def forward(self, x):
+            q, k, v = self.attn.q(h := self.norm1(x)), *self.attn.kv(h).chunk(2, -1)
+            x = x + self.attn.out(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            return x + self.mlp(self.norm2(x))
+
+    class GPT(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.wpe, self.ln_f = nn.Embedding(50, D), nn.Embedding(16, D), nn.LayerNorm(D)
+            self.h = nn.ModuleList([Block(), Block()])
+
+        def forward(self, idx):
+            x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
+            for block in self.h:
+                x = block(x)
+            return self.ln_f(x) @ self.wte.weight.T
+
+    return given(GPT(), torch.randint(50, (B, N)))
+
+
+@stranger("none", "torch's own TransformerEncoderLayer, whose eval pass may be one fused call")
+def torch_encoder() -> Built:
+    layers = (nn.TransformerEncoderLayer(D, 2, 2 * D, batch_first=True, norm_first=True) for _ in range(2))
+    return given(Stack(*layers), tokens())
+
+
+@stranger("none", "a ResNet: BatchNorm's scale and shift are learned constants")
+def resnet() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(D, D, 3, padding=1), nn.Conv2d(D, D, 3, padding=1)
+            self.bn1, self.bn2 = nn.BatchNorm2d(D), nn.BatchNorm2d(D)
+
+        def forward(self, x):
+            return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+    model = nn.Sequential(Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(D, 4))
+    return given(model, image())
+
+
+@stranger("none", "MLP-Mixer: Linears over tokens and over channels, in turn")
+def mixer() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2, self.tokens, self.channels = nn.LayerNorm(D), nn.LayerNorm(D), mlp(N), mlp(D)
+
+        def forward(self, x):
+            x = x + self.tokens(self.norm1(x).mT).mT
+            return x + self.channels(self.norm2(x))
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "gMLP: half of the channels, mixed over tokens, multiply the other half")
+def spatial_gating() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.norm_gate, self.up = nn.LayerNorm(D), nn.LayerNorm(D), nn.Linear(D, 2 * D)
+            self.mix, self.down = nn.Linear(N, N), nn.Linear(D, D)
+
+        def forward(self, x):
+            u, v = F.gelu(self.up(self.norm(x))).chunk(2, -1)
+            return x + self.down(u * self.mix(self.norm_gate(v).mT).mT)
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "t is one more token among the tokens: in-context, nothing is scaled, shifted or gated")
+def time_as_a_token() -> Built:
+    class Model(Tower):
+        def __init__(self, *blocks):
+            super().__init__(*blocks)
+            self.time = nn.Linear(D, D)
+
+        def forward(self, x, t):
+            return super().forward(torch.cat([self.time(wave(t))[:, None], x], 1), None)[:, 1:]
+
+    return given(Model(Plain(), Plain()), tokens(), torch.tensor([0.2, 0.7]))
+
+
+class Crossed(Plain):
+    """Self-attention, cross-attention to the text, MLP; each behind an affine LayerNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm_cross, self.cross = nn.LayerNorm(D), Attention()
+
+    def forward(self, x, text):
+        return super().forward(x + self.cross(self.norm_cross(x), text))
+
+
+@stranger("none", "the condition is text, attended to by cross-attention only")
+def cross_attention_only() -> Built:
+    return given(Tower(Crossed(), Crossed()), tokens(), tokens(S))
+
+
+@stranger(
+    "none",
+    "cross-attention to a text of one token: softmax of one is 1, so each query receives the same vector",
+    accept_also=["additive_only"],
+)
+def cross_attention_to_one_token() -> Built:
+    return given(Tower(Crossed(), Crossed()), tokens(), tokens(1))
+
+
+@stranger("none", "Flamingo: cross-attention to the text behind tanh of a learned number; the gate knows no condition")
+def gated_cross_attention() -> Built:
+    class Block(Crossed):
+        def __init__(self):
+            super().__init__()
+            self.alpha = nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, x, text):
+            x = x + self.alpha.tanh() * self.cross(self.norm_cross(x), text)
+            return Plain.forward(self, x)
+
+    return given(Tower(Block(), Block()), tokens(), tokens(S))
+
+
+@stranger("none", "a learned table of positions multiplies the tokens: the same for every input")
+def positions_multiplied() -> Built:
+    class Model(Stack):
+        def __init__(self):
+            super().__init__(Plain(), Plain())
+            self.pos = nn.Parameter(torch.randn(N, D))
+
+        def forward(self, x):
+            return super().forward(x * (1 + self.pos))
+
+    return given(Model(), tokens())
+
+
+@stranger("none", "padding: a mask (B, N, 1) multiplies the stream after each block; it has no parameters")
+def padding_mask() -> Built:
+    class Model(Tower):
+        def forward(self, x, mask):
+            for block in self.blocks:
+                x = block(x) * mask
+            return self.head(x)
+
+    lengths = torch.tensor([3, 5])
+    return given(Model(Plain(), Plain()), tokens(), (torch.arange(N) < lengths[:, None]).float()[..., None])
+
+
+@stranger("none", "stochastic depth in training mode: a random number for each item gates the branch", train=True)
+def drop_path() -> Built:
+    class Block(Plain):
+        def drop(self, h):
+            return h * (torch.rand(len(h), 1, 1) < 0.7) / 0.7 if self.training else h
+
+        def forward(self, x):
+            x = x + self.drop(self.attn(self.norm1(x)))
+            return x + self.drop(self.mlp(self.norm2(x)))
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "torch's LSTM: its gates multiply states, from the sequence itself")
+def lstm() -> Built:
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(D, D, num_layers=2, batch_first=True), nn.Linear(D, 4)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    return given(Model(), tokens())
+
+
+@stranger("none", "a GRU by hand, with LayerNorm: (B, D) gates multiply (B, D) states, from the sequence itself")
+def gru_by_hand() -> Built:
+    class GRU(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gates, self.candidate = nn.Linear(2 * D, 2 * D), nn.Linear(2 * D, D)
+            self.norm = nn.LayerNorm(D)
+
+        def forward(self, x):
+            h, states = x.new_zeros(len(x), D), []
+            for token in x.unbind(1):
+                r, z = torch.sigmoid(self.gates(torch.cat([token, h], -1))).chunk(2, -1)
+                h = torch.lerp(h, torch.tanh(self.candidate(torch.cat([token, r * self.norm(h)], -1))), z)
+                states.append(h)
+            return torch.stack(states, 1)
+
+    return given(Stack(GRU(), GRU()), tokens())
+
+
+@stranger("none", "a gated linear recurrence: each token decays the state by a sigmoid of itself")
+def linear_recurrence() -> Built:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.inputs, self.out = nn.LayerNorm(D), nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+        def forward(self, x):
+            decay, value, gate = self.inputs(self.norm(x)).chunk(3, -1)
+            state, states = torch.zeros_like(x[:, 0]), []
+            for a, v in zip(torch.sigmoid(decay).unbind(1), value.unbind(1), strict=True):
+                state = a * state + (1 - a) * v
+                states.append(state)
+            return x + self.out(F.silu(gate) * torch.stack(states, 1))
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "a mixture of experts: the router weighs the experts' outputs by the token itself")
+def mixture_of_experts() -> Built:
+    class Block(Plain):
+        def __init__(self):
+            super().__init__()
+            self.router, self.experts = nn.Linear(D, 3), nn.ModuleList(mlp() for _ in range(3))
+
+        def forward(self, x):
+            x = x + self.attn(self.norm1(x))
+            h = self.norm2(x)
+            weights = self.router(h).softmax(-1)  # (B, N, 3)
+            return x + sum(weights[..., i, None] * expert(h) for i, expert in enumerate(self.experts))
+
+    return given(Stack(Block(), Block()), tokens())
+
+
+@stranger("none", "RevIN: a series leaves with the std and mean (B, 1, D) it came with; both are its own statistics")
+def reversible_norm() -> Built:
+    class RevIN(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.gamma = nn.Sequential(Plain(), Plain()), nn.Parameter(torch.ones(D))
+
+        def forward(self, x):
+            mean, std = x.mean(1, keepdim=True), (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+            return self.blocks((x - mean) / std * self.gamma) / self.gamma * std + mean
+
+    return given(RevIN(), tokens())
+
+
+@stranger("none", "a VAE's latent: mean + std * noise, both from the input; then plain blocks decode it")
+def vae() -> Built:
+    class VAE(Stack):
+        def __init__(self):
+            super().__init__(Plain(), Plain())
+            self.moments = nn.Linear(D, 2 * D)
+            self.register_buffer("noise", torch.randn(N, D))
+
+        def forward(self, x):
+            mean, logvar = self.moments(x).chunk(2, -1)
+            return super().forward(mean + (0.5 * logvar).exp() * self.noise)
+
+    return given(VAE(), tokens())
+
+
+@stranger("none", "two towers compared: an image vector times a text vector, after plain blocks; nothing is modulated")
+def two_towers() -> Built:
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.text, self.scale = (
+                nn.Sequential(Plain(), Plain()),
+                Plain(),
+                nn.Parameter(torch.tensor(2.0)),
+            )
+
+        def forward(self, x, y):
+            x, y = F.normalize(self.image(x).mean(1), dim=-1), F.normalize(self.text(y).mean(1), dim=-1)
+            return self.scale.exp() * x @ y.T
+
+    return given(Clip(), tokens(), tokens(S))
