@@ -6,7 +6,7 @@ ONLY ?=
 VENV := .venv/bin/python
 
 # The same tests on every machine: no GPU, no network, one thread a process, nothing read from or left in your home.
-HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONHASHSEED=0 \
+HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/tests/offline" PYTHONHASHSEED=0 \
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 
 .PHONY: help lab test lint format notebooks clean setup setup-test
