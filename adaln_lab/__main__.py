@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo: for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | progress."""
 
 import argparse
 import json
@@ -111,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
     _device(add)
     add.set_defaults(command=command_bench)
+
+    add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
+    add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
+    add.add_argument("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
+    add.set_defaults(command=command_progress)
     return top
 
 
@@ -265,6 +270,18 @@ def command_bench(o: argparse.Namespace) -> None:
     found = bench(pick_device(o.device), o.quick, o.engine)
     if o.json:
         write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
+
+
+def command_progress(o: argparse.Namespace) -> None:
+    from adaln_lab.exercises import progress, reset_progress
+    from adaln_lab.exercises.welcome import write_welcome
+
+    if o.reset:
+        print(f"forgotten: {reset_progress()} solved")
+    if o.page:
+        write_welcome(o.page, Path("notebooks"))
+    else:
+        progress()
 
 
 def command_judge(o: argparse.Namespace) -> None:
