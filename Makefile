@@ -33,9 +33,10 @@ format: setup-test  ## mend what lint can mend
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
 
-notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) and the page of equations
+notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one), the page of equations, the architecture
 	$(VENV) tests/run_notebooks.py $(ONLY)
 	$(VENV) tests/ledger.py
+	$(VENV) tests/architecture.py
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist adaln_lab.egg-info .pytest_cache .ruff_cache

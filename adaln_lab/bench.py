@@ -259,4 +259,4 @@ def _say_verdict(say: Callable[[str], None], title: str, result: dict[str, Any])
 def stored_bench(device: str = "cpu") -> dict[str, Any] | None:
     """What `bench --json` found on the machine it names; None where nobody has measured such a device yet."""
     file = resources.files("adaln_lab") / "assets" / f"bench_{device}.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf8")) if file.is_file() else None

@@ -282,4 +282,6 @@ def test_make_lab_opens_the_page_that_it_writes() -> None:
     recipe = (ROOT / "Makefile").read_text(encoding="utf8").partition("\nlab:")[2].partition("\n\n")[0]
     written, opened = re.search(r"--page (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
     assert written == opened and recipe.index("--page") < recipe.index("default_url")
-    assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text().split(), "the page is nobody else's"
+    assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), (
+        "the page is nobody else's"
+    )
