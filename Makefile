@@ -6,7 +6,7 @@ ONLY ?=
 VENV := .venv/bin/python
 
 # The same tests on every machine: no GPU, no network, one thread a process, nothing read from or left in your home.
-HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONHASHSEED=0 \
+HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/tests/offline" PYTHONHASHSEED=0 \
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 
 .PHONY: help lab test lint format notebooks clean setup setup-test
@@ -14,8 +14,10 @@ HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONHA
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-lab: setup  ## set up, then open the course in JupyterLab (JUPYTER_ARGS=--no-browser)
-	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(JUPYTER_ARGS)
+lab: setup  ## set up, then open JupyterLab at your next step (JUPYTER_ARGS=--no-browser)
+	@$(VENV) -m adaln_lab progress --page runs/welcome.ipynb
+	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+		--LabApp.default_url=/lab/tree/runs/welcome.ipynb $(JUPYTER_ARGS)
 
 test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && \
@@ -31,9 +33,10 @@ format: setup-test  ## mend what lint can mend
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
 
-notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) and the page of equations
+notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one), the page of equations, the architecture
 	$(VENV) tests/run_notebooks.py $(ONLY)
 	$(VENV) tests/ledger.py
+	$(VENV) tests/architecture.py
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist adaln_lab.egg-info .pytest_cache .ruff_cache

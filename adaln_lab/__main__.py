@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo: for shells and clusters."""
+"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | progress."""
 
 import argparse
 import json
@@ -8,9 +8,13 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from adaln_lab import checkpoint, compare, datasets, distributed, judge, scene_reader, scenes, sweep
 from adaln_lab.conditioning import VARIANTS
@@ -18,7 +22,7 @@ from adaln_lab.dit import TinyDiT
 from adaln_lab.environment import machine, pick_device
 from adaln_lab.files import read_json, save_tensors, write_json, write_whole
 from adaln_lab.recipes import recipe
-from adaln_lab.samplers import SAMPLERS, STEPS, sample
+from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
 from adaln_lab.session import SAVE_EVERY, Session
 from adaln_lab.train import PRECISIONS
 
@@ -111,6 +115,11 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
     _device(add)
     add.set_defaults(command=command_bench)
+
+    add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
+    add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
+    add.add_argument("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
+    add.set_defaults(command=command_progress)
     return top
 
 
@@ -152,14 +161,14 @@ def command_train(o: argparse.Namespace) -> None:
 def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
     """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
     labels = _labels(None, 1000, model)
-    images = sample(model, labels)
+    images = _draw(model, labels)
     shown = ((images[:30] + 1) * 127.5).round().int().tolist()
     return _measure(images, labels, data) | {"samples": shown}
 
 
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
     """Scenes are read back factor by factor, everything else is judged."""
-    if data.name == "scenes":
+    if data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
         quality = asdict(judge.evaluate(images, labels.to(images.device), data, judge.load_judge(data)))
@@ -191,8 +200,18 @@ def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
     return labels[torch.arange(n) % len(labels)]
 
 
-def _draw(o: argparse.Namespace, model: TinyDiT, labels: torch.Tensor) -> torch.Tensor:
-    return sample(model, labels, o.steps, o.guidance, o.method, o.seed)
+def _bar(total: int, unit: str) -> tqdm:
+    """Done, to do and the time left, on stderr; nothing of it where the work is quick."""
+    return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
+
+
+def _draw(model: TinyDiT, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
+    with _bar(-(-len(labels) // BATCH) * steps, "step") as bar:
+        return sample(model, labels, steps, **how, each=bar.update)
+
+
+def _how(o: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(o, name) for name in ("steps", "guidance", "method", "seed")}
 
 
 def command_sample(o: argparse.Namespace) -> None:
@@ -200,7 +219,7 @@ def command_sample(o: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {o.out.name}")
     model, _ = _load(o)
     labels = _labels(o.labels, o.n, model)
-    images = _draw(o, model, labels).cpu()
+    images = _draw(model, labels, **_how(o)).cpu()
     if o.out.suffix == ".npz":
         import numpy as np
 
@@ -225,33 +244,35 @@ def command_evaluate(o: argparse.Namespace) -> None:
     data = datasets.load(name, model.positions.device)
     labels = _labels(None, o.n, model)
     start = time.perf_counter()
-    images = _draw(o, model, labels)
+    images = _draw(model, labels, **_how(o))
     seconds = time.perf_counter() - start
     print(json.dumps(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
 
 
 def command_schemes(o: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     if not 1 <= o.seeds <= len(sweep.SEEDS):
         raise ValueError(f"seeds must lie in 1 .. {len(sweep.SEEDS)}, got {o.seeds}")
     device = torch.device("cpu")
     made = {"command": f"python -m adaln_lab schemes --out FILE --seeds {o.seeds}", "machine": machine(device)}
     trials = [trial for trial in sweep.grid() if trial.seed < o.seeds]
     races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
-    for trial, score in tqdm(races, total=len(trials), unit="run", file=sys.stderr):
-        log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+    with _bar(len(set(trials) - sweep.kept(o.out)), "run") as bar, logging_redirect_tqdm():
+        for trial, score in races:
+            log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+            bar.update()
 
 
 def command_compare(o: argparse.Namespace) -> None:
-    for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
-        log.info("%s", line)
+    with _bar(compare.todo(o.out, o.seeds), "cell") as bar, logging_redirect_tqdm():
+        for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
+            log.info("%s", line)
+            bar.update()
 
 
 def command_zoo(o: argparse.Namespace) -> None:
     from adaln_lab.blocks import ZOO, budget
 
-    found = budget.totals()
+    found = {key: budget.total(key) for key in tqdm(ZOO, unit="model", file=sys.stderr, delay=1)}
     for key, n in found.items():
         share = 100 * n["modulation"] / n["parameters"]
         print(f"{ZOO[key].title:28}{n['parameters']:16,}{n['modulation']:15,}{share:7.2f} %")
@@ -260,11 +281,25 @@ def command_zoo(o: argparse.Namespace) -> None:
 
 
 def command_bench(o: argparse.Namespace) -> None:
-    from adaln_lab.bench import bench
+    from adaln_lab.bench import bench, parts
 
-    found = bench(pick_device(o.device), o.quick, o.engine)
+    about = pick_device(o.device), o.quick, o.engine
+    with _bar(parts(*about), "part") as bar:
+        found = bench(*about, say=partial(tqdm.write, file=sys.stdout), each=bar.update)
     if o.json:
         write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
+
+
+def command_progress(o: argparse.Namespace) -> None:
+    from adaln_lab.exercises import progress, reset_progress
+    from adaln_lab.exercises.welcome import write_welcome
+
+    if o.reset:
+        print(f"forgotten: {reset_progress()} solved")
+    if o.page:
+        write_welcome(o.page, Path("notebooks"))
+    else:
+        progress()
 
 
 def command_judge(o: argparse.Namespace) -> None:

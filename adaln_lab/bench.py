@@ -32,6 +32,7 @@ from adaln_lab.stopwatch import limits, race, verdict, wait
 from adaln_lab.train import Run, TrainConfig, train
 
 SIZES = {"digits": DiTConfig(), "32x32": DiTConfig(size=32, channels=3, patch=4, width=192, depth=6)}
+ROUNDS_AND_SEEDS = {True: (5, 1), False: (21, 3)}  # quick or not
 KINDS = {  # of operations, by a part of the profiler's name for them
     "matrix products": ("mm", "linear", "addmm"),
     "attention": ("attention", "softmax"),
@@ -132,7 +133,12 @@ def _kind(event: Any) -> str:
 
 
 def to_quality(
-    device: torch.device, seeds: int, bar: float = 0.95, every: int = 20, patience: int = 3
+    device: torch.device,
+    seeds: int,
+    bar: float = 0.95,
+    every: int = 20,
+    patience: int = 3,
+    each: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Seconds of training until the average's samples are read right, for three recipes on digits, each to the end."""
     data, found = datasets.load("digits", device), {}
@@ -161,6 +167,7 @@ def to_quality(
                         break
                     start = time.perf_counter()
             found[name].append({"seconds": seconds, "steps": run.number, "accuracy": accuracy})
+            each()
     return found
 
 
@@ -217,32 +224,53 @@ def engines(k: DiTConfig, batch: int, rounds: int, device: torch.device) -> dict
     return verdict({name: values[3:] for name, values in seconds.items()})
 
 
-def bench(device: torch.device, quick: bool = False, engine: bool = False, say: Callable[[str], None] = print) -> dict:
-    """Everything, said as it is measured; the document that --json keeps."""
-    rounds, seeds = (5, 1) if quick else (21, 3)
+def parts(device: torch.device, quick: bool, engine: bool) -> int:
+    """How many measurements `bench` takes, those of one kind as one."""
+    of_a_size = 5 + (engine or device.type == "cuda")
+    return 1 + len(SIZES) * of_a_size + 3 * ROUNDS_AND_SEEDS[quick][1]
+
+
+def bench(
+    device: torch.device,
+    quick: bool = False,
+    engine: bool = False,
+    say: Callable[[str], None] = print,
+    each: Callable[[], object] = lambda: None,
+) -> dict:
+    """Everything, said as it is measured, `each` called after each of the `parts`; the document that --json keeps."""
+    rounds, seeds = ROUNDS_AND_SEEDS[quick]
     about = {"machine": machine(device), "torch": torch.__version__, "date": str(date.today()), "batch": 64}
     say(f"{about['machine']}, torch {about['torch']}; ratio: how many times as long as ours, median (quartiles)")
     found: dict[str, Any] = about | {"limits": limits(device)}
+    each()
     for name, value in found["limits"].items():
         say(f"{name:34} {value:8.3g}")
     for size, k in SIZES.items():
-        found[size] = training(k, 64, rounds, device) | {"sampling": sampling(k, rounds, device)}
+        found[size] = training(k, 64, rounds, device)
+        each()
+        found[size]["sampling"] = sampling(k, rounds, device)
+        each()
         for what, result in found[size].items():
             _say_verdict(say, f"{size}: {what}", result)
-        found[size] |= {"modulation": modulation(k, rounds, device), "work": work(k, 64, device)}
+        found[size]["modulation"] = modulation(k, rounds, device)
+        each()
+        found[size]["work"] = work(k, 64, device)
+        each()
         for rows, result in found[size]["modulation"].items():
             _say_verdict(say, f"{size}: modulation of {rows}", result)
         reached = found[size]["work"]["GFLOP a step"] / found[size]["as shipped"]["ms"]["ours"]
         found[size]["work"]["TFLOP/s"] = reached
         found[size]["memory, MB"] = memory(size, device)
+        each()
         say(f"{size}: {reached:.3g} TFLOP/s of {found['limits']['matmul float32, TFLOP/s']:.3g}; time goes to:")
         for kind, share in sorted(found[size]["work"]["shares"].items(), key=lambda item: -item[1]):
             say(f"    {kind:30} {share:6.1%}")
         say(f"{size}: peak memory, MB: " + ", ".join(f"{n} {mb:.0f}" for n, mb in found[size]["memory, MB"].items()))
         if engine or device.type == "cuda":
             found[size]["engines"] = engines(k, 64, rounds, device)
+            each()
             _say_verdict(say, f"{size}: engines", found[size]["engines"])
-    found["to 95 % on digits"] = to_quality(device, seeds)
+    found["to 95 % on digits"] = to_quality(device, seeds, each=each)
     for name, runs in found["to 95 % on digits"].items():
         told = ", ".join(f"{r['seconds']:.1f} s ({r['steps']} steps, {r['accuracy']:.3f})" for r in runs)
         say(f"to 95 % on digits, {name}: {told}")
@@ -259,4 +287,4 @@ def _say_verdict(say: Callable[[str], None], title: str, result: dict[str, Any])
 def stored_bench(device: str = "cpu") -> dict[str, Any] | None:
     """What `bench --json` found on the machine it names; None where nobody has measured such a device yet."""
     file = resources.files("adaln_lab") / "assets" / f"bench_{device}.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf8")) if file.is_file() else None

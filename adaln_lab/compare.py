@@ -197,7 +197,7 @@ def race(
     rules = rules or Race()
     if seeds < 2:
         raise ValueError(f"seeds must be at least 2, or there is no interval; got {seeds}")
-    results = read_json(out, "a table that `compare` made") if out.exists() else {"cells": {}}
+    results = _table(out)
     if results.setdefault("rules", _plain(rules)) != _plain(rules):
         raise ValueError(f"{out} was raced under other rules ({results['rules']}); choose another file")
     results |= {"machine": machine(torch.device("cpu")), "torch": torch.__version__, "date": str(date.today())}
@@ -208,6 +208,18 @@ def race(
             write_json(out, results)
             told = result.get("failed") or f"held-out loss {result['loss']:.4f}, {result['seconds']:.0f} s"
             yield f"{cell.key}: {told} ({len(results['cells'])} cells kept)"
+
+
+def todo(out: Path, seeds: int, rules: Race | None = None) -> int:
+    """How many cells the file does not hold yet."""
+    rules = rules or Race()
+    all_alike = {"cells": {cell.key: {"loss": 0.0} for cell in _tuning({}, rules, seeds)}}  # which is best is not known
+    everything = _tuning({}, rules, seeds) + _racing(all_alike, rules, seeds)
+    return max(0, len(everything) - len(_table(out)["cells"]))
+
+
+def _table(out: Path) -> dict[str, Any]:
+    return read_json(out, "a table that `compare` made") if out.exists() else {"cells": {}}
 
 
 def _tuning(results: dict[str, Any], rules: Race, seeds: int) -> list[Cell]:

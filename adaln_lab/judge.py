@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from adaln_lab.datasets import Dataset
 from adaln_lab.environment import home
@@ -69,6 +70,8 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
     The noise matters: a network that only ever saw clean scans stumbles over grain that no other reader minds.
     tests/test_judge.py holds this judge against a support vector machine on samples.
     """
+    if data.labels.dim() != 1:
+        raise ValueError(f"a judge reads one label a picture; {data.name} have words, which scene_reader reads back")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(data.images.shape[1], data.n_classes).to(data.images.device)
@@ -76,7 +79,8 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     size = data.images.shape[-1]
-    for _, (x, y) in zip(range(steps), data.batches(batch, generator), strict=False):
+    bar = tqdm(range(steps), "judge", unit="step", delay=2)  # nothing of it is seen where it is quicker
+    for _, (x, y) in zip(bar, data.batches(batch, generator), strict=False):
         i, j = torch.randint(3, (2,), generator=generator, device=generator.device).tolist()
         x = x + 0.3 * torch.randn(x.shape, generator=generator, device=generator.device)
         x = F.pad(x, (1, 1, 1, 1), value=-1.0)[..., i : i + size, j : j + size]

@@ -63,5 +63,5 @@ def stored_run(name: str) -> dict[str, Any] | None:
     file = resources.files("adaln_lab") / "assets" / f"{name}.json"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text(encoding="utf8"))
     return record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}

@@ -16,6 +16,7 @@ from torch import Tensor
 from adaln_lab.dit import Plan, TinyDiT
 
 STEPS = 6  # few suffice for small pictures; notebook 05 measures quality against their number
+BATCH = 500  # pictures at a time
 Velocity = Callable[[Tensor, int], Tensor]  # (x, index into times) -> v, shaped like x
 
 
@@ -97,12 +98,13 @@ def sample(
     guidance: float = 1.0,
     method: str = "euler",
     seed: int = 0,
-    batch: int = 500,
+    batch: int = BATCH,
     plan: Callable[[Tensor, Tensor], Plan] | None = None,
+    each: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Pictures for labels y (n,) or (n, S): (n, channels, size, size), clipped to [-1, 1]. Noise comes from `seed`.
 
-    `plan` stands in for model.plan: see `interventions`.
+    `plan` stands in for model.plan: see `interventions`. `each` is called after each of the steps of each batch.
     """
     if method not in SAMPLERS:
         raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
@@ -113,6 +115,9 @@ def sample(
     times = time_grid(steps)
     pictures = []
     for x, labels in zip(noise.split(batch), y.to(like.device).split(batch), strict=True):
-        *_, (_, end) = SAMPLERS[method](guided(model, labels, times, guidance, plan), x, times)
+        states = SAMPLERS[method](guided(model, labels, times, guidance, plan), x, times)
+        next(states)  # the noise
+        for _, end in states:  # noqa: B007 (the last one is wanted)
+            each()
         pictures.append(end.clamp(-1, 1))
     return torch.cat(pictures)

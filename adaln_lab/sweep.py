@@ -96,16 +96,9 @@ def pixelwise_score(data: Dataset) -> float:
 
 def run_grid(trials: list[Trial], data: Dataset, out: Path, made: dict[str, Any]) -> Iterator[tuple[Trial, float]]:
     """Race what `out` does not hold yet and keep each score at once; whoever stops it loses one run at most."""
-    rules = {"steps": STEPS, "batch": BATCH}
-    table = {"made": rules | {"seconds": 0.0}, "rows": []}
-    if out.exists():
-        table = read_json(out, "a file that `schemes --out` made")
-        if not (
-            isinstance(table, dict) and {"made", "rows"} <= table.keys() and rules.items() <= table["made"].items()
-        ):
-            raise ValueError(f"{out} holds no race of {STEPS} steps with batches of {BATCH}; choose another --out")
+    table = _table(out)
     table["made"] |= made
-    done = {Trial(*row[:4]) for row in table["rows"]}
+    done = kept(out)
 
     def rest() -> Iterator[tuple[Trial, float]]:
         for trial in trials:
@@ -118,6 +111,22 @@ def run_grid(trials: list[Trial], data: Dataset, out: Path, made: dict[str, Any]
                 yield trial, result
 
     return rest()
+
+
+def kept(out: Path) -> set[Trial]:
+    """The trials whose scores a file holds."""
+    return {Trial(*row[:4]) for row in _table(out)["rows"]}
+
+
+def _table(out: Path) -> dict[str, Any]:
+    """What a race has kept in its file, an empty table where there is none yet."""
+    rules = {"steps": STEPS, "batch": BATCH}
+    if not out.exists():
+        return {"made": rules | {"seconds": 0.0}, "rows": []}
+    table = read_json(out, "a file that `schemes --out` made")
+    if not (isinstance(table, dict) and {"made", "rows"} <= table.keys() and rules.items() <= table["made"].items()):
+        raise ValueError(f"{out} holds no race of {STEPS} steps with batches of {BATCH}; choose another --out")
+    return table
 
 
 def stored_scores() -> tuple[dict[Trial, float], dict[str, Any]]:

@@ -115,7 +115,9 @@ def test_all_of_it_runs_and_can_be_kept(monkeypatch):
     small = {"digits": (TINY, bench.TrainConfig(steps=20))}
     monkeypatch.setattr(bench, "recipe", lambda data, _: small[data])
     said: list[str] = []
-    found = bench.bench(CPU, quick=True, say=said.append)
+    ticks: list[int] = []
+    found = bench.bench(CPU, quick=True, say=said.append, each=lambda: ticks.append(1))
+    assert len(ticks) == bench.parts(CPU, quick=True, engine=False), "the bar would not end where the work does"
     assert json.loads(json.dumps(found)) == found
     assert {"machine", "torch", "date", "limits", "digits", "to 95 % on digits"} <= found.keys()
     assert {"as shipped", "the same work", "sampling", "modulation", "work", "memory, MB"} <= found["digits"].keys()

@@ -1,15 +1,12 @@
 """The package's shape: imports walk one way, and the light half stays light."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
+import architecture
 import pytest
+from architecture import FLOORS, PACKAGE, imported, room
 
-import adaln_lab
-
-PACKAGE = Path(adaln_lab.__file__).parent
 ORDER = [  # a file may import only from the lines above its own
     {"layers", "environment", "proof", "scenes", "files"},
     {"norms", "residual", "embed", "datasets", "scene_reader", "muon"},
@@ -26,21 +23,6 @@ ORDER = [  # a file may import only from the lines above its own
     {"__main__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: write imports in full"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return found
-
-
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -83,3 +65,33 @@ def test_a_block_needs_torch_and_nothing_else_of_the_course():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_every_room_is_on_one_floor_of_the_drawing():
+    there = sorted(name for rooms in FLOORS.values() for name in rooms)
+    assert there == sorted({room(path) for path in FILES} - {"__init__"})
+
+
+def test_arrows_of_the_drawing_only_lead_down():
+    order = list(FLOORS)
+    assert [pair for pair in architecture.arrows() if order.index(pair[0]) > order.index(pair[1])] == []
+
+
+def test_the_drawing_is_what_the_code_says():
+    """Where it is not: python tests/architecture.py"""
+    assert f"{architecture.START}{architecture.mermaid()}{architecture.END}" in architecture.PAGE.read_text("utf8")
+
+
+def test_the_drawing_follows_the_code(monkeypatch, tmp_path):
+    """An import more is an arrow more; an arrow that others imply is left out."""
+    before = architecture.mermaid()
+    (tmp_path / "plots.py").write_text("from adaln_lab import scenes")
+    (tmp_path / "session.py").write_text("import adaln_lab.layers, adaln_lab.train")
+    (tmp_path / "train.py").write_text("from adaln_lab.dit import TinyDiT")
+    (tmp_path / "dit.py").write_text("from adaln_lab.layers import MLP")
+    monkeypatch.setattr(architecture, "PACKAGE", tmp_path)
+    assert architecture.arrows() == {
+        ("pictures", "drawing"), ("parts", "training"), ("models", "training"), ("parts", "models")
+    }  # fmt: skip
+    assert ("parts", "training") not in architecture.needed(architecture.arrows())
+    assert "pictures --> drawing" in architecture.mermaid() and "pictures --> drawing" not in before

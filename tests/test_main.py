@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from tqdm import tqdm
 
-from adaln_lab import datasets
+from adaln_lab import datasets, sweep
 from adaln_lab.__main__ import main
 from adaln_lab.checkpoint import load_run
 from adaln_lab.recipes import stored_run
@@ -135,3 +137,73 @@ def test_unknown_words_are_refused_with_the_valid_ones(capsys, arguments):
 def test_help_is_readable():
     text = subprocess.run([sys.executable, "-m", "adaln_lab", "train", "--help"], capture_output=True, text=True).stdout
     assert "--variant" in text and "None" not in text and "(default: adaln_zero)" in text
+
+
+# Long work shows a bar with the time left, and can be stopped
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Every bar that the command line makes."""
+    made = []
+
+    class Watched(tqdm):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(self)
+
+    monkeypatch.setattr("adaln_lab.__main__.tqdm", Watched)
+    return made
+
+
+def is_full(bar):
+    return bar.n == bar.total > 0 and bar.fp is not None and bar.delay <= 2
+
+
+def test_sampling_and_evaluating_count_their_steps(run, bars, tmp_path):
+    model = ["--run", str(run), "--device", "cpu", "--steps", "3"]
+    assert main(["sample", *model, "--n", "501", "--out", str(tmp_path / "a.npz")]) == 0
+    assert main(["evaluate", *model, "--n", "20", "--method", "heun"]) == 0
+    assert [bar.total for bar in bars] == [6, 3] and all(map(is_full, bars))
+
+
+def test_a_race_that_goes_on_counts_what_is_left(bars, tmp_path, monkeypatch):
+    trials = [sweep.Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)]
+    monkeypatch.setattr(sweep, "grid", lambda: trials)
+    monkeypatch.setattr(sweep, "race", lambda trial, data: 0.25)
+    command = ["schemes", "--out", str(tmp_path / "s.json"), "--seeds"]
+    for seeds in ("1", "2"):
+        assert main([*command, seeds]) == 0
+    assert [bar.total for bar in bars] == [1, 1] and all(map(is_full, bars))
+
+
+def test_a_stopped_race_keeps_what_it_has(bars, tmp_path, monkeypatch, capsys):
+    trials = [sweep.Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)]
+
+    def race(trial, data):
+        if trial.seed:
+            raise KeyboardInterrupt
+        return 0.25
+
+    monkeypatch.setattr(sweep, "grid", lambda: trials)
+    monkeypatch.setattr(sweep, "race", race)
+    assert main(["schemes", "--out", str(tmp_path / "s.json")]) == 130
+    assert sweep.kept(tmp_path / "s.json") == {trials[0]}
+    assert capsys.readouterr().err.endswith("adaln_lab: stopped\n")
+
+
+def test_a_stopped_sampling_leaves_no_file(run, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaln_lab.__main__.sample", stop)
+    assert main(["sample", "--run", str(run), "--out", str(tmp_path / "a.npz"), "--device", "cpu"]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_pairs_are_read_back_and_no_judge_is_fitted_to_words(capsys):
+    folder = resources.files("adaln_lab") / "assets" / "dit_pairs_both"
+    assert main(["evaluate", "--run", str(folder), "--n", "12", "--device", "cpu"]) == 0
+    assert {"colour", "cell", "all"} <= json.loads(capsys.readouterr().out).keys()
+    assert main(["judge", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2
+    assert "scene_reader reads back" in capsys.readouterr().err

@@ -7,13 +7,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
+from adaln_lab import environment
+from adaln_lab.__main__ import main
 from adaln_lab.exercises import check, progress, record, reset_progress
 from adaln_lab.exercises.core import EXERCISES, source
 from adaln_lab.exercises.progress import TITLES, notebook_of
+from adaln_lab.exercises.welcome import write_welcome
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
 @pytest.fixture
@@ -218,3 +223,65 @@ def test_a_solution_runs_where_no_type_is_imported(name: str) -> None:
     exec(text, scope)
     assert scope[name].__doc__ == EXERCISES[name].solution.__doc__
     assert re.match(rf"def {name}\(\w+(=[^,:]+)?(, \w+(=[^,:]+)?)*\):\n    \"\"\"", text)
+
+
+# The page at which `make lab` opens, and the command
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[[], tuple[str, str]]:
+    """Writes the page; its text, and what stands under its cell."""
+
+    def write() -> tuple[str, str]:
+        write_welcome(tmp_path / "runs" / "welcome.ipynb", ROOT / "notebooks")
+        nb = nbformat.read(tmp_path / "runs" / "welcome.ipynb", as_version=4)
+        nbformat.validate(nb)
+        text, code = nb.cells
+        return text.source, code.outputs[0].text
+
+    return write
+
+
+def test_the_page_greets_and_leads_to_every_notebook(page: Callable, file: Path) -> None:
+    text, told = page()
+    assert text.startswith("# Welcome to") and "Begin with [00 start here](" in text
+    links = re.findall(r"\]\(([^)]+\.ipynb)\)", text)
+    there = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    assert {Path(link).name for link in links} == there
+    assert all((file.parent / "runs" / link).is_file() for link in links), "a link leads nowhere"
+    assert told.endswith("exercise modulated.\n") and not file.exists()
+
+
+def test_the_page_says_how_far_this_reader_is(page: Callable, file: Path) -> None:
+    check("modulated", RIGHT)
+    text, told = page()
+    assert text.startswith("# Welcome back") and "exercise `normalised`" in text and "● modulated" in told
+    file.write_text(json.dumps({name: {"solved": "2026-01-02", "tries": 1} for name in EXERCISES}))
+    assert "Every exercise is solved" in page()[0]
+
+
+def test_the_page_checks_the_machine(page: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "All that the course needs is here." in page()[0]
+    monkeypatch.setitem(environment.NEEDED, "torch", (99, 0))
+    assert "\n- torch " in page()[0] and "pip install -U 'torch>=99.0'" in page()[0]
+
+
+def test_the_command_shows_and_forgets(file: Path, said: Callable) -> None:
+    check("modulated", RIGHT)
+    said()
+    assert main(["progress"]) == 0
+    assert "● modulated" in said()
+    assert main(["progress", "--reset"]) == 0
+    told = said()
+    assert told.startswith("forgotten: 1 solved\n") and "● modulated" not in told
+    assert main(["progress", "--reset"]) == 0
+    assert said().startswith("forgotten: 0 solved\n")
+
+
+def test_make_lab_opens_the_page_that_it_writes() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf8").partition("\nlab:")[2].partition("\n\n")[0]
+    written, opened = re.search(r"--page (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
+    assert written == opened and recipe.index("--page") < recipe.index("default_url")
+    assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), (
+        "the page is nobody else's"
+    )

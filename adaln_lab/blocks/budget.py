@@ -48,13 +48,10 @@ def _hdm_sizes(config: Any) -> tuple[int, ...]:
     return config["width"], config["heads"], config["head_width"], config["hidden"]
 
 
-def totals() -> dict[str, dict[str, int]]:
-    """Of each whole model, all parameters and those of modulation."""
-    found = {}
-    for key, spec in ZOO.items():
-        model = whole(key)
-        found[key] = {"parameters": parameters(model), "modulation": modulation(spec, model)}
-    return found
+def total(key: str) -> dict[str, int]:
+    """Of a whole model, all parameters and those of modulation."""
+    model = whole(key)
+    return {"parameters": parameters(model), "modulation": modulation(ZOO[key], model)}
 
 
 def stored() -> dict[str, dict[str, int]]:

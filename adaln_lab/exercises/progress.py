@@ -23,23 +23,40 @@ SOLVED, OPEN = "●", "○"
 
 def progress() -> None:
     """Print one line for each notebook with its exercises, solved or open, and the next step."""
+    notebooks = solved()
+    width = max(map(len, notebooks)) + 3
+    print(f"{SOLVED} solved   {OPEN} open")
+    for notebook, exercises in notebooks.items():
+        marked = "   ".join(
+            f"{SOLVED if done else OPEN}\u00a0{name}" for name, done in exercises.items()
+        )  # no line ends there
+        lines = textwrap.fill(marked, 100, initial_indent=notebook.ljust(width), subsequent_indent=" " * width)
+        print(lines.replace("\u00a0", " "))
+    todo = still_open(notebooks)
+    print(
+        f"{len(EXERCISES) - len(todo)} of {len(EXERCISES)} solved.",
+        "Next: {}, exercise {}.".format(*todo[0]) if todo else "That was all.",
+    )
+
+
+def solved() -> dict[str, dict[str, bool]]:
+    """Of each notebook its exercises, in order, and whether they are solved."""
     try:
         entries = record.read()
     except (OSError, RuntimeError):
         entries = {}
         print("progress.json cannot be read here, so every exercise is shown as open.")
-    is_open = {name: entries.get(name, {}).get("solved") is None for name in EXERCISES}
-    notebooks: dict[str, list[str]] = {}
+    notebooks: dict[str, dict[str, bool]] = {}
     for notebook, name in sorted(((notebook_of(name), name) for name in EXERCISES), key=lambda pair: pair[0]):
-        notebooks.setdefault(notebook, []).append(name)
-    width = max(map(len, notebooks)) + 3
-    print(f"{SOLVED} solved   {OPEN} open")
-    for notebook, names in notebooks.items():
-        marked = "   ".join(f"{OPEN if is_open[name] else SOLVED}\u00a0{name}" for name in names)  # no line ends there
-        lines = textwrap.fill(marked, 100, initial_indent=notebook.ljust(width), subsequent_indent=" " * width)
-        print(lines.replace("\u00a0", " "))
-    todo = [f"{notebook}, exercise {name}" for notebook, names in notebooks.items() for name in names if is_open[name]]
-    print(f"{len(EXERCISES) - len(todo)} of {len(EXERCISES)} solved.", f"Next: {todo[0]}." if todo else "That was all.")
+        notebooks.setdefault(notebook, {})[name] = entries.get(name, {}).get("solved") is not None
+    return notebooks
+
+
+def still_open(notebooks: dict[str, dict[str, bool]]) -> list[tuple[str, str]]:
+    """(notebook, exercise) for each that is not solved; the first is the next step."""
+    return [
+        (notebook, name) for notebook, exercises in notebooks.items() for name, done in exercises.items() if not done
+    ]
 
 
 def reset_progress() -> int:

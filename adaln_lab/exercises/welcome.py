@@ -1,0 +1,65 @@
+"""The page at which `make lab` opens: a greeting, this machine, what is solved so far, and the next step.
+
+It is a notebook, because JupyterLab shows a notebook's text at once and its links lead on, and it is made anew at each
+start: the notebooks of the course are stored as everybody gets them and know no reader.
+"""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from adaln_lab import environment
+from adaln_lab.exercises.progress import TITLES, progress, solved, still_open
+from adaln_lab.files import write_json
+
+
+def write_welcome(page: Path, notebooks: Path) -> None:
+    """The page, with links to the notebooks of that folder."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        progress()
+    cells = [
+        {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks)},
+        {
+            "id": "progress",
+            "cell_type": "code",
+            "metadata": {},
+            "source": "from adaln_lab.exercises import progress\n\nprogress()",
+            "execution_count": None,
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}],
+        },
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    write_json(page, {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
+
+
+def _greeting(page: Path, notebooks: Path) -> str:
+    so_far = solved()
+    todo = still_open(so_far)
+    begun = len(todo) < sum(map(len, so_far.values()))
+    links = {number: _link(number, page, notebooks) for number in TITLES}
+    next_step = f"Begin with {links['00']}; it takes ten minutes."
+    if begun:
+        next_step = "Every exercise is solved: open the next model's source, and see at once how it is modulated."
+    if begun and todo:
+        notebook, name = todo[0]
+        next_step = f"Go on with {links[notebook[:2]]}, exercise `{name}`."
+    problems = "".join(f"\n- {problem}" for problem in environment.problems()) or "All that the course needs is here."
+    return f"""# {"Welcome back" if begun else "Welcome to the AdaLN course"}
+
+**Next step.** {next_step}
+
+**All notebooks.** {" · ".join(links.values())}
+
+**This machine.** {environment.describe()}. {problems}
+
+What you have solved is kept in one small file of yours, and nowhere else; `python -m adaln_lab progress --reset` begins
+anew. This is how far you are (Shift+Enter brings it up to date):"""
+
+
+def _link(number: str, page: Path, notebooks: Path) -> str:
+    """A Markdown link; the bare title where the notebook is not there."""
+    title = f"{number} {TITLES[number]}"
+    found = sorted(notebooks.glob(f"{number}_*.ipynb"))
+    return f"[{title}]({Path(os.path.relpath(found[0], page.parent)).as_posix()})" if found else title
