@@ -111,7 +111,15 @@ def report(module: nn.Module, met: list[Touch], seen: Watch, evidence: list[str]
     in_blocks = {name for g in groups for name in g["modulation_params"]}
     in_last = {n for t in last for n in ((*t.vector.tables,) if is_table(t) else (*t.maker, *t.vector.tables))}
     shares = [sum(params[n].numel() for n in names) / total for names in (in_blocks, in_blocks | in_last)]
-    return Report(verdict, groups, final, *shares, unmodulated(groups, module, seen), structure(module), evidence)
+    gates = {at: rms for at, ts in blocks.items() if (rms := size_of_gates(ts)) is not None}
+    return Report(
+        verdict, groups, final, *shares, gates, unmodulated(groups, module, seen), structure(module), evidence
+    )
+
+
+def size_of_gates(met: list[Touch]) -> float | None:
+    sizes = [t.vector.rms for t in met if t.role == "gate" and t.vector.rms is not None]
+    return (sum(s * s for s in sizes) / len(sizes)) ** 0.5 if sizes else None
 
 
 def unnormed(met: list[Touch], modulating: list[Touch], blocks: set[str]) -> list[Touch]:

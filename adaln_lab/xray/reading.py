@@ -20,6 +20,7 @@ NORMS = {
     "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm", "_native_batch_norm_legit": "BatchNorm",
 }  # fmt: skip
 ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "mish": "Mish", "relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
+SIZES = ("rsqrt", "sqrt", "reciprocal", "std", "linalg_vector_norm", "pow")
 OF_TOKENS = ("LayerNorm", "RMSNorm")  # the norms that AdaLN modulates
 UNKNOWN = "unknown"
 
@@ -36,11 +37,6 @@ class Touch:
     slot: tuple[int, ...]  # which of its outputs: row, first output, place in a table
     width: int
     made: int = 0  # outputs of that Linear
-
-    @property
-    def owner(self) -> str:
-        """The module whose Linear made the vector."""
-        return self.maker[0].rpartition(".")[0] if self.maker else ""
 
 
 def users(v: Value) -> Iterator[Value]:
@@ -92,19 +88,16 @@ def channel_axis(w: Value, s: Value, v: Value) -> int | None:
     if not w.lineage or not s.lineage or w.lineage == s.lineage or s.shape != out or len(out) < 2:
         return None
     shape = (1,) * (len(out) - len(w.shape)) + w.shape
-    is_made = w.codes is not None and int(w.codes.min()) >= ROWS * OUTPUTS  # by a Linear of the module
-    if shape == out:  # repeated, or chosen token by token
-        return len(out) - 1 if is_made and is_repeated(w) else None
     wide = [i for i in range(1, len(out)) if shape[i] > 1]
+    if shape == out:  # repeated, or chosen token by token
+        return len(out) - 1 if is_made(w) and is_repeated(w) else None
     if not wide:  # one number for each item
-        return len(out) - 1 if is_made and len(out) > 2 else None
-    last = wide[-1]
-    if len(wide) > 1 or shape[0] < out[0] or last < len(out) - 1:
-        if not is_made:
-            return None
-    if len(wide) == 1 and not any(out[i] > 1 and shape[i] == 1 for i in range(1, len(out))):
-        return last if is_made and shape[0] < out[0] else None
-    return last
+        return len(out) - 1 if is_made(w) and len(out) > 2 else None
+    of_items = len(wide) == 1 and shape[0] == out[0]  # and of channels: no other meaning is left where they come last
+    for_tokens = any(out[i] > 1 and shape[i] == 1 for i in range(1, len(out)))
+    if of_items:
+        return wide[0] if for_tokens and (wide[0] == len(out) - 1 or is_made(w)) else None
+    return wide[-1] if is_made(w) else None
 
 
 def is_repeated(w: Value) -> bool:
@@ -115,11 +108,15 @@ def is_repeated(w: Value) -> bool:
 
 def meets(v: Value) -> bool:
     """Whether a normalised stream is multiplied by what another argument makes for each token."""
-    return any(
-        s.shape == w.shape and s.lineage and w.lineage and not s.lineage & w.lineage and norm_of(s) and w.codes is not None
-        and w.codes.min() >= ROWS * OUTPUTS
-        for s, w in (v.inputs, v.inputs[::-1])
-    )  # fmt: skip
+    for s, w in (v.inputs, v.inputs[::-1]):
+        if s.shape == w.shape and s.lineage and w.lineage and not s.lineage & w.lineage and is_made(w) and norm_of(s):
+            return True
+    return False
+
+
+def is_made(w: Value) -> bool:
+    """Whether a vector comes from a Linear of the module, and was not handed in."""
+    return w.codes is not None and int(w.codes.min()) >= ROWS * OUTPUTS
 
 
 def touch(v: Value, stream: Value, vector: Value, axis: int, seen: Watch) -> Touch:
@@ -132,7 +129,7 @@ def touch(v: Value, stream: Value, vector: Value, axis: int, seen: Watch) -> Tou
             number, rest = divmod(first, ROWS * OUTPUTS)
             maker = seen.makers[number]
             slot = (rest // OUTPUTS, rest % OUTPUTS, vector.offset if vector.tables else 0)
-    made = seen_maker(maker, seen).shape[-1] if maker else 0
+    made = seen.first[maker].shape[-1] if maker else 0
     return Touch(role_of(v, stream, vector), v, stream, vector, maker, slot, width, made)
 
 
@@ -194,20 +191,12 @@ def norm_of(v: Value) -> tuple[str, bool, str] | None:
 
 def is_size(v: Value, x: Value) -> bool:
     """Whether v is the length or the deviation of x's tokens, or one over it."""
-    shape = x.shape
-    for v in ancestors(v):
-        if v.numel < torch_numel(shape) and v.op in ("rsqrt", "sqrt", "reciprocal", "std", "linalg_vector_norm", "pow"):
-            return v.lineage == x.lineage
-        if v.op in ("add", "clamp_min", "clamp", "maximum") and v.inputs:
-            return is_size(v.inputs[0], x)
+    for size in ancestors(v):
+        if size.numel < x.numel and size.op in SIZES:
+            return size.lineage == x.lineage
+        if size.op in ("add", "clamp_min", "clamp", "maximum") and size.inputs:
+            return is_size(size.inputs[0], x)
     return False
-
-
-def torch_numel(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
 
 
 def by_hand(x: Value, size: Value) -> str:
@@ -258,7 +247,7 @@ def homes(met: list[Touch], seen: Watch) -> dict[Touch, str | None]:
                 at[t] = item
     for t in met:  # a forward that writes out all blocks: the item that the Linear belongs to
         if at[t] is None:
-            at[t] = next((p for p in parents(t.owner.rpartition(".")[0]) if is_item(p)), None)
+            at[t] = next((p for p in parents(t.maker[0] if t.maker else "") if is_item(p)), None)
     if not any(at.values()) and "" in residual:
         return dict.fromkeys(met, "")
     found = {p for p in at.values() if p}
@@ -310,7 +299,7 @@ def describe(block: str, met: list[Touch], everywhere: dict, seen: Watch, params
     is_clear = () not in roles and all(len(r) == 1 for slots in roles.values() for r in slots.values())
     is_clear &= not any("sum" in t.vector.steps and not is_own(t.maker, block) for t in met)  # of two Linears: whose?
     tables = sorted({name for t in met for name in t.vector.tables})
-    makers = {name: seen_maker(name, seen) for name in roles if name}
+    makers = {m: seen.first[m] for m in roles if m}
     low = {m: narrow(v, block) for m, v in makers.items()}
     names = sorted({n for m in makers for n in (*m, *low[m])} | set(tables))
     doors = [back(door(v.op, v.inputs)) for v in makers.values()]
@@ -345,20 +334,15 @@ def relative(maker: tuple[str, ...], block: str) -> str:
     return owner[len(block) + 1 :] if owner.startswith(block + ".") else "/" + owner
 
 
-def seen_maker(maker: tuple[str, ...], seen: Watch) -> Value:
-    return next(v for v in seen.values if v.op in LINEAR | {"embedding"} and weights_of(v.op, v.inputs) == maker)
-
-
 def narrow(maker: Value, block: str) -> tuple[str, ...]:
     """Parameters of a smaller Linear of the same block in front of a Linear: a door of low rank."""
-    v = next((back(i) for i in maker.inputs if i.lineage), maker)
-    while v.op not in LINEAR and len([i for i in v.inputs if i.lineage]) == 1:
-        v = back(next(i for i in v.inputs if i.lineage))
+    v = back(door(maker.op, maker.inputs))
+    while v.op not in LINEAR and len(told := [i for i in v.inputs if i.lineage]) == 1:
+        v = back(told[0])
     names = weights_of(v.op, v.inputs)
-    door = next((back(i) for i in v.inputs if i.lineage), None)
-    inside = bool(block) and all(n.startswith(block + ".") for n in names)
-    is_low = v.op in LINEAR and names and door is not None and v.shape[-1] < min(door.shape[-1], maker.shape[-1])
-    return names if inside and is_low else ()
+    if v.op not in LINEAR or not names or not is_own(names, block):
+        return ()
+    return names if v.shape[-1] < min(door(v.op, v.inputs).shape[-1], maker.shape[-1]) else ()
 
 
 def activation(door: Value) -> str:

@@ -27,12 +27,14 @@ class Report:
     final_layer: dict[str, Any] | None = None
     share_blocks: float | None = None  # parameters of the blocks' modulation over all; None where nothing ran
     share_blocks_plus_final: float | None = None
+    gates: dict[str, float] = field(default_factory=dict)  # block -> RMS of what its branches were multiplied by
     unmodulated_blocks: list[str] = field(default_factory=list)  # of the same class as modulated ones
     structure: list[dict[str, Any]] = field(default_factory=list)  # lists of equal modules, and their parameters
     evidence: list[str] = field(default_factory=list)  # how each of this is known
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        shares = {f"{name}_tiny": getattr(self, name) for name in ("share_blocks", "share_blocks_plus_final")}
+        return asdict(self) | shares  # also under the names that the rows of tiny models have
 
     def sentence(self) -> str:
         """What was found, in words."""

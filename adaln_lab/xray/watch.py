@@ -49,6 +49,7 @@ class Value:
     tables: tuple[str, ...] = ()  # parameters that were added to them
     offset: int = 0  # of a view in what it is a view of
     sum: float | None = None
+    rms: float | None = None  # of a coded factor
     users: list["Value"] = field(default_factory=list)
 
     @property
@@ -66,6 +67,7 @@ class Watch(TorchDispatchMode):
         self.made: set[Value] = set()  # what the module gave back
         self.running: list[str] = []
         self.calls: set[str] = set()
+        self.first: dict[tuple[str, ...], Value] = {}  # output of each of these Linears
         self.makers: list[tuple[str, ...]] = [()]  # parameters of each Linear that was met; 0 is a tensor handed in
         self.n_inputs = 0
         self.names = {m: name for name, m in model.named_modules()}
@@ -109,7 +111,8 @@ class Watch(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        inputs = tuple(self._value(a) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor))
+        given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        inputs = tuple(self._value(a) for a in given)
         result = func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         in_place = name.endswith("_") and not name.startswith("_")
@@ -119,6 +122,10 @@ class Watch(TorchDispatchMode):
             for t in outputs:
                 self.known[t] = self._input(t)
             return result
+        if name in ("mul", "addcmul"):
+            for a, v in zip(given, inputs, strict=True):
+                if v.codes is not None and a.is_floating_point() and not a.is_meta:
+                    v.rms = float(a.double().square().mean().sqrt())
         codes: list[Tensor | None] = [None] * len(outputs)
         small = all(t.numel() <= SMALL for t in outputs)
         if name in VIEWS | CHOICES and small and any(v.codes is not None for v in inputs):
@@ -169,6 +176,7 @@ class Watch(TorchDispatchMode):
         if op in LINEAR | {"embedding"} and params:
             if params not in self.makers:
                 self.makers.append(params)
+                self.first[params] = v
             axis = 1 if op == "convolution" else -1
             v.codes = coded(self.makers.index(params), v.shape, axis, door(op, inputs).codes)
         elif codes is not None:
