@@ -247,12 +247,17 @@ def homes(met: list[Touch], seen: Watch) -> dict[Touch, str | None]:
                 at[t] = item
     for t in met:  # a forward that writes out all blocks: the item that the Linear belongs to
         if at[t] is None:
-            at[t] = next((p for p in parents(t.maker[0] if t.maker else "") if is_item(p)), None)
+            at[t] = next((p for p in parents(container(t.maker)) if is_item(p)), None)
     if not any(at.values()) and "" in residual:
         return dict.fromkeys(met, "")
     found = {p for p in at.values() if p}
     wrappers = {p for p in found if sum(o.startswith(p + ".") for o in found) > 1}
     return {t: None if p in wrappers else p for t, p in at.items()}
+
+
+def container(maker: tuple[str, ...]) -> str:
+    """The module that holds the Linear of these parameters."""
+    return maker[0].rpartition(".")[0].rpartition(".")[0] if maker else ""
 
 
 def is_item(path: str) -> bool:
