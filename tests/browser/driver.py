@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, TimeoutError
@@ -49,7 +50,6 @@ ERRORS = f"""() => {{ {OUTPUTS}
     const boxes = [...document.querySelectorAll('.jupyter-widgets-error-widget')].map(() => 'a widget has no view');
     return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
 }}"""
-SLIDER, CHOICE = ".widget-slider", ".widget-toggle-buttons"
 CARD = ".widget-vbox:has(> .widget-button)"
 EXPLORER = ".widget-vbox:has(img)"
 WATCH = """(control, [event, timeout]) => {
@@ -162,10 +162,11 @@ class Notebook:
         return self.page.evaluate(ERRORS) + self._page_errors
 
     def controls(self, timeout: float = 10) -> list["Control"]:
-        """Every slider and every group of buttons, from top to bottom."""
-        found = enumerate(self.page.locator(f"{SLIDER}, {CHOICE}").all())
+        """All sliders, then all groups of buttons, each from top to bottom."""
         return [
-            (Choice if CHOICE[1:] in root.get_attribute("class") else Slider)(n, root, timeout) for n, root in found
+            kind(number, root, timeout)
+            for kind in (Slider, Choice)
+            for number, root in enumerate(self.page.locator(kind.selector).all())
         ]
 
     def guess(self, timeout: float = 10) -> list[str]:
@@ -196,13 +197,20 @@ class Move:
 class Control:
     """What moves a picture. `walk` yields its moves; a move that brings no new picture is a `Fault`."""
 
+    selector: ClassVar[str]
+
     def __init__(self, number: int, root: Locator, timeout: float):
         self.page, self.root, self.timeout = root.page, root, timeout
-        self.name = f"{type(self).__name__.lower()} {number} ({root.locator('.widget-label').first.inner_text()})"
+        self.label = root.locator(".widget-label").first
+        self.name = f"{type(self).__name__.lower()} {number} ({self.label.inner_text()})"
         self.explorer = root.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
 
     def walk(self, full: bool) -> Iterator[Move]:
         raise NotImplementedError
+
+    def must_be_legible(self) -> None:
+        if self.label.evaluate("label => label.scrollWidth > label.clientWidth"):
+            raise Fault("its label is cut off")
 
     def picture(self) -> str:
         """What the picture shows now, as its data."""
@@ -232,6 +240,8 @@ class Control:
 
 class Slider(Control):
     """Arrow keys to and fro, the mouse to both ends, Home and End, and its number typed."""
+
+    selector = ".widget-slider"
 
     def __init__(self, number: int, root: Locator, timeout: float):
         super().__init__(number, root, timeout)
@@ -281,6 +291,8 @@ class Slider(Control):
 class Choice(Control):
     """Every option by the mouse, then back to the first by keyboard."""
 
+    selector = ".widget-toggle-buttons"
+
     def walk(self, full: bool) -> Iterator[Move]:
         first = self.picture()
         options = self.root.locator("button").all()
@@ -295,15 +307,15 @@ class Choice(Control):
 def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tuple[list[str], list[Move]]:
     """Run a notebook, guess on every card and walk every control: (what went wrong, all moves)."""
     notebook.run_all()
-    errors, moves = notebook.errors(), []
+    errors, moves, controls = notebook.errors(), [], notebook.controls(timeout)
+    if not any(isinstance(control, Slider) for control in controls):
+        errors.append("there is no slider")
     if errors:
         return errors, moves
     errors += notebook.guess(timeout)
-    controls = notebook.controls(timeout)
-    if not any(isinstance(control, Slider) for control in controls):
-        errors.append("there is no slider")
     for control in controls:
         try:
+            control.must_be_legible()
             for move in control.walk(full):
                 moves.append(move)
         except Fault as fault:
