@@ -31,7 +31,8 @@ def latencies(lab: Lab) -> Iterator[dict[str, list[Move]]]:
     """Notebook -> its moves; in the end they are a table, the slowest control first, beside the screenshots."""
     moves: dict[str, list[Move]] = {}
     yield moves
-    table = latency_table(moves)
+    busy = f"{os.cpu_count()} cores; {os.getloadavg()[2]:.1f} processes wanted one, over the last 15 minutes"
+    table = f"Milliseconds from event to painted picture. {busy}.\n\n{latency_table(moves)}"
     (lab.shots / "latency.md").write_text(table)
     print(f"\n{table}")
 
@@ -47,7 +48,6 @@ def test_every_control_moves_its_picture(
 
 
 def latency_table(moves: dict[str, list[Move]]) -> str:
-    """Milliseconds from event to painted picture."""
     rows = []
     for name, of_notebook in moves.items():
         for control, of_control in groupby(of_notebook, key=lambda move: move.control):
@@ -61,7 +61,7 @@ def latency_table(moves: dict[str, list[Move]]) -> str:
                 (statistics.median(both), [name, control, len(both), *medians, f"{p95:.0f}", f"{both[-1]:.0f}"])
             )
     rows.sort(key=lambda row: row[0], reverse=True)
-    head = ["notebook", "control", "moves", "median by keyboard, ms", "median by mouse, ms", "p95", "worst"]
+    head = ["notebook", "control", "moves", "median by keyboard", "median by mouse", "p95", "worst"]
     lines = [head, ["---"] * len(head), *(row for _, row in rows)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
