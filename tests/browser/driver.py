@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -151,7 +151,7 @@ class Notebook:
         page.goto(address)
         page.wait_for_function(IS_OPEN, timeout=60_000)
 
-    def run_all(self, timeout: float = 240) -> None:
+    def run_all(self, timeout: float = 480) -> None:
         """Run > Run All Cells, as a reader does, until the kernel rests and every widget and picture is there."""
         for item in ("Run", "Run All Cells"):
             self.page.get_by_role("menuitem", name=item, exact=True).click()
@@ -206,11 +206,25 @@ class Control:
         self.explorer = root.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
 
     def walk(self, full: bool) -> Iterator[Move]:
-        raise NotImplementedError
-
-    def must_be_legible(self) -> None:
+        """From its start back to its start, also after a fault: so the next control is met as a reader meets it."""
         if self.label.evaluate("label => label.scrollWidth > label.clientWidth"):
             raise Fault("its label is cut off")
+        self.first = self.picture()
+        try:
+            yield from self._moves(full)
+            self._must_be_back()
+        except Fault:
+            self._go_back()
+            with suppress(TimeoutError):
+                self.explorer.locator(f"img[src='{self.first}']").wait_for(timeout=1000 * self.timeout)
+            raise
+
+    def _moves(self, full: bool) -> Iterator[Move]:
+        raise NotImplementedError
+
+    def _go_back(self) -> None:
+        """By keyboard, to where it was at first."""
+        raise NotImplementedError
 
     def picture(self) -> str:
         """What the picture shows now, as its data."""
@@ -218,10 +232,6 @@ class Control:
         if not images:
             raise Fault("it stands beside no picture")
         return images[0].get_attribute("src")
-
-    def press(self, target: Locator, key: str) -> Move:
-        target.focus()
-        return self._moved("keyboard", key, "keydown", lambda: self.page.keyboard.press(key))
 
     def _moved(self, hand: str, how: str, event: str, move: Callable[[], None]) -> Move:
         self.root.evaluate(WATCH, [event, 1000 * self.timeout])
@@ -232,9 +242,9 @@ class Control:
             raise Fault(f"{how}: no new picture in {self.timeout} s{said}")
         return Move(self.name, hand, ms)
 
-    def _must_show(self, first: str) -> None:
-        """It does not where a cell further down has given another meaning to a name that the picture is drawn with."""
-        if self.picture() != first:
+    def _must_be_back(self) -> None:
+        """It is not where a cell further down has given another meaning to a name that the picture is drawn with."""
+        if self.picture() != self.first:
             raise Fault("back at its start it shows another picture than at first")
 
 
@@ -246,27 +256,33 @@ class Slider(Control):
     def __init__(self, number: int, root: Locator, timeout: float):
         super().__init__(number, root, timeout)
         self.handle, self.readout = root.locator(".noUi-handle"), root.locator(".widget-readout")
+        self.start = self.value()
 
-    def walk(self, full: bool) -> Iterator[Move]:
+    def _moves(self, full: bool) -> Iterator[Move]:
         """With `full` every step from one end to the other; without, some in the middle and those at the ends."""
-        start, first = self.value(), self.picture()
         for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
-            yield self.press(self.handle, key)
-        self._must_show(first)
+            yield self.press(key)
+        self._must_be_back()
         yield self.drag(to=1)
         end = self.value()
-        yield self.press(self.handle, "Home")
+        yield self.press("Home")
         while full and self.value() != end:
-            yield self.press(self.handle, "ArrowRight")
+            yield self.press("ArrowRight")
         for key in () if full else ("ArrowRight", "End", "ArrowLeft"):
-            yield self.press(self.handle, key)
+            yield self.press(key)
         yield self.drag(to=0)
-        self.readout.fill(start)
-        yield self.press(self.readout, "Enter")
-        self._must_show(first)
+        yield self._moved("keyboard", f"{self.start} typed", "keydown", self._go_back)
+
+    def _go_back(self) -> None:
+        self.readout.fill(self.start)
+        self.readout.press("Enter")
 
     def value(self) -> str:
         return self.readout.inner_text().replace("\N{MINUS SIGN}", "-")  # as it is typed
+
+    def press(self, key: str) -> Move:
+        self.handle.focus()
+        return self._moved("keyboard", key, "keydown", lambda: self.page.keyboard.press(key))
 
     def drag(self, to: float) -> Move:
         """The handle by the mouse, to 0 (left) ... 1 (right); let go only where the caption says that it waits."""
@@ -293,15 +309,19 @@ class Choice(Control):
 
     selector = ".widget-toggle-buttons"
 
-    def walk(self, full: bool) -> Iterator[Move]:
-        first = self.picture()
-        options = self.root.locator("button").all()
-        taken = next(option for option in options if "mod-active" in option.get_attribute("class"))
-        for option in options:
-            if option is not taken:
+    def __init__(self, number: int, root: Locator, timeout: float):
+        super().__init__(number, root, timeout)
+        self.options = root.locator("button").all()
+        self.start = next(option for option in self.options if "mod-active" in option.get_attribute("class"))
+
+    def _moves(self, full: bool) -> Iterator[Move]:
+        for option in self.options:
+            if option is not self.start:
                 yield self._moved("mouse", f"click on {option.inner_text()!r}", "click", option.click)
-        yield self.press(taken, "Enter")
-        self._must_show(first)
+        yield self._moved("keyboard", "Enter", "keydown", self._go_back)
+
+    def _go_back(self) -> None:
+        self.start.press("Enter")
 
 
 def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tuple[list[str], list[Move]]:
@@ -315,7 +335,6 @@ def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tupl
     errors += notebook.guess(timeout)
     for control in controls:
         try:
-            control.must_be_legible()
             for move in control.walk(full):
                 moves.append(move)
         except Fault as fault:

@@ -86,4 +86,4 @@ def test_explorer_answers_sooner_than_interact(lab: Lab, browser: Browser, recor
 
 
 def presses(slider: Slider) -> list[float]:
-    return [slider.press(slider.handle, "ArrowRight").ms for _ in range(PRESSES)]
+    return [slider.press("ArrowRight").ms for _ in range(PRESSES)]
