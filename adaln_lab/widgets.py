@@ -85,7 +85,7 @@ class Slider:
         return kind(
             min=self.low, max=self.high, step=self.step, value=self.value,
             description=self.label or self.name, readout_format=self.readout, continuous_update=continuous,
-            style={"description_width": "9em"}, layout=W.Layout(width="min(34em, 98%)"),
+            style={"description_width": "14em"}, layout=W.Layout(width="min(39em, 98%)"),
         )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ class Choice:
         """Buttons, since JupyterLab takes the arrow keys away from a drop-down list."""
         return W.ToggleButtons(
             options=self.options, value=self.value, description=self.label or self.name,
-            style={"description_width": "9em", "button_width": "auto"}, layout=W.Layout(width="98%"),
+            style={"description_width": "14em", "button_width": "auto"}, layout=W.Layout(width="98%"),
         )  # fmt: skip
 
 

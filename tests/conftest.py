@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("browser") and find_chromium() is None:
-            item.add_marker(pytest.mark.skip(reason="no Chromium: python -m playwright install chromium"))
+            item.add_marker(pytest.mark.skip(reason="no Chromium: .venv/bin/python -m playwright install chromium"))
     items.sort(
         key=lambda item: any(map(item.get_closest_marker, ("slow", "browser")))
     )  # a quick mistake is seen quickly
@@ -46,7 +46,7 @@ def find_chromium() -> str | None:
         from playwright.sync_api import sync_playwright
     except ImportError:
         return None
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    for name in ("chromium", "google-chrome", "chromium-browser"):
         if path := shutil.which(name):
             return path
     with sync_playwright() as playwright:

@@ -174,6 +174,13 @@ def rule_widgets_have_pictures(nb: NotebookNode) -> list[str]:
     return found
 
 
+def rule_has_a_slider(nb: NotebookNode) -> list[str]:
+    """Every notebook lets the reader move what it teaches."""
+    nodes = [node for cell in code_cells(nb) for node in ast.walk(ast.parse(python(cell)))]
+    called = {getattr(node.func, "id", "") for node in nodes if isinstance(node, ast.Call)}
+    return [] if "Slider" in called else ["no Slider"]
+
+
 def rule_pictures_show_something(nb: NotebookNode) -> list[str]:
     found = []
     for png in (data["image/png"] for data in bundles(nb) if "image/png" in data):
@@ -223,6 +230,7 @@ def nb() -> NotebookNode:
     title = "# Who sets the scale?\n\n10 minutes on a CPU, 5 on a GPU. Needs notebook 00."
     cells = [v4.new_markdown_cell(title)]
     cells += [v4.new_code_cell(f"x = {n}", execution_count=n) for n in range(1, 8)]
+    cells[1].source = 'Slider("scale", -1.0, 1.0, 0.1, 0.0)'
     cells[-1].outputs = [v4.new_output("display_data", slider), v4.new_output("stream", name="stdout", text="ok\n")]
     return v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
 
@@ -281,6 +289,7 @@ SPOILED: list[tuple[Rule, Callable[[NotebookNode], object]]] = [
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop("image/png")),
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop(WIDGET)),
     (rule_widgets_have_pictures, data("text/plain", " ")),
+    (rule_has_a_slider, source("# Slider() is only named here", cell=1)),
     (rule_pictures_show_something, data("image/png", png("white", "white"))),
     (rule_pictures_show_something, data("image/png", png("white", "black")[:40])),
 ]

@@ -1,4 +1,4 @@
-"""A Chromium and a JupyterLab for the tests of one file. Imports wait: without playwright these tests are skipped."""
+"""A Chromium, and one JupyterLab for all notebooks. Imports wait: without playwright these tests are skipped."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ def browser(chromium: str | None) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from driver import Lab, jupyterlab
 

@@ -1,4 +1,4 @@
-"""Drive a notebook in a real JupyterLab: run all, collect what went wrong, press arrow keys on every slider.
+"""Drive a notebook in a real JupyterLab: run all, collect what went wrong, move every control by keyboard and mouse.
 
 Nothing here sleeps; every wait is for something to be true in the page, and says what was awaited when it is not.
 """
@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page, TimeoutError
+
+from adaln_lab.widgets import WAIT_NOTE
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_ARGS = [
@@ -47,26 +50,21 @@ ERRORS = f"""() => {{ {OUTPUTS}
     const boxes = [...document.querySelectorAll('.jupyter-widgets-error-widget')].map(() => 'a widget has no view');
     return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
 }}"""
-SLIDERS, CHOICES = ".noUi-handle", ".widget-toggle-buttons button:not(.mod-active)"  # what moves a picture
-PICTURE = """([controls, number]) =>
-    document.querySelectorAll(controls)[number].closest('.widget-vbox').querySelector('img').src"""
-WATCH = """([controls, number, timeout]) => {
-    const handle = document.querySelectorAll(controls)[number];
-    const picture = () => handle.closest('.widget-vbox').querySelector('img');
-    const old = picture().src;
-    handle.focus();
+CARD = ".widget-vbox:has(> .widget-button)"
+EXPLORER = ".widget-vbox:has(img)"
+WATCH = """(control, [event, timeout]) => {
+    const picture = () => control.closest('.widget-vbox').querySelector('img');
+    const old = picture().src, start = performance.now();
+    let moved;
+    document.addEventListener(event, e => { moved = e.timeStamp; }, {once: true, capture: true});
     window.painted = new Promise(resolve => {
-        let pressed;
-        document.addEventListener('keydown', event => {
-            pressed = event.timeStamp;
-            const look = now => {
-                const image = picture();  // none for a moment where a new element takes the place of the old
-                if (image && image.src !== old && image.complete && image.naturalWidth) resolve(now - pressed);
-                else if (now - pressed > timeout) resolve(null);
-                else requestAnimationFrame(look);
-            };
-            requestAnimationFrame(look);
-        }, {once: true, capture: true});
+        const look = now => {
+            const image = picture();  // none for a moment where a new element takes the place of the old
+            if (moved && image && image.src !== old && image.complete && image.naturalWidth) resolve(now - moved);
+            else if (now - start > timeout) resolve(null);
+            else requestAnimationFrame(look);
+        };
+        requestAnimationFrame(look);
     });
 }"""
 
@@ -132,10 +130,12 @@ class Lab:
 
     @contextmanager
     def open(self, browser: Browser, name: str) -> Iterator["Notebook"]:
-        """One notebook in a page of its own; the screenshot shows how it was left."""
+        """One notebook in a page of its own; screenshots show how the page and each picture were left."""
         with browser.new_page(viewport={"width": 1280, "height": 1600}) as page:
             try:
                 yield Notebook(page, self.address.format(name=name))
+                for number, explorer in enumerate(page.locator(EXPLORER).all()):
+                    explorer.screenshot(path=self.shots / f"{Path(name).stem}_{number}.png")
             finally:
                 page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
                 page.screenshot(path=self.shots / f"{Path(name).stem}.png")
@@ -151,7 +151,7 @@ class Notebook:
         page.goto(address)
         page.wait_for_function(IS_OPEN, timeout=60_000)
 
-    def run_all(self, timeout: float = 240) -> None:
+    def run_all(self, timeout: float = 480) -> None:
         """Run > Run All Cells, as a reader does, until the kernel rests and every widget and picture is there."""
         for item in ("Run", "Run All Cells"):
             self.page.get_by_role("menuitem", name=item, exact=True).click()
@@ -161,56 +161,185 @@ class Notebook:
     def errors(self) -> list[str]:
         return self.page.evaluate(ERRORS) + self._page_errors
 
-    def sliders(self) -> int:
-        return self.page.locator(SLIDERS).count()
+    def controls(self, timeout: float = 10) -> list["Control"]:
+        """All sliders, then all groups of buttons, each from top to bottom."""
+        return [
+            kind(number, root, timeout)
+            for kind in (Slider, Choice)
+            for number, root in enumerate(self.page.locator(kind.selector).all())
+        ]
 
-    def picture(self, slider: int) -> str:
-        """What the slider's picture shows now, as its data."""
-        return self.page.evaluate(PICTURE, [SLIDERS, slider])
-
-    def press(self, slider: int, timeout: float = 10, key: str = "ArrowRight") -> float | None:
-        """One key on one slider: milliseconds until another, complete picture is painted; None if none came."""
-        return self._latency(SLIDERS, slider, key, timeout)
-
-    def choose(self, timeout: float = 10) -> float | None:
-        """Enter on the first choice that is not taken yet; else as `press`."""
-        return self._latency(CHOICES, 0, "Enter", timeout)
-
-    def choices(self) -> int:
-        return self.page.locator(CHOICES).count()
-
-    def _latency(self, controls: str, number: int, key: str, timeout: float) -> float | None:
-        self.page.evaluate(WATCH, [controls, number, 1000 * timeout])
-        self.page.keyboard.press(key)
-        return self.page.evaluate("() => window.painted")
+    def guess(self, timeout: float = 10) -> list[str]:
+        """Click the first option of every card; complains of those that do not say what was chosen."""
+        silent = []
+        for number, card in enumerate(self.page.locator(CARD).all()):
+            card.locator("button:enabled").first.click()
+            try:
+                card.get_by_role("status").filter(has_text="You said").wait_for(timeout=1000 * timeout)
+            except TimeoutError:
+                silent.append(f"card {number} says nothing about the guess")
+        return silent
 
 
-def explore(notebook: Notebook, presses: int = 5, timeout: float = 10) -> tuple[list[str], list[float]]:
-    """Run a notebook and move all that moves a picture: (what went wrong, latencies in milliseconds).
+class Fault(Exception):
+    """What is wrong with a control."""
 
-    A slider that goes back to its start must show its first picture again. It does not where a cell further down has
-    given another meaning to a name that the picture is drawn with.
-    """
+
+@dataclass(frozen=True)
+class Move:
+    """One thing done to a control, and how long it took from its event to another, complete picture on the page."""
+
+    control: str
+    hand: str  # keyboard or mouse
+    ms: float
+
+
+class Control:
+    """What moves a picture. `walk` yields its moves; a move that brings no new picture is a `Fault`."""
+
+    selector: ClassVar[str]
+
+    def __init__(self, number: int, root: Locator, timeout: float):
+        self.page, self.root, self.timeout = root.page, root, timeout
+        self.label = root.locator(".widget-label").first
+        self.name = f"{type(self).__name__.lower()} {number} ({self.label.inner_text()})"
+        self.explorer = root.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
+
+    def walk(self, full: bool) -> Iterator[Move]:
+        """From its start back to its start, also after a fault: so the next control is met as a reader meets it."""
+        if self.label.evaluate("label => label.scrollWidth > label.clientWidth"):
+            raise Fault("its label is cut off")
+        self.first = self.picture()
+        try:
+            yield from self._moves(full)
+            self._must_be_back()
+        except Fault:
+            self._go_back()
+            with suppress(TimeoutError):
+                self.explorer.locator(f"img[src='{self.first}']").wait_for(timeout=1000 * self.timeout)
+            raise
+
+    def _moves(self, full: bool) -> Iterator[Move]:
+        raise NotImplementedError
+
+    def _go_back(self) -> None:
+        """By keyboard, to where it was at first."""
+        raise NotImplementedError
+
+    def picture(self) -> str:
+        """What the picture shows now, as its data."""
+        images = self.explorer.locator("img").all()
+        if not images:
+            raise Fault("it stands beside no picture")
+        return images[0].get_attribute("src")
+
+    def _moved(self, hand: str, how: str, event: str, move: Callable[[], None]) -> Move:
+        self.root.evaluate(WATCH, [event, 1000 * self.timeout])
+        move()
+        ms = self.page.evaluate("() => window.painted")
+        if ms is None:
+            said = "".join(f" ({text})" for text in self.explorer.locator(".adaln-error").all_inner_texts())
+            raise Fault(f"{how}: no new picture in {self.timeout} s{said}")
+        return Move(self.name, hand, ms)
+
+    def _must_be_back(self) -> None:
+        """It is not where a cell further down has given another meaning to a name that the picture is drawn with."""
+        if self.picture() != self.first:
+            raise Fault("back at its start it shows another picture than at first")
+
+
+class Slider(Control):
+    """Arrow keys to and fro, the mouse to both ends, Home and End, and its number typed."""
+
+    selector = ".widget-slider"
+
+    def __init__(self, number: int, root: Locator, timeout: float):
+        super().__init__(number, root, timeout)
+        self.handle, self.readout = root.locator(".noUi-handle"), root.locator(".widget-readout")
+        self.start = self.value()
+
+    def _moves(self, full: bool) -> Iterator[Move]:
+        """With `full` every step from one end to the other; without, some in the middle and those at the ends."""
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
+            yield self.press(key)
+        self._must_be_back()
+        yield self.drag(to=1)
+        end = self.value()
+        yield self.press("Home")
+        while full and self.value() != end:
+            yield self.press("ArrowRight")
+        for key in () if full else ("ArrowRight", "End", "ArrowLeft"):
+            yield self.press(key)
+        yield self.drag(to=0)
+        yield self._moved("keyboard", f"{self.start} typed", "keydown", self._go_back)
+
+    def _go_back(self) -> None:
+        self.readout.fill(self.start)
+        self.readout.press("Enter")
+
+    def value(self) -> str:
+        return self.readout.inner_text().replace("\N{MINUS SIGN}", "-")  # as it is typed
+
+    def press(self, key: str) -> Move:
+        self.handle.focus()
+        return self._moved("keyboard", key, "keydown", lambda: self.page.keyboard.press(key))
+
+    def drag(self, to: float) -> Move:
+        """The handle by the mouse, to 0 (left) ... 1 (right); let go only where the caption says that it waits."""
+        self.handle.scroll_into_view_if_needed()
+        handle, track = self.handle.bounding_box(), self.root.locator(".noUi-base").bounding_box()
+        height = handle["y"] + handle["height"] / 2
+        waits = WAIT_NOTE.strip() in self.explorer.inner_text()
+        self.page.mouse.move(handle["x"] + handle["width"] / 2, height)
+        self.page.mouse.down()
+
+        def pull() -> None:
+            self.page.mouse.move(track["x"] + to * track["width"], height)
+            if waits:
+                self.page.mouse.up()
+
+        try:
+            return self._moved("mouse", f"mouse to {to:.0%}", "mousemove", pull)
+        finally:
+            self.page.mouse.up()
+
+
+class Choice(Control):
+    """Every option by the mouse, then back to the first by keyboard."""
+
+    selector = ".widget-toggle-buttons"
+
+    def __init__(self, number: int, root: Locator, timeout: float):
+        super().__init__(number, root, timeout)
+        self.options = root.locator("button").all()
+        self.start = next(option for option in self.options if "mod-active" in option.get_attribute("class"))
+
+    def _moves(self, full: bool) -> Iterator[Move]:
+        for option in self.options:
+            if option is not self.start:
+                yield self._moved("mouse", f"click on {option.inner_text()!r}", "click", option.click)
+        yield self._moved("keyboard", "Enter", "keydown", self._go_back)
+
+    def _go_back(self) -> None:
+        self.start.press("Enter")
+
+
+def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tuple[list[str], list[Move]]:
+    """Run a notebook, guess on every card and walk every control: (what went wrong, all moves)."""
     notebook.run_all()
-    errors, latencies = notebook.errors(), []
-
-    def move(name: str, press: Callable[[float], float | None]) -> bool:
-        for number in range(1, presses + 1):
-            latency = press(timeout)
-            if latency is None:
-                errors.append(f"{name}, press {number}: no new picture in {timeout} s")
-                return False
-            latencies.append(latency)
-        return True
-
-    for slider in range(0 if errors else notebook.sliders()):
-        first, back = notebook.picture(slider), partial(notebook.press, slider, key="ArrowLeft")
-        there = move(f"slider {slider}", partial(notebook.press, slider)) and move(f"slider {slider}, back", back)
-        if there and notebook.picture(slider) != first:
-            errors.append(f"slider {slider} is back at its start and shows another picture than at first")
-    if not errors and notebook.choices():
-        move("choice", notebook.choose)
-    return errors + [error for error in notebook.errors() if error not in errors], latencies
+    errors, moves, controls = notebook.errors(), [], notebook.controls(timeout)
+    if not any(isinstance(control, Slider) for control in controls):
+        errors.append("there is no slider")
+    if errors:
+        return errors, moves
+    errors += notebook.guess(timeout)
+    for control in controls:
+        try:
+            for move in control.walk(full):
+                moves.append(move)
+        except Fault as fault:
+            errors.append(f"{control.name}: {fault}")
+    return errors + [error for error in notebook.errors() if error not in errors], moves
 
 
 def copy_without_outputs(source: Path, target: Path) -> None:
