@@ -201,7 +201,8 @@ def rule_headings_form_an_outline(nb: NotebookNode) -> list[str]:
 
 
 def rule_formulas_render_everywhere(nb: NotebookNode) -> list[str]:
-    return [complaint for text in prose(nb) for complaint in maths.complaints(text)]
+    shown = (data["text/markdown"] for data in bundles(nb) if "text/markdown" in data)
+    return [complaint for text in (*prose(nb), *shown) for complaint in maths.complaints(text)]
 
 
 def rule_links_resolve(nb: NotebookNode) -> list[str]:
@@ -252,6 +253,12 @@ def rule_pictures_have_alt_texts(nb: NotebookNode) -> list[str]:
     return found + [
         f"another alt text in the metadata: {k}" for k, text in zip(kept, texts, strict=True) if k != [text]
     ]
+
+
+def rule_letters_are_large_enough(nb: NotebookNode) -> list[str]:
+    """8 points are 11 pixels, if the page is as wide as the picture."""
+    sizes = re.findall(r"\b(?:font)?size=[1-7](?:\.\d+)?\b", "\n".join(cell.source for cell in code_cells(nb)))
+    return [f"letters of 8 points or more, not {size}" for size in sizes]
 
 
 def rule_pictures_show_something(nb: NotebookNode) -> list[str]:
@@ -436,6 +443,8 @@ SPOILED: list[tuple[Rule, Callable[[NotebookNode], object]]] = [
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop("image/png")),
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop(WIDGET)),
     (rule_widgets_have_pictures, data("text/plain", " ")),
+    (rule_formulas_render_everywhere, data("text/markdown", r"$$\operatorname{LN}(x)$$")),
+    (rule_letters_are_large_enough, source("ax.legend(fontsize=7.5)")),
     (rule_pictures_show_something, data("image/png", png("white", "white"))),
     (rule_pictures_show_something, data("image/png", png("white", "black")[:40])),
 ]
