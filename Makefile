@@ -2,6 +2,7 @@
 PYTHON ?= python3
 JUPYTER_ARGS ?=
 ONLY ?=
+REPO ?=
 
 VENV := .venv/bin/python
 
@@ -9,7 +10,7 @@ VENV := .venv/bin/python
 HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/tests/offline" PYTHONHASHSEED=0 \
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 
-.PHONY: help lab test lint format notebooks clean setup setup-test
+.PHONY: help lab test lint format notebooks html address clean setup setup-test
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +39,15 @@ notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one), 
 	$(VENV) tests/ledger.py
 	$(VENV) tests/architecture.py
 
+html:  ## write the course as pages into html/, to be read without network or kernel
+	@$(PYTHON) .ci/bootstrap.py --extra html
+	$(VENV) .ci/pages.py
+
+address:  ## write where the repository lives into all links (REPO=owner/name)
+	@$(PYTHON) .ci/address.py $(REPO)
+
 clean:  ## remove caches and build products; .venv and runs stay
-	rm -rf build dist adaln_lab.egg-info .pytest_cache .ruff_cache
+	rm -rf html build dist adaln_lab.egg-info .pytest_cache .ruff_cache
 	find .ci adaln_lab notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 setup:

@@ -217,7 +217,9 @@ class Explorer:
             self._show_frame()
         except Exception as error:
             message = html.escape(f"{type(error).__name__}: {error}")
-            self.error.value = f'<p class="adaln-error" role="alert" style="color:#b00020">{message}</p>'
+            self.error.value = (
+                f'<p class="adaln-error" role="alert" style="color:var(--jp-error-color1,inherit)">{message}</p>'
+            )
             raise
         self.error.value = ""
 

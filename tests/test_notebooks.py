@@ -1,5 +1,8 @@
 """The static guard: what must be true of every committed notebook, read from the file without running it.
 
+Many readers meet a notebook with nothing running: on GitHub, on nbviewer, in print. The second half of the rules keeps
+it readable there, and tests/browser/test_reading.py asks real renderers.
+
 A rule is a function `rule_*(nb)` that returns its complaints, an empty list when all is well. Running the notebooks is
 nbval's work (`make test`). The second half of this file proves that each rule can refuse.
 """
@@ -12,18 +15,28 @@ import io
 import json
 import re
 import statistics
+import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import maths
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from ledger import NO_TEXT
 from nbformat import NotebookNode
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]["urls"]["Repository"]
+COLAB = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/") + "/blob/main/notebooks/"
+FETCH = f"""import sys
+
+if "google.colab" in sys.modules:  # a notebook that came alone: fetch the course
+    %pip install --quiet git+{ADDRESS}"""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|Users|work|private/var)/|[A-Z]:\\+Users")
 
 
@@ -101,7 +114,7 @@ def rule_shell_is_tagged(nb: NotebookNode) -> list[str]:
     return [
         f"% or ! without the tag nbval-ignore-output: {cell.source[:60]!r}"
         for cell in code_cells(nb)
-        if "get_ipython()" in python(cell) and "nbval-ignore-output" not in tags(cell)
+        if "get_ipython()" in python(cell) and cell.source != FETCH and "nbval-ignore-output" not in tags(cell)
     ]
 
 
@@ -165,13 +178,87 @@ def rule_says_cost_and_needs(nb: NotebookNode) -> list[str]:
     return found
 
 
+# To be read with nothing running
+
+
+def prose(nb: NotebookNode) -> Iterator[str]:
+    """The Markdown of each cell without code, in which # and $ mean something else."""
+    return (NO_TEXT.sub("", cell.source) for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def rule_headings_form_an_outline(nb: NotebookNode) -> list[str]:
+    """JupyterLab, Colab and screen readers make the table of contents of them."""
+    heads = [found for text in prose(nb) for found in re.findall(r"^ {0,3}(#{1,6})[ \t]+(.*?)[ \t#]*$", text, re.M)]
+    levels, texts = [len(signs) for signs, _ in heads], [text for _, text in heads]
+    found = [] if levels[:1] == [1] and levels.count(1) == 1 else ["one heading has one #: the title, above all others"]
+    deeper = zip(levels, levels[1:], texts[1:], strict=False)
+    found += [f"{text!r} skips a level" for above, level, text in deeper if level > above + 1]
+    found += [f"two headings say {text!r}" for text, count in Counter(texts).items() if count > 1]
+    found += [f"{text!r} says too little" for text in texts if len(text.split()) < 2]
+    found += [f"{text!r}: a table of contents may show TeX as it is" for text in texts if "$" in text]
+    numbers = [int(n) for signs, text in heads for n in re.findall(r"^(\d+)\. ", text) if signs == "##"]
+    return found + ([] if numbers == list(range(1, len(numbers) + 1)) else [f"sections are numbered {numbers}"])
+
+
+def rule_formulas_render_everywhere(nb: NotebookNode) -> list[str]:
+    shown = (data["text/markdown"] for data in bundles(nb) if "text/markdown" in data)
+    return [complaint for text in (*prose(nb), *shown) for complaint in maths.complaints(text)]
+
+
+def rule_links_resolve(nb: NotebookNode) -> list[str]:
+    """To files beside the notebook, not to places in them, which JupyterLab, GitHub and nbviewer spell differently."""
+    targets = [target for text in prose(nb) for target in re.findall(r"\]\(([^)]*)\)", text)]
+    beside = {path.name for path in (ROOT / "notebooks").iterdir()}
+    return [f"no file of notebooks/: {t!r}" for t in targets if t not in beside and not t.startswith("https://")]
+
+
+def rule_pictures_in_the_text_have_words(nb: NotebookNode) -> list[str]:
+    """And need no network: a badge from another server is a hole in an offline page."""
+    texts = list(prose(nb))
+    found = [f"no alt text: {match}" for text in texts for match in re.findall(r"!\[\s*\]\S*", text)]
+    found += [f"from the network: {match}" for text in texts for match in re.findall(r"!\[[^]]*\]\(http\S*", text)]
+    return found + [f"write ![words](file): {match}" for text in texts for match in re.findall(r"<img\b[^>]*", text)]
+
+
+def rule_glossary_is_at_hand(nb: NotebookNode) -> list[str]:
+    line = f"**Letters and terms:** [glossary](glossary.md). Nothing installed here? [Open in Colab]({COLAB}"
+    return [] if f"\n\n{line}" in nb.cells[0].source else [f"the first cell needs a paragraph {line}..."]
+
+
+def rule_colab_cell_is_guarded(nb: NotebookNode) -> list[str]:
+    """The first code cell fetches the package where the notebook came alone, and does nothing anywhere else."""
+    first = code_cells(nb)[0]
+    return [] if first.source == FETCH and not first.outputs else [f"the first code cell must be\n{FETCH}"]
+
+
 def rule_widgets_have_pictures(nb: NotebookNode) -> list[str]:
-    """Where no kernel runs (GitHub, print), the picture and its text are all that is left of a slider."""
+    """The picture and its text are all that is left of a slider; of a guess, its question and its options."""
     widgets = [data for data in bundles(nb) if WIDGET in data]
-    found = ["a widget without text/plain" for data in widgets if not data.get("text/plain", "").strip()]
-    if not any("image/png" in data for data in widgets):
-        found.append("no widget with an image/png beside it")
-    return found
+    texts = [data.get("text/plain", "").strip() for data in widgets]
+    found = ["a widget without text/plain" for text in texts if not text]
+    bare = [t for d, t in zip(widgets, texts, strict=True) if "image/png" not in d and not t.startswith("Your guess: ")]
+    found += [f"a widget without an image/png beside it: {text!r}" for text in bare]
+    return found + ([] if any("image/png" in data for data in widgets) else ["no widget with an image/png beside it"])
+
+
+def rule_pictures_have_alt_texts(nb: NotebookNode) -> list[str]:
+    """In words about this one picture: no repr, and no other picture's; also in the metadata, where nbconvert looks."""
+    pictures = [out for out in outputs(nb) if any(mime.startswith("image/") for mime in out.get("data", {}))]
+    texts = [out.data.get("text/plain", "") for out in pictures]
+    found = [f"no alt text: {t!r}" for t in texts if len(t.split()) < 5 or re.match(r"<|b?['\"]|[\w.]+\(", t)]
+    different = {(text, out.data.get("image/png")) for text, out in zip(texts, pictures, strict=True)}
+    uses = Counter(text for text, _ in different)
+    found += [f"two pictures have the alt text {text!r}" for text, count in uses.items() if count > 1]
+    kept = [[values.get("alt") for mime, values in out.metadata.items() if "image/" in mime] for out in pictures]
+    return found + [
+        f"another alt text in the metadata: {k}" for k, text in zip(kept, texts, strict=True) if k != [text]
+    ]
+
+
+def rule_letters_are_large_enough(nb: NotebookNode) -> list[str]:
+    """8 points are 11 pixels, if the page is as wide as the picture."""
+    sizes = re.findall(r"\b(?:font)?size=[1-7](?:\.\d+)?\b", "\n".join(cell.source for cell in code_cells(nb)))
+    return [f"letters of 8 points or more, not {size}" for size in sizes]
 
 
 def rule_has_a_slider(nb: NotebookNode) -> list[str]:
@@ -223,15 +310,27 @@ def png(*colours: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+TITLE = f"""# Who sets the scale?
+
+10 minutes on a CPU, 5 on a GPU. Needs notebook 00.
+
+**Letters and terms:** [glossary](glossary.md). Nothing installed here? [Open in Colab]({COLAB}01_x.ipynb).
+
+## 1. One line
+
+$x \\odot s$"""
+
+
 @pytest.fixture
 def nb() -> NotebookNode:
-    slider = {WIDGET: {"model_id": "0"}, "image/png": png("white", "black"), "text/plain": "scale 0.0: a flat line"}
+    alt = "At scale 0.0 a flat line."
+    slider = {WIDGET: {"model_id": "0"}, "image/png": png("white", "black"), "text/plain": alt}
     v4 = nbformat.v4
-    title = "# Who sets the scale?\n\n10 minutes on a CPU, 5 on a GPU. Needs notebook 00."
-    cells = [v4.new_markdown_cell(title)]
-    cells += [v4.new_code_cell(f"x = {n}", execution_count=n) for n in range(1, 8)]
-    cells[1].source = 'Slider("scale", -1.0, 1.0, 0.1, 0.0)'
-    cells[-1].outputs = [v4.new_output("display_data", slider), v4.new_output("stream", name="stdout", text="ok\n")]
+    cells = [v4.new_markdown_cell(TITLE), v4.new_code_cell(FETCH, execution_count=1)]
+    cells += [v4.new_code_cell(f"x = {n}", execution_count=n) for n in range(2, 8)]
+    cells[2].source = 'Slider("scale", -1.0, 1.0, 0.1, 0.0)'
+    shown = v4.new_output("display_data", slider, metadata={"image/png": {"alt": alt}})
+    cells[-1].outputs = [shown, v4.new_output("stream", name="stdout", text="ok\n")]
     return v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
 
 
@@ -251,6 +350,42 @@ def tag(*names: str, cells: int = 1) -> Callable[[NotebookNode], None]:
     return lambda nb: [cell.metadata.update(tags=list(names)) for cell in nb.cells[-cells:]]
 
 
+def add(text: str) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell(text))
+
+
+def twice(mime: str, content: str | None) -> Callable[[NotebookNode], None]:
+    """The output once more, but for one part of it."""
+
+    def spoil(nb: NotebookNode) -> None:
+        again = copy.deepcopy(nb.cells[-1].outputs[0])
+        again.data.pop(mime) if content is None else again.data.update({mime: content})
+        nb.cells[-1].outputs.append(again)
+
+    return spoil
+
+
+UNSAFE = [
+    "It costs $5.",
+    r"$$\newcommand{\lr}[1]{#1}$$",
+    r"$\operatorname{LN}(x)$",
+    r"$\frac{a}{b$ and $c}$",
+    r"$\left(a)$",
+    r"$$\begin{pmatrix} a$$",
+    r"$$a \\ b$$",
+    "$$a$$ and more",
+    "- first\n- $$a$$",
+    "> $$a$$",
+    "$$a\n\nb$$",
+    "$ a$",
+    "$a\n+ b$",
+    "the $n$th step",
+    "$`a`$",
+    "$a<b$",
+    "$[a](b)$",
+    "| $|x|$ |\n|---|\n",
+    "[$x$](glossary.md)",
+]
 HOME = "/".join(["", "home", "ada", "x.png"])
 SPOILED: list[tuple[Rule, Callable[[NotebookNode], object]]] = [
     (rule_is_valid, lambda nb: nb.cells[-1].outputs[0].update(transient={"display_id": "1"})),
@@ -286,10 +421,39 @@ SPOILED: list[tuple[Rule, Callable[[NotebookNode], object]]] = [
     (rule_says_cost_and_needs, source("# Who?\n\n10 minutes. Needs notebook 00.", cell=0)),
     (rule_says_cost_and_needs, source("# Who?\n\nMinutes on a CPU, less on a GPU.\n\nNeeds notebook 00.", cell=0)),
     (rule_says_cost_and_needs, source("# Who?\n\n10 minutes on a CPU, 5 on a GPU.", cell=0)),
+    (rule_headings_form_an_outline, add("# Another title")),
+    (rule_headings_form_an_outline, add("#### Three levels down")),
+    (rule_headings_form_an_outline, add("## 1. One line")),
+    (rule_headings_form_an_outline, add("## 3. Three, not two")),
+    (rule_headings_form_an_outline, add("## Data")),
+    (rule_headings_form_an_outline, add("## Why $1 + s$?")),
+    (
+        rule_headings_form_an_outline,
+        lambda nb: nb.cells.insert(0, nbformat.v4.new_markdown_cell("## Before the title")),
+    ),
+    *[(rule_formulas_render_everywhere, add(text)) for text in UNSAFE],
+    (rule_links_resolve, add("See [02](02_adaln_old.ipynb).")),
+    (rule_links_resolve, add("See [02](02_adaln.ipynb#the-concierge).")),
+    (rule_links_resolve, add("See [above](#1-one-line).")),
+    (rule_links_resolve, add("See [the package](../adaln_lab/norms.py).")),
+    (rule_pictures_in_the_text_have_words, add("![](gate.png)")),
+    (rule_pictures_in_the_text_have_words, add("![a badge](https://example.org/badge.svg)")),
+    (rule_pictures_in_the_text_have_words, add('<img src="gate.png">')),
+    (rule_glossary_is_at_hand, source(TITLE.replace("glossary.md", "notes.md"), cell=0)),
+    (rule_glossary_is_at_hand, source(TITLE.replace(COLAB, "https://example.org/"), cell=0)),
+    (rule_colab_cell_is_guarded, source("%pip install adaln-lab", cell=1)),
+    (rule_colab_cell_is_guarded, lambda nb: nb.cells.pop(1)),
+    (rule_pictures_have_alt_texts, data("text/plain", "<Figure size 600x300 with 2 Axes>, drawn here")),
+    (rule_pictures_have_alt_texts, data("text/plain", "A line.")),
+    (rule_pictures_have_alt_texts, lambda nb: nb.cells[-1].outputs[0].metadata.clear()),
+    (rule_pictures_have_alt_texts, twice("image/png", png("black", "white"))),
+    (rule_widgets_have_pictures, twice("image/png", None)),
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop("image/png")),
     (rule_widgets_have_pictures, lambda nb: nb.cells[-1].outputs[0].data.pop(WIDGET)),
     (rule_widgets_have_pictures, data("text/plain", " ")),
-    (rule_has_a_slider, source("# Slider() is only named here", cell=1)),
+    (rule_has_a_slider, source("# Slider() is only named here", cell=2)),
+    (rule_formulas_render_everywhere, data("text/markdown", r"$$\operatorname{LN}(x)$$")),
+    (rule_letters_are_large_enough, source("ax.legend(fontsize=7.5)")),
     (rule_pictures_show_something, data("image/png", png("white", "white"))),
     (rule_pictures_show_something, data("image/png", png("white", "black")[:40])),
 ]
@@ -319,6 +483,11 @@ def test_a_notebook_with_exercises_imports_their_help(path: Path) -> None:
     """`check` tells the reader to call hint(...): the name must be there."""
     code = "\n".join(cell.source for cell in code_cells(read(path)))
     assert "check(" not in code or "import check, guess, hint, solution" in code
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_colab_opens_the_notebook_it_is_opened_from(path: Path) -> None:
+    assert f"{COLAB}{path.name})" in read(path).cells[0].source
 
 
 @pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])

@@ -1,7 +1,9 @@
-"""Every number that comes in is drawn, and what cannot be drawn truly is refused."""
+"""Every number that comes in is drawn, legibly, and what cannot be drawn truly is refused."""
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.container import BarContainer
 
 from adaln_lab import plots
 
@@ -119,3 +121,78 @@ def test_film_names_its_columns():
     plots.plot_film({"before": np.zeros((3, 1, 4, 6)), "after": np.ones((3, 1, 4, 6))}, ax, ["a", "b", "c"])
     places = {text.get_text(): text.get_position()[0] for text in ax.texts}
     assert places["b"] - places["a"] == 7  # a picture of width 6 and a gap
+
+
+# Legibility: WCAG 2.2 asks 4.5:1 of letters and 3:1 of marks that carry meaning.
+
+
+def contrast(colour, alpha: float | None = None, paper: str = "white") -> float:
+    """Between 1 (the same) and 21 (black on white), of what `alpha` leaves of a colour on paper."""
+    paper, ink = np.array(to_rgb(paper)), np.array(to_rgb(colour))
+    shown = [paper, ink if alpha is None else alpha * ink + (1 - alpha) * paper]
+    linear = [np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) for rgb in shown]
+    dark, light = sorted(rgb @ [0.2126, 0.7152, 0.0722] for rgb in linear)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def faint(ax) -> list[str]:
+    """What is drawn too faintly on white: lines, bars that have no edge, words that stand on no picture."""
+    lines = [line for line in ax.lines if contrast(line.get_color(), line.get_alpha()) < 3]
+    bars = [bar for bars in ax.containers if isinstance(bars, BarContainer) for bar in bars]
+    edges = [contrast(bar.get_edgecolor()) >= 3 and bar.get_edgecolor()[3] for bar in bars]
+    bars = [bar for bar, edge in zip(bars, edges, strict=True) if not edge and contrast(bar.get_facecolor()) < 3]
+    words = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels()]
+    words += [] if ax.images or ax.collections else ax.texts
+    return [str(item) for item in lines + bars + [word for word in words if contrast(word.get_color()) < 4.5]]
+
+
+def test_palette_stands_out_from_white():
+    for name, colour in plots.COLOURS.items():
+        assert contrast(colour) >= (1 if name == "measure" else 3), name
+    assert min(contrast(plots.COLOURS[name]) for name in ("data", "quiet")) >= 4.5, "letters are written in these"
+    assert contrast("black", paper=plots.COLOURS["measure"]) >= 4.5, "numbers are written on bars"
+
+
+DRAWN = {
+    "loss": lambda ax: plots.plot_loss(range(30), np.linspace(2, 1, 30), ax),
+    "gates": lambda ax: plots.plot_gates(range(3), np.ones((3, 12, 2)), ax),
+    "bars": lambda ax: plots.plot_bars(["a", "b"], [1, 2], ax, "score", 1.5),
+    "tokens": lambda ax: plots.plot_tokens({"dim": np.eye(3), "bright": 2 * np.eye(3)}, ax, sphere=True),
+    "gradients": lambda ax: plots.plot_gradients(np.eye(3), np.eye(3), np.eye(3), ax),
+    "profile": lambda ax: plots.plot_profile([1, 2], [2, 1], ax),
+    "spectra": lambda ax: plots.plot_spectra({name: [2.0, 1.0] for name in "abcdef"}, ax),
+    "lines": lambda ax: plots.plot_lines(range(3), {name: [1, 2, 3] for name in "abcd"}, ax, "step", "loss"),
+    "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.1), "b": (np.inf, 0)}, ax, "score", bar=0.4),
+    "paths": lambda ax: plots.plot_paths([0, 1], np.eye(2), {name: np.eye(2) for name in "abc"}, ax),
+    "votes": lambda ax: plots.plot_votes(np.eye(3), [ax, ax.figure.add_subplot()])[1],
+    "tree": lambda ax: plots.plot_tree({"a": (0, 0), "b": (1, 1)}, [("a", "b", "gate")], ax, {}),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_is_drawn_faintly(name: str, ax):
+    assert faint(DRAWN[name](ax)) == []
+
+
+def test_faint_things_are_noticed(ax):
+    ax.plot([0, 1], color=plots.COLOURS["gate"], alpha=0.5)
+    ax.bar([0], [1], color=plots.COLOURS["measure"])
+    ax.text(0, 0, "a word", color=plots.COLOURS["time"])
+    assert len(faint(ax)) == 3
+
+
+def test_walks_and_blocks_are_told_apart_without_colour(ax):
+    plots.plot_paths([0, 1], np.eye(2), {name: np.eye(2) for name in "abc"}, ax)
+    assert len({(line.get_marker(), line.get_markerfacecolor()) for line in ax.lines}) == 3
+    _, (ax,) = plots.new_figure()
+    plots.plot_gates(range(3), np.ones((3, 4, 2)), ax)
+    assert len({(line.get_linestyle(), line.get_linewidth()) for line in ax.lines}) == 8
+    widths = [contrast(line.get_color()) for line in ax.lines[::2]]
+    assert widths == sorted(widths), "darker: deeper block"
+
+
+def test_powers_are_legible_on_every_shade(ax):
+    plots.plot_wakeup(["a"], range(10), [np.logspace(-8, 1, 10)], ax)
+    shades = ax.collections[0].to_rgba(np.arange(-8, 2))[:, :3]
+    for text, shade in zip(ax.texts, shades, strict=True):
+        assert contrast(text.get_color(), paper=shade) >= 4.5, text.get_text()

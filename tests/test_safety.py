@@ -121,10 +121,11 @@ DOORS: dict[tuple[str, Rule], str] = {
 
 
 def cells(path: Path) -> str:
-    """A notebook's code, with magics and shell lines turned into calls."""
+    """A notebook's code, with magics and shell lines turned into calls; without the first cell, which on Colab alone
+    fetches the course, word for word as test_notebooks.py has it."""
     nb = nbformat.read(path, as_version=4)
     turn = TransformerManager().transform_cell
-    return "\n".join(turn(cell.source) for cell in nb.cells if cell.cell_type == "code")
+    return "\n".join([turn(cell.source) for cell in nb.cells if cell.cell_type == "code"][1:])
 
 
 SOURCES = {path: path.read_text(encoding="utf8") for path in sorted(PACKAGE.rglob("*.py"))}

@@ -195,3 +195,22 @@ def test_commands_of_the_pages_exist(page: str) -> None:
     named = set(re.findall(r"(?:`|^ *\$? *)make ([a-z]+)", (ROOT / page).read_text(), re.M))
     assert named, f"{page} names no make target"
     assert named <= targets
+
+
+def test_address_is_written_into_every_link(tmp_path: Path) -> None:
+    for name in (".ci/address.py", "pyproject.toml", "README.md", "notebooks/00_start_here.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    old = re.search(r'^Repository = "https://github.com/(.+?)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+
+    def write(*repo: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, tmp_path / ".ci/address.py", *repo], capture_output=True, text=True)
+
+    refused = write()
+    assert refused.returncode and "make address REPO=owner/name" in refused.stderr
+    assert write("ada/gates").returncode == 0
+    for name in ("pyproject.toml", "README.md", "notebooks/00_start_here.ipynb"):
+        text = (tmp_path / name).read_text()
+        assert "ada/gates" in text and old not in text
+    assert write(old).returncode == 0
+    assert (tmp_path / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), "there and back"
