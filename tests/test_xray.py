@@ -3,9 +3,12 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import xray_classes
+import xray_strangers
 from torch import nn
 
 from adaln_lab.blocks import ZOO
@@ -214,11 +217,145 @@ def test_the_module_is_left_as_it_was(real):
     model, run, _ = real
     before, state = copy.deepcopy(model), torch.get_rng_state()
     xray(model, run)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert unchanged(model, before, state)
+
+
+def unchanged(model: nn.Module, before: nn.Module, state: torch.Tensor) -> bool:
+    """Bit for bit: parameters, buffers, modes, hooks, and the state of the random numbers."""
     now = dict([*model.named_parameters(), *model.named_buffers()])
-    assert all(torch.equal(t, now[name]) for name, t in [*before.named_parameters(), *before.named_buffers()])
-    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    then = dict([*before.named_parameters(), *before.named_buffers()])
+    return (
+        torch.equal(torch.get_rng_state(), state)
+        and all(torch.equal(t.nan_to_num(), now[name].nan_to_num()) for name, t in then.items())
+        and [m.training for m in model.modules()] == [m.training for m in before.modules()]
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    )
+
+
+def fits(wanted: Any, found: Any) -> bool:
+    """Whether an answer is right, or no answer; `either` holds several right ones."""
+    if found == "unknown":
+        return True
+    if isinstance(wanted, tuple | frozenset):
+        return any(fits(w, found) for w in wanted)
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(fits(value, found.get(name)) for name, value in wanted.items())
+    return wanted == found
+
+
+def disagreements(found: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """What the x-ray says that is not so. Two lists of equal blocks may stand for one group of both."""
+    if found["verdict"] not in (row["verdict"], "unknown", *row["accept_also"]):
+        return [f"verdict {found['verdict']}"]
+    if found["verdict"] != row["verdict"] or row["verdict"] == "other_conditional_modulation":
+        return []
+    complaints, groups = [], {group["blocks"]: group for group in found["groups"]}
+    for wanted in row["groups"]:
+        if "blocks" in wanted:
+            mine = [groups.pop(wanted["blocks"], None)]
+        else:
+            mine, groups = list(groups.values()), {}
+            wanted = {k: v for k, v in wanted.items() if k not in ("n_blocks", "modulation_params")}
+        for group in mine:
+            complaints += ["a group is missing"] if group is None else []
+            named = {k: v for k, v in wanted.items() if k in FIELDS}
+            complaints += [f"{k}: {group[k]}, not {v}" for k, v in named.items() if group and not fits(v, group[k])]
+    complaints += [f"a group too many: {blocks}" for blocks in groups if blocks not in row.get("also_allowed", ())]
+    final = row.get("final_layer", found["final_layer"])
+    return complaints + ([] if fits(final, found["final_layer"]) else [f"final layer {found['final_layer']}"])
+
+
+@pytest.mark.parametrize("name", xray_strangers.STRANGERS)
+def test_strangers_are_read_right_and_left_alone(name):
+    """Neutral names, odd layouts, look-alikes: nothing is said that is not so."""
+    model, run = xray_strangers.STRANGERS[name]()
+    before, state = copy.deepcopy(model), torch.get_rng_state()
+    assert disagreements(xray(model, run).as_dict(), xray_strangers.TRUTH[name]) == []
+    assert unchanged(model, before, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", xray_classes.MODELS)
+def test_published_classes_are_read_right_and_left_alone(name):
+    """Sixty classes of diffusers, whose rows were written by reading them."""
+    model, run = xray_classes.MODELS[name]()
+    before, state = copy.deepcopy(model), torch.get_rng_state()
+    assert disagreements(xray(model, run).as_dict(), xray_classes.TRUTH[name]) == []
+    assert unchanged(model, before, state)
+
+
+def test_most_fields_are_answered():
+    """`unknown` is allowed, but a tool that says nothing else must not pass."""
+    rows = [(n, xray_strangers.STRANGERS[n], xray_strangers.TRUTH[n]) for n in list(xray_strangers.STRANGERS)[::4]]
+    asked = unknown = 0
+    for _, build, row in rows:
+        if row["verdict"] == "adaln":
+            for group in xray(*build()).groups:
+                asked, unknown = asked + len(FIELDS), unknown + [group[f] for f in FIELDS].count("unknown")
+    assert asked > 200 and unknown < 0.02 * asked
+
+
+def test_a_tool_that_guesses_would_be_caught():
+    row = xray_strangers.TRUTH["gate_tanh"]
+    found = xray(*xray_strangers.STRANGERS["gate_tanh"]()).as_dict()
+    assert disagreements(found, row) == []
+    found["groups"][0]["gate_bounding"] = "raw"
+    assert disagreements(found, row) == ["gate_bounding: raw, not tanh"]
+    assert disagreements(found | {"groups": []}, row) == ["a group is missing"]
+    assert disagreements(found | {"verdict": "none"}, row) == ["verdict none"]
+
+
+def dit(**options):
+    torch.manual_seed(0)
+    model = TinyDiT(DiTConfig(depth=2, **options))
+    x, t, y = randn(2, 1, 8, 8), torch.rand(2), torch.tensor([1, 2])
+    return model, lambda m=model: m(x, t, y)
+
+
+def test_on_meta_flows_are_read_and_numbers_are_unknown():
+    model, _ = xray_strangers.STRANGERS["gate_tanh"]()
+    model = model.to("meta")
+    x, c = torch.empty(2, 5, 24, device="meta"), torch.empty(2, 24, device="meta")
+    (group,) = xray(model, lambda: model(x, c)).groups
+    assert (group["n_vectors_per_block"], group["gate_bounding"]) == (6, "tanh")
+    assert group["zero_initialised_at_construction"] == "unknown"
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, lambda m: nn.DataParallel(m, device_ids=[])])
+def test_a_wrapper_changes_the_paths_alone(wrap):
+    model, run = dit()
+    wrapped = wrap(model)
+    (group,) = xray(wrapped, lambda: run(wrapped)).groups
+    assert group["blocks"].endswith(".blocks.*") and group["n_vectors_per_block"] == 6
+
+
+def test_a_run_that_is_random_gives_nothing_back_or_ties_weights_is_read_all_the_same():
+    model, _ = dit()
+    model.blocks[1].mlp = model.blocks[0].mlp
+    generator = torch.Generator().manual_seed(1)
+
+    def random_run():
+        model(torch.randn(2, 1, 8, 8, generator=generator), torch.rand(2), torch.tensor([1, 2]))
+
+    found = xray(model, random_run)
+    assert found.groups[0]["n_vectors_per_block"] == 6
+    assert any("not the same twice" in line for line in found.evidence)
+
+
+def test_a_module_without_parameters_and_a_run_that_misses_the_module():
+    norm = nn.LayerNorm(4, elementwise_affine=False)
+    assert xray(norm, lambda: norm(randn(2, 3, 4))).verdict == "none"
+    with pytest.raises(ValueError, match="never called the module"):
+        xray(norm, lambda: None)
+
+
+def test_gates_are_read_as_they_flow():
+    model, run = dit()
+    assert set(xray(model, run).gates.values()) == {0.0}
+    with torch.no_grad():
+        model.blocks[1].to_modulation.linear.bias += 0.5
+    gates = xray(model, run).gates
+    assert gates["blocks.0"] == 0 and gates["blocks.1"] == pytest.approx(0.5)
 
 
 class LayerScale(nn.Module):

@@ -245,9 +245,12 @@ def homes(met: list[Touch], seen: Watch) -> dict[Touch, str | None]:
             are_parts = len({seen.classes[o] for o in inside}) == len(inside)
             if len(inside) > 1 and (are_parts or not any(re.search(r"\.\d", o[len(item) :]) for o in inside)):
                 at[t] = item
-    for t in met:  # a forward that writes out all blocks: the item that the Linear belongs to
-        if at[t] is None:
-            at[t] = next((p for p in parents(container(t.maker)) if is_item(p)), None)
+    own = {t: next((p for p in parents(container(t.maker)) if is_item(p)), None) for t in met}
+    adding = dict(at)
+    for t, p in adding.items():  # a forward that writes out all blocks: the item that the Linear belongs to
+        below = {o for u, o in own.items() if o and p and adding[u] == p and o.startswith(p + ".")}
+        if p is None or (len(below) > 1 and not is_item(p)):
+            at[t] = own[t] if p is None or own[t] in below else None
     if not any(at.values()) and "" in residual:
         return dict.fromkeys(met, "")
     found = {p for p in at.values() if p}

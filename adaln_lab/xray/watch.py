@@ -9,6 +9,7 @@ codes    for each number of a small tensor, which output of which Linear it is, 
 sum      of a product or a sum, to see in a second pass whether it moved
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -279,8 +280,10 @@ def watch(model: nn.Module, run: Callable[[], Any]) -> Watch:
         global_hooks.register_module_forward_hook(seen.leave, always_call=True),
     ]
     try:
-        with untouched(model), torch.no_grad(), torch.compiler.set_stance("force_eager"), seen:
-            run()
+        with warnings.catch_warnings(), untouched(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            warnings.filterwarnings("ignore", message="Using `torch.compile")  # of the hooks, which are what we want
+            with seen:
+                run()
     except Exception as error:
         raise ValueError(f"run() raised {type(error).__name__}: {error}; the module is as it was") from error
     finally:
