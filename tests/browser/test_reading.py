@@ -28,6 +28,8 @@ READ = """() => {
     return {
         pictures: all('.jp-OutputArea-output img').filter(i => i.complete && i.naturalWidth > 1).length,
         formulas: all('mjx-container[display="true"], .MathJax_Display').length,
+        cut: all('mjx-container[display="true"] > mjx-math').map(e => [e, e.closest('.jp-RenderedMarkdown')])
+            .filter(([e, page]) => e.offsetWidth > page.clientWidth).map(([e]) => e.textContent.slice(0, 80)),
         missing: all('img').filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80)),
         raw: texts.map(text => text.textContent).filter(text => text.includes('$')).map(text => text.slice(0, 200)),
         errors: all(':is(mjx-container, .MathJax) [style*="color: red"]').concat(  // a macro that MathJax does not know
@@ -69,7 +71,9 @@ def read(page: Page, path: Path, timeout: float = 30) -> list[str]:
         page.wait_for_function(IS_READ, arg=expected, timeout=1000 * timeout)
     found = page.evaluate(READ)
     complaints = [f"{found[what]} of {n} {what}" for what, n in expected.items() if found[what] != n]
-    return complaints + [f"{what}: {found[what]}" for what in ("missing", "raw", "errors", "dialogs") if found[what]]
+    return complaints + [
+        f"{what}: {found[what]}" for what in ("cut", "missing", "raw", "errors", "dialogs") if found[what]
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -105,6 +109,7 @@ def test_offline_page_shows_a_notebook(path: Path, pages: Path, browser: Browser
 SPOILED = {
     "an unknown macro": (r"$$\gatte \odot F$$", "", "errors"),
     "half a fraction": (r"$$\frac{1}$$", "", "errors"),
+    "a formula wider than the page": ("$$" + "x + " * 60 + "x$$", "", "cut"),
     "a lonely $": ("It costs $5 and more.", "", "raw"),
     "a picture that is none": ("", "bm90IGEgcGljdHVyZQ==", "pictures"),
 }
