@@ -109,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
     add.set_defaults(command=command_zoo)
 
+    add = commands.add_parser("xray", help="say whether and how a model is modulated", formatter_class=_Help)
+    add.add_argument("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
+    add.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)"
+    )
+    add.set_defaults(command=command_xray)
+
     add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
     add.add_argument("--quick", action="store_true", help="few rounds, one seed")
     add.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
@@ -278,6 +285,22 @@ def command_zoo(o: argparse.Namespace) -> None:
         print(f"{ZOO[key].title:28}{n['parameters']:16,}{n['modulation']:15,}{share:7.2f} %")
     if o.out:
         write_json(o.out, {"command": "python -m adaln_lab zoo --out FILE", "date": str(date.today()), "models": found})
+
+
+def command_xray(o: argparse.Namespace) -> None:
+    from adaln_lab.xray import published, xray
+
+    module, runs = published.load(o.model, o.config)
+    refusals = []
+    for run in runs:
+        try:
+            print(xray(module, run))
+            return
+        except ValueError as error:
+            refusals.append(str(error).partition("\n")[0][:200])
+    print(xray(module))
+    for refusal in refusals:
+        print(f"because this pass was tried: {refusal}")
 
 
 def command_bench(o: argparse.Namespace) -> None:

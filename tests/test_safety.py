@@ -321,6 +321,7 @@ def watched(code: str, tmp_path: Path) -> list[str]:
     own = [tmp_path / name for name in ("out", "home", "matplotlib", "temporary")]
     own[3].mkdir()
     places = dict(zip(("ADALN_LAB_HOME", "MPLCONFIGDIR", "TMPDIR"), map(str, own[1:]), strict=True))
+    places["TORCHINDUCTOR_CACHE_DIR"] = places["TMPDIR"]  # a test that compiled has left its own in the environment
     done = run(WATCH.format(code=code), **places)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]

@@ -55,7 +55,7 @@ def touches(seen: Watch) -> list[Touch]:
         if v.op in ("mul", "add") and len(v.inputs) == 2:
             for stream, vector in (v.inputs, v.inputs[::-1]):
                 if (axis := channel_axis(vector, stream, v)) is not None:
-                    found.append(touch(v, stream, vector, axis, seen))
+                    found.append(met_at(v, stream, vector, axis, seen))
                     break
             else:
                 if v.op == "mul" and meets(v):  # token by token; of a single token nobody can tell
@@ -119,7 +119,7 @@ def is_made(w: Value) -> bool:
     return w.codes is not None and int(w.codes.min()) >= ROWS * OUTPUTS
 
 
-def touch(v: Value, stream: Value, vector: Value, axis: int, seen: Watch) -> Touch:
+def met_at(v: Value, stream: Value, vector: Value, axis: int, seen: Watch) -> Touch:
     width = v.shape[axis]
     maker, slot = (), (0, 0, 0)
     if vector.codes is not None:

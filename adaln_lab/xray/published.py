@@ -1,0 +1,67 @@
+"""A model from a name on the command line, and a pass for it: `package.module:factory` or `diffusers:Class`.
+
+Classes of diffusers are built on the meta device: at full size, with shapes and without numbers, in no memory.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+B, TOKENS, WORDS, SIDE = 2, 16, 7, 4
+WIDTHS = (  # of the words, by the names that configurations have for it
+    "joint_attention_dim", "cap_feat_dim", "caption_channels", "text_embed_dim", "text_dim", "cross_attention_dim",
+)  # fmt: skip
+
+
+def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Callable[[], Any]]]:
+    """The module, and passes to try, one after the other. Raises ValueError where the name leads nowhere."""
+    place, _, name = spec.partition(":")
+    try:
+        made = getattr(importlib.import_module(place), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected package.module:factory or diffusers:Class, got {spec!r}: {error}") from error
+    if place != "diffusers":
+        if config is not None:
+            raise ValueError("--config is for classes of diffusers; a factory takes no arguments")
+        made = made()
+        module, *run = made if isinstance(made, tuple) else (made,)
+        return module, run
+    try:
+        settings = {} if config is None else json.loads(config.read_text(encoding="utf8"))
+        with torch.device("meta"):
+            module = made.from_config(settings) if settings else made()
+        module = module.to("meta").eval()
+    except Exception as error:  # whatever a published class refuses
+        raise ValueError(f"{spec} cannot be built from {config or 'its defaults'}: {error}") from error
+    return module, list(passes(module))
+
+
+def passes(model: nn.Module) -> Iterator[Callable[[], Any]]:
+    """Calls with arguments by their names in diffusers: the picture as tokens, as an image, as a film."""
+    config, names = model.config, list(inspect.signature(model.forward).parameters)
+    channels, side = config.get("in_channels") or 4, config.get("sample_size") or SIDE
+    side = min(side, 64) if isinstance(side, int) else SIDE
+    text = next((w for key in WIDTHS if isinstance(w := config.get(key), int)), 64)
+    axes = len(config.get("axes_dims_rope") or (1, 1, 1))
+    one, mask = empty(B), torch.ones(B, WORDS, dtype=torch.bool, device="meta")
+    given = {
+        "timestep": one, "t": one, "guidance": one, "timestep_r": one,
+        "class_labels": torch.zeros(B, dtype=torch.long, device="meta"),
+        "encoder_hidden_states": empty(B, WORDS, text), "pooled_projections": empty(B, config.get("pooled_projection_dim")),
+        "encoder_attention_mask": mask, "encoder_hidden_states_mask": mask,
+        "img_ids": empty(TOKENS, axes), "txt_ids": empty(WORDS, axes), "img_shapes": [[(1, 4, 4)]] * B,
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }  # fmt: skip
+    known = {name: value for name, value in given.items() if name in names}
+    for shape in ((B, TOKENS, channels), (B, channels, side, side), (B, channels, SIDE, side, side)):
+        yield lambda shape=shape: model(**known, **{names[0]: empty(*shape)})
+
+
+def empty(*shape: int | None) -> torch.Tensor:
+    return torch.empty([size or 1 for size in shape], device="meta")
