@@ -53,7 +53,8 @@ def passes(model: nn.Module) -> Iterator[Callable[[], Any]]:
     given = {
         "timestep": one, "t": one, "guidance": one, "timestep_r": one,
         "class_labels": torch.zeros(B, dtype=torch.long, device="meta"),
-        "encoder_hidden_states": empty(B, WORDS, text), "pooled_projections": empty(B, config.get("pooled_projection_dim")),
+        "encoder_hidden_states": empty(B, WORDS, text),
+        "pooled_projections": empty(B, config.get("pooled_projection_dim")),
         "encoder_attention_mask": mask, "encoder_hidden_states_mask": mask,
         "img_ids": empty(TOKENS, axes), "txt_ids": empty(WORDS, axes), "img_shapes": [[(1, 4, 4)]] * B,
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
