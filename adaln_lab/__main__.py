@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | xray | progress."""
 
 import argparse
 import json

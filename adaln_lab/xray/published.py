@@ -26,6 +26,8 @@ def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Callabl
         made = getattr(importlib.import_module(place), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"expected package.module:factory or diffusers:Class, got {spec!r}: {error}") from error
+    if not callable(made):
+        raise ValueError(f"{spec} is no factory: expected a function or a class, got {type(made).__name__}")
     if place != "diffusers":
         if config is not None:
             raise ValueError("--config is for classes of diffusers; a factory takes no arguments")
@@ -57,10 +59,18 @@ def passes(model: nn.Module) -> Iterator[Callable[[], Any]]:
         "pooled_projections": empty(B, config.get("pooled_projection_dim")),
         "encoder_attention_mask": mask, "encoder_hidden_states_mask": mask,
         "img_ids": empty(TOKENS, axes), "txt_ids": empty(WORDS, axes), "img_shapes": [[(1, 4, 4)]] * B,
-        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        "added_cond_kwargs": {"resolution": empty(B, 2), "aspect_ratio": empty(B, 1)},
+        "num_frames": 1, "height": 4, "width": 4,
     }  # fmt: skip
+    if not config.get("guidance_embeds"):
+        given.pop("guidance")
     known = {name: value for name, value in given.items() if name in names}
-    for shape in ((B, TOKENS, channels), (B, channels, side, side), (B, channels, SIDE, side, side)):
+    for shape in (
+        (B, TOKENS, channels),
+        (B, channels, side, side),
+        (B, channels, SIDE, side, side),
+        (B, SIDE, channels, side, side),
+    ):
         yield lambda shape=shape: model(**known, **{names[0]: empty(*shape)})
 
 

@@ -162,7 +162,9 @@ class Watch(TorchDispatchMode):
             moved = tree_leaves(func(*tree_map(swap, args), **tree_map(swap, kwargs)))
         except (RuntimeError, NotImplementedError):  # indices without values, on meta
             return [None] * n
-        return [c.contiguous() for c in moved] if len(moved) == n else [None] * n
+        if len(moved) != n or any(c.is_meta for c in moved):
+            return [None] * n
+        return [c.contiguous() for c in moved]
 
     def _made(self, func: Any, op: str, inputs: tuple[Value, ...], t: Tensor, codes: Tensor | None = None) -> Value:
         v = Value(op, inputs, tuple(t.shape), self.running[-1] if self.running else "", offset=t.storage_offset())
