@@ -158,7 +158,7 @@ def grouped(found: dict[str, dict[str, Any]], module: nn.Module, params: dict[st
     """Blocks of one list, class and description are one kind."""
     kinds: dict[tuple, list[str]] = {}
     for at, facts in found.items():
-        same = {k: v for k, v in facts.items() if k != "modulation_params"}
+        same = {k: v for k, v in facts.items() if k not in ("modulation_params", "evidence")}
         kinds.setdefault((pattern(at), type(module.get_submodule(at)).__name__, repr(same)), []).append(at)
     groups = []
     for (place, kind, _), paths in kinds.items():

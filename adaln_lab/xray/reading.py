@@ -332,7 +332,23 @@ def describe(block: str, met: list[Touch], everywhere: dict, seen: Watch, params
         if any(params[n].is_meta for n in names) or not names
         else not any(params[n].any() for n in names),
         "modulation_params": names,
+        "evidence": reasons(block, met, norms, tables, {len({b for b, _ in everywhere[m]}) for m in makers}),
     }
+
+
+def reasons(block: str, met: list[Touch], norms: list, tables: list[str], served: set[int]) -> list[str]:
+    """How each statement about a block is known."""
+    steps = sorted({" then ".join(t.vector.steps) or "nothing" for t in met if t.role == "gate"})
+    norms = sorted({f"{n[0]} in {n[2] or 'the model'}" for n in norms if n})
+    found = [
+        f"vectors: each of {len(met)} products and sums takes other outputs of "
+        f"{', '.join(sorted({relative(t.maker, block) or 'itself' for t in met if t.maker})) or 'what was handed in'}",
+        f"norm: the stream came from {', '.join(norms) or 'none'}",
+        f"gate: {', '.join(steps)} between Linear and product, and the product is added to the stream" if steps else "",
+        f"source: a Linear serves {', '.join(map(str, sorted(served)))} of the blocks" if served else "",
+        f"tables: {', '.join(tables)} are added to its outputs" if tables else "",
+    ]
+    return [line for line in found if line]
 
 
 def relative(maker: tuple[str, ...], block: str) -> str:

@@ -70,11 +70,15 @@ class Report:
         for of, name, value in self.rows():
             lines += [of] * (of != last) + [f"    {name:34}{value}"]
             last = of
-        return "\n".join([*lines, *(f"because {line}" for line in self.evidence)])
+        return "\n".join([*lines, *(f"because {line}" for line in self.reasons())])
+
+    def reasons(self) -> list[str]:
+        """The evidence for each statement: of the whole, then kind by kind."""
+        return self.evidence + [f"{g['blocks'] or 'the module'}: {line}" for g in self.groups for line in g["evidence"]]
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in self.rows())
-        because = "".join(f"<li>{escape(line)}</li>" for line in self.evidence)
+        because = "".join(f"<li>{escape(line)}</li>" for line in self.reasons())
         said = f"<p><b>{self.verdict}</b>. {escape(self.sentence())}</p>"
         return f"{said}<table>{cells}</table><details><summary>Evidence</summary><ul>{because}</ul></details>"
 
