@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaln_lab.xray.watch import LINEAR, OUTPUTS, ROWS, VIEWS, Value, Watch, back, door, union, weights_of
+from adaln_lab.xray.watch import LINEAR, OUTPUTS, ROWS, VIEWS, Value, Watch, back, door, is_small, union, weights_of
 
 NORMS = {
     "native_layer_norm": "LayerNorm", "_fused_rms_norm": "RMSNorm", "rms_norm": "RMSNorm",
@@ -58,8 +58,8 @@ def touches(seen: Watch) -> list[Touch]:
                     found.append(met_at(v, stream, vector, axis, seen))
                     break
             else:
-                if v.op == "mul" and meets(v):  # token by token; of a single token nobody can tell
-                    alone = v.numel == v.shape[0] * v.shape[-1]
+                if v.op == "mul" and meets(v):  # token by token; of a single token, or too many, nobody can tell
+                    alone = v.numel == v.shape[0] * v.shape[-1] or not is_small(v.shape)
                     found.append(Touch("alone" if alone else "other", v, *v.inputs, (), (), v.shape[-1]))
     alive = living(seen)
     kinds = {numberless(t.maker) for t in found if t.value in alive}
@@ -109,7 +109,8 @@ def is_repeated(w: Value) -> bool:
 def meets(v: Value) -> bool:
     """Whether a normalised stream is multiplied by what another argument makes for each token."""
     for s, w in (v.inputs, v.inputs[::-1]):
-        if s.shape == w.shape and s.lineage and w.lineage and not s.lineage & w.lineage and is_made(w) and norm_of(s):
+        apart = s.shape == w.shape and s.lineage and w.lineage and not s.lineage & w.lineage
+        if apart and (is_made(w) or not is_small(w.shape)) and norm_of(s):
             return True
     return False
 

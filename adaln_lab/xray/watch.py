@@ -31,7 +31,7 @@ VIEWS = COPIES | SAME | {  # the same numbers, elsewhere
 CHOICES = {"cat", "stack", "where", "index", "index_select", "gather"}  # numbers of several tensors, or some of one's
 LINEAR = {"addmm", "mm", "bmm", "baddbmm", "linear", "matmul", "_addmm_activation", "addmv", "mv", "convolution"}
 UNTOLD = {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
-SMALL = 1 << 21  # numbers of the largest tensor that gets codes
+FEW, SMALL, LARGE = 64, 1 << 17, 1 << 22  # numbers of the largest tensor that gets codes; LARGE if it has few rows
 ROWS, OUTPUTS = 1 << 20, 1 << 20  # a code is (maker * ROWS + row) * OUTPUTS + output
 
 
@@ -128,7 +128,7 @@ class Watch(TorchDispatchMode):
                 if v.codes is not None and a.is_floating_point() and not a.is_meta:
                     v.rms = float(a.double().square().mean().sqrt())
         codes: list[Tensor | None] = [None] * len(outputs)
-        small = all(t.numel() <= SMALL for t in outputs)
+        small = all(is_small(t.shape) for t in outputs)
         if name in VIEWS | CHOICES and small and any(v.codes is not None for v in inputs):
             codes = self._carried(func, name, args, kwargs, len(outputs))
         for t, c in zip(outputs, codes, strict=True):
@@ -195,7 +195,7 @@ class Watch(TorchDispatchMode):
 
     def _through(self, v: Value, op: str, coded_inputs: list[Value], params: tuple[str, ...]) -> None:
         """Coded numbers, one by one through a function, or added to a table or to each other."""
-        if not 0 < v.numel <= SMALL:
+        if not is_small(v.shape):
             return
         newest = max(coded_inputs, key=lambda i: int(i.codes.max()))
         v.codes, v.offset = newest.codes.expand(v.shape), newest.offset
@@ -226,17 +226,22 @@ def union(masks: Any) -> int:
 
 def coded(maker: int, shape: tuple[int, ...], axis: int = -1, told: Tensor | None = None) -> Tensor | None:
     """Codes of a maker's outputs, (row, output) along the other axes and along `axis`; equal rows have one number."""
-    n = torch.Size(shape).numel()
-    if not shape or not 0 < n <= SMALL:
+    if not is_small(shape):
         return None
     outputs = shape[axis]
-    rows = torch.arange(n // outputs)
+    rows = torch.arange(torch.Size(shape).numel() // outputs)
     if told is not None and told.dim() and told.numel() == len(rows) * told.shape[-1] and told.min() >= 0:
         told = told.reshape(len(rows), -1)
         if told[:, 0].unique().numel() < len(rows):
             rows = told.unique(dim=0, return_inverse=True)[1]
     codes = maker * ROWS * OUTPUTS + rows[:, None] * OUTPUTS + torch.arange(outputs)
     return codes.reshape(shape) if axis == -1 else codes.reshape(shape[0], *shape[2:], outputs).movedim(-1, axis)
+
+
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor gets codes: a condition does, a long stream does not, or they would fill the memory."""
+    n = torch.Size(shape).numel()
+    return bool(shape) and 0 < n <= (LARGE if n <= FEW * shape[-1] else SMALL)
 
 
 def door(op: str, inputs: tuple[Value, ...]) -> Value:
