@@ -12,6 +12,7 @@ from adaln_lab.exercises import part05 as part05
 from adaln_lab.exercises import part06 as part06
 from adaln_lab.exercises import part07 as part07
 from adaln_lab.exercises import part08 as part08
+from adaln_lab.exercises import part09 as part09
 from adaln_lab.exercises import part10 as part10
 from adaln_lab.exercises.core import check, guess, hint, solution
 from adaln_lab.exercises.progress import progress, reset_progress

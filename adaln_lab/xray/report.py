@@ -18,7 +18,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Printing it shows sentence, table and evidence; `as_dict()` has every field."""
 
@@ -75,6 +75,8 @@ class Report:
     def reasons(self) -> list[str]:
         """The evidence for each statement: of the whole, then kind by kind."""
         return self.evidence + [f"{g['blocks'] or 'the module'}: {line}" for g in self.groups for line in g["evidence"]]
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in self.rows())

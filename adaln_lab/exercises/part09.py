@@ -1,0 +1,309 @@
+"""Exercises of notebook 09: what varies over tokens and over items, what moves, how far a gate is open, ten diagnoses.
+
+Of every exercise first the solution, then mistakes, each told by its docstring.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adaln_lab.exercises.core import Exercise, by_name, draw, register
+
+# varies: is it a vector for all tokens, and was it told anything?
+
+
+def varies(made: Tensor) -> tuple[Tensor, Tensor]:
+    """made (B, T, N), what one Linear gave -> how far it varies over tokens, and how far over items."""
+    over_tokens = (made.amax(1) - made.amin(1)).max()
+    over_items = (made.amax(0) - made.amin(0)).max()
+    return over_tokens, over_items
+
+
+def axes_swapped(made: Tensor) -> tuple[Tensor, Tensor]:
+    """Your two answers are in each other's place: items are the first axis, tokens the second."""
+    return varies(made)[::-1]
+
+
+def tokens_of_all_items(made: Tensor) -> tuple[Tensor, Tensor]:
+    """For the tokens you compare across items as well. Two items may differ; ask inside of each item."""
+    return (made.amax((0, 1)) - made.amin((0, 1))).max(), varies(made)[1]
+
+
+def channels_compared(made: Tensor) -> tuple[Tensor, Tensor]:
+    """You compare the channels of a token with each other. A vector's channels always differ; compare its tokens."""
+    return (made.amax(2) - made.amin(2)).max(), varies(made)[1]
+
+
+def items_of_the_mean(made: Tensor) -> tuple[Tensor, Tensor]:
+    """You average tokens before you compare items. What differs token by token may have one mean."""
+    return varies(made)[0], varies(made.mean(1, keepdim=True))[1]
+
+
+def only_the_first_item(made: Tensor) -> tuple[Tensor, Tensor]:
+    """For the tokens you look into the first item only; another one may vary more."""
+    return varies(made[:1])[0], varies(made)[1]
+
+
+def smallest_not_largest(made: Tensor) -> tuple[Tensor, Tensor]:
+    """You return the smallest range; one channel that varies is enough, so the largest counts."""
+    return (made.amax(1) - made.amin(1)).min(), (made.amax(0) - made.amin(0)).min()
+
+
+def varies_cases() -> list[tuple]:
+    vector = draw(3, 1, 6, seed=1).expand(3, 5, 6)
+    return [(draw(3, 5, 6),), (vector,), (draw(1, 5, 6, seed=2).expand(3, 5, 6),)]
+
+
+register(
+    Exercise(
+        question="Say how far the outputs of a Linear vary over the tokens of an item, and how far over items.",
+        solution=varies,
+        returns=("over_tokens", "over_items"),
+        cases=varies_cases,
+        hints=(
+            "How far numbers vary: the largest minus the smallest. Along which axis are the tokens?",
+            "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
+            "(made.amax(1) - made.amin(1)).max(), and the same with axis 0 for items.",
+        ),
+        wrong=by_name(
+            axes_swapped,
+            tokens_of_all_items,
+            channels_compared,
+            items_of_the_mean,
+            only_the_first_item,
+            smallest_not_largest,
+        ),
+    )
+)
+
+# moves: touch one parameter, look at the output, and leave no trace
+
+
+def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Does module(x) move by more than 1e-6 when the parameter `name` is nudged? -> 1. or 0., and the parameter."""
+    p = module.get_parameter(name).data
+    before, kept = module(x), p.clone()
+    p += torch.rand(p.shape)
+    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+
+
+def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """You multiply the parameter, and zero times anything is zero: whatever starts at zero seems dead. Add to it."""
+    p = module.get_parameter(name).data
+    before, kept = module(x), p.clone()
+    p *= 1 + torch.rand(p.shape)
+    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+
+
+def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """You add one number to all of the parameter. A norm that follows takes the mean away: add different numbers."""
+    p = module.get_parameter(name).data
+    before, kept = module(x), p.clone()
+    p += 0.5
+    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+
+
+def not_put_back(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """The parameter keeps your nudge. Who examines a model gives it back as it was."""
+    return moves(x, module, name)[0], module.get_parameter(name).data.add_(0.5)
+
+
+def put_back_by_subtracting(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """(p + nudge) - nudge is p up to rounding. Keep a copy, and copy it back: bit for bit."""
+    p = module.get_parameter(name).data
+    return moves(x, module, name)[0], p.add_(0.7).sub_(0.7)
+
+
+def a_copy_was_nudged(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """You nudged a copy, and the module never noticed: nothing ever moves. Change its parameter in place."""
+    return torch.zeros((), dtype=torch.float64), module.get_parameter(name).data
+
+
+def the_parameter_was_compared(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """You ask whether the parameter has changed. It has; the question is whether the output did."""
+    return torch.ones((), dtype=torch.float64), module.get_parameter(name).data
+
+
+class Case(nn.Module):
+    """Three Linears: one at work, one that starts at zero, one that nobody calls. In float32, to have rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.zero, self.unused = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        for i, p in enumerate(self.parameters()):
+            p.data = draw(*p.shape, seed=i).float()
+        self.zero.weight.data.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.zero(x)
+
+
+class Shy(nn.Module):
+    """A bias in front of a norm, which takes away what all its numbers have in common."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.full((6,), 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x + self.bias, (6,))
+
+
+def moves_cases() -> list[tuple]:
+    x = draw(2, 5, 6).float()
+    return [(x, Case(), "first.weight"), (x, Case(), "zero.weight"), (x, Shy(), "bias"), (x, Case(), "unused.weight")]
+
+
+register(
+    Exercise(
+        question="Nudge one parameter, say whether the output moves, and put the parameter back bit for bit.",
+        solution=moves,
+        returns=("moved", "parameter"),
+        cases=moves_cases,
+        hints=(
+            "Four steps: keep a copy and the output, nudge in place, ask again, copy back.",
+            "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",
+            "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
+        ),
+        wrong=by_name(
+            multiplied,
+            all_by_the_same,
+            not_put_back,
+            put_back_by_subtracting,
+            a_copy_was_nudged,
+            the_parameter_was_compared,
+        ),
+    )
+)
+
+# opening: what a gate's number does to its branch
+
+
+def opening(g: Tensor, bounding: str) -> Tensor:
+    """g: a Linear's numbers for a gate; bounding: the x-ray's word -> what the branch is multiplied by."""
+    if bounding == "none":
+        return torch.ones_like(g)
+    return {"raw": g, "tanh": g.tanh(), "sigmoid": g.sigmoid(), "1+g": 1 + g}[bounding]
+
+
+def none_is_closed(g: Tensor, bounding: str) -> Tensor:
+    """Where there is no gate you close the branch. Nobody stands at that door: the branch comes through whole."""
+    return torch.zeros_like(g) if bounding == "none" else opening(g, bounding)
+
+
+def all_raw(g: Tensor, bounding: str) -> Tensor:
+    """You multiply by the Linear's number as it is. That is DiT's gate, "raw"; the x-ray's word names the others."""
+    return opening(g, "none" if bounding == "none" else "raw")
+
+
+def one_forgotten(g: Tensor, bounding: str) -> Tensor:
+    """For "1+g" you return g. HDM adds the one: at g = 0 its branch is wide open."""
+    return g if bounding == "1+g" else opening(g, bounding)
+
+
+def sigmoid_from_zero(g: Tensor, bounding: str) -> Tensor:
+    """Your sigmoid is 0 at g = 0. It is one half there: a zero-initialised Linear does not close it."""
+    return opening(g, bounding) - 0.5 * (bounding == "sigmoid")
+
+
+def tanh_and_sigmoid_swapped(g: Tensor, bounding: str) -> Tensor:
+    """tanh and sigmoid are in each other's place: tanh goes through 0, sigmoid from 0 to 1."""
+    return opening(g, {"tanh": "sigmoid", "sigmoid": "tanh"}.get(bounding, bounding))
+
+
+def opening_cases() -> list[tuple]:
+    return [(draw(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")]
+
+
+register(
+    Exercise(
+        question="From a gate's number and the x-ray's word for it, say what the branch is multiplied by.",
+        solution=opening,
+        returns=("factor",),
+        cases=opening_cases,
+        hints=(
+            "Five words: raw, tanh, sigmoid, 1+g, none. The first is g itself.",
+            "No gate is not a closed gate: x + branch is x + 1 * branch.",
+            'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
+        ),
+        wrong=by_name(none_is_closed, all_raw, one_forgotten, sigmoid_from_zero, tanh_and_sigmoid_swapped),
+    )
+)
+
+# diagnoses: the bug museum, part two
+
+
+def diagnoses(doors: Tensor) -> Tensor:
+    """doors (10,): 0 for A to 9 for J -> for each the number of its bug in BUGS."""
+    found = {"A": 5, "B": 3, "C": 8, "D": 0, "E": 9, "F": 4, "G": 7, "H": 2, "I": 1, "J": 6}
+    return torch.tensor([*found.values()]).to(doors)
+
+
+def swapped(doors: Tensor, first: str, second: str) -> Tensor:
+    """The right diagnoses, but those of two letters in each other's place."""
+    i, j = ("ABCDEFGHIJ".index(letter) for letter in (first, second))
+    order = [{i: j, j: i}.get(k, k) for k in range(10)]
+    return diagnoses(doors)[order]
+
+
+def missing_and_undone(doors: Tensor) -> Tensor:
+    """C and E: both are not zero. An init that runs over the whole model reaches the head as well: who hears pass 0?"""
+    return swapped(doors, "C", "E")
+
+
+def deaf_and_dead(doors: Tensor) -> Tensor:
+    """B and G: in both an MLP never hears. Look whether anybody else in its block does, the gate rows first of all."""
+    return swapped(doors, "B", "G")
+
+
+def weights_and_order(doors: Tensor) -> Tensor:
+    """D and F: both wake like the healthy one. One differs in the norm's own weights, one in the order of vectors."""
+    return swapped(doors, "D", "F")
+
+
+def one_gate_and_rebound(doors: Tensor) -> Tensor:
+    """I and J: in both scale rows hear in pass 1. Count vectors, and ask whether attention hears along with them."""
+    return swapped(doors, "I", "J")
+
+
+def sigmoid_and_missing(doors: Tensor) -> Tensor:
+    """A and C: in both all blocks hear in pass 1. A gate can be open because of its number, or in spite of a zero."""
+    return swapped(doors, "A", "C")
+
+
+def end_and_norm(doors: Tensor) -> Tensor:
+    """D and H: the blocks wake alike. Read the row "final AdaLN", and the column that speaks of the norm's weights."""
+    return swapped(doors, "D", "H")
+
+
+def counted_from_one(doors: Tensor) -> Tensor:
+    """Every number is too large by one: the list of bugs is counted from 0, as Python counts."""
+    return diagnoses(doors) + 1
+
+
+def diagnoses_cases() -> list[tuple]:
+    return [(torch.arange(10, dtype=torch.float64),)]
+
+
+register(
+    Exercise(
+        question="Name the bug of each of the ten broken DiTs: its number in BUGS.",
+        solution=diagnoses,
+        returns=("bugs",),
+        cases=diagnoses_cases,
+        hints=(
+            "Cross out what is as in the healthy row. Most patients differ from it in one place of the two tables.",
+            "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
+            "Of the rest: who never hears (B, G), who hears too soon (C, E, and only scale and shift in J)?",
+        ),
+        wrong=by_name(
+            missing_and_undone,
+            deaf_and_dead,
+            weights_and_order,
+            one_gate_and_rebound,
+            sigmoid_and_missing,
+            end_and_norm,
+            counted_from_one,
+        ),
+    )
+)
