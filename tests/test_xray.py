@@ -459,3 +459,14 @@ def test_a_pass_that_raises_leaves_the_module_and_says_why():
         xray(model, 3)
     with pytest.raises(ValueError, match=r"reads a torch.nn.Module, got int"):
         xray(3, lambda: None)
+
+
+def test_a_gate_is_a_gate_also_where_its_branch_starts_at_zero():
+    """Zero times zero: nothing moves at the gates, but their Linear's other vectors move."""
+    model, run = dit()
+    with torch.no_grad():
+        for block in model.blocks:
+            for p in (*block.attn.out.parameters(), *block.mlp.down.parameters()):
+                p.zero_()
+    (group,) = xray(model, run).groups
+    assert (group["n_vectors_per_block"], group["gate_bounding"]) == (6, "raw")

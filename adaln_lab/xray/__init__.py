@@ -71,7 +71,8 @@ def moved(met: list[Touch], module: nn.Module, run: Callable[[], Any], seen: Wat
     place = {v: i for i, v in enumerate(seen.values)}
     still = [t for t in met if set(t.maker) & suspects and sums[0][place[t.value]] == sums[1][place[t.value]]]
     evidence.append(f"{len(suspects)} parameters were nudged, and {len(met) - len(still)} of {len(met)} places moved")
-    return [t for t in met if t not in still]
+    heard = {t.maker for t in met if t not in still}  # a gate may stand still because its branch is zero
+    return [t for t in met if t.maker in heard]
 
 
 def report(module: nn.Module, met: list[Touch], seen: Watch, evidence: list[str]) -> Report:
