@@ -2,9 +2,11 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import xray_classes
@@ -347,6 +349,27 @@ def test_a_module_without_parameters_and_a_run_that_misses_the_module():
     assert xray(norm, lambda: norm(randn(2, 3, 4))).verdict == "none"
     with pytest.raises(ValueError, match="never called the module"):
         xray(norm, lambda: None)
+
+
+def test_numbers_that_ran_away_do_not_hide_what_flows():
+    model, run = dit()
+    with torch.no_grad():
+        model.x_embed.linear.bias.fill_(float("nan"))
+    assert xray(model, run).verdict == "adaln"
+
+
+def test_dice_of_all_kinds_are_put_back():
+    """A run may draw with torch, with Python or with numpy; what comes after it must not notice."""
+    model, run = dit()
+
+    def noisy_run():
+        run(), torch.rand(1), random.random(), numpy.random.rand()
+        model.train()
+
+    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    xray(model.eval(), noisy_run)
+    now = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    assert torch.equal(now[0], states[0]) and now[1:] == states[1:] and not model.training
 
 
 def test_gates_are_read_as_they_flow():

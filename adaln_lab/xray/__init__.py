@@ -12,6 +12,7 @@ B batch, T tokens, D channels.
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -68,8 +69,11 @@ def moved(met: list[Touch], module: nn.Module, run: Callable[[], Any], seen: Wat
     ):
         evidence.append("run() is not the same twice, so what flows was read, once, and nothing could be nudged")
         return met
-    place = {v: i for i, v in enumerate(seen.values)}
-    still = [t for t in met if set(t.maker) & suspects and sums[0][place[t.value]] == sums[1][place[t.value]]]
+    after = {v: w.sum for v, w in zip(seen.values, again, strict=True)}
+    told = [
+        t for t in met if set(t.maker) & suspects and isfinite(t.value.sum or 0)
+    ]  # where numbers ran away, none tell
+    still = [t for t in told if after[t.value] == t.value.sum]
     evidence.append(f"{len(suspects)} parameters were nudged, and {len(met) - len(still)} of {len(met)} places moved")
     heard = {t.maker for t in met if t not in still}  # a gate may stand still because its branch is zero
     return [t for t in met if t.maker in heard]

@@ -9,6 +9,8 @@ codes    for each number of a small tensor, which output of which Linear it is, 
 sum      of a product or a sum, to see in a second pass whether it moved
 """
 
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -305,6 +307,8 @@ def untouched(model: nn.Module, *also: str) -> Iterator[None]:
     modes = {m: m.training for m in model.modules()}
     kept = {name: (b, b.clone()) for name, b in model.named_buffers()}
     kept |= {name: (p, p.detach().clone()) for name, p in model.named_parameters() if name in also}
+    dice, numpy = random.getstate(), sys.modules.get("numpy")
+    more_dice = numpy and numpy.random.get_state()
     try:
         with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
             yield
@@ -314,3 +318,6 @@ def untouched(model: nn.Module, *also: str) -> Iterator[None]:
                 t.copy_(values)
         for m, mode in modes.items():
             m.training = mode
+        random.setstate(dice)
+        if numpy:
+            numpy.random.set_state(more_dice)
