@@ -123,6 +123,20 @@ def test_unknown_mistake_gets_its_place_and_numbers(said: Callable) -> None:
     assert "off by up to 0.5; the first place that differs is tokens[0, 1, 2]: " in said()
 
 
+def test_a_number_without_axes_has_no_place(said: Callable) -> None:
+    check("footprint", lambda *a: EXERCISES["footprint"].solution(*a) + 0.5)
+    told = said()
+    assert "share is off by up to 0.5; " in told and "first place" not in told
+
+
+def test_a_forgotten_return_is_no_stub(said: Callable) -> None:
+    def in_place(table: Tensor, block: int, value: float) -> None:
+        table[block, :, 2] = value
+
+    assert check("clamp_gates", in_place) is EXERCISES["clamp_gates"].solution
+    assert said() == "not yet: clamp_gates: your function returns nothing; let it return table\n"
+
+
 def test_shapes_and_dtypes_are_named(said: Callable) -> None:
     check("patchify", lambda images, patch: EXERCISES["patchify"].solution(images, patch).transpose(1, 2))
     assert "tokens has shape (2, 12, 6) and must have (2, 6, 12)" in said()

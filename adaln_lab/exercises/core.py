@@ -6,6 +6,7 @@ works, so that Run All comes to its end with every exercise unsolved.
 """
 
 import ast
+import dis
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from adaln_lab.exercises.record import remember
 from adaln_lab.widgets import Card
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
+NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}  # all that a stub's bytecode does
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ def check(name: str, fn: Callable | None) -> Callable:
         return exercise.solution
     got = [_call(fn, case) for case in exercise.cases()] if callable(fn) else [(fn,)]
     if all(_is_stub(outcome) for outcome in got):
-        print(f'to do: {name}: {exercise.question} hint("{name}") helps.')
+        if _returns_nothing(fn, got):
+            print(f"not yet: {name}: your function returns nothing; let it return {', '.join(exercise.returns)}")
+        else:
+            print(f'to do: {name}: {exercise.question} hint("{name}") helps.')
         return exercise.solution
     complaint = diagnose(exercise, got)
     print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}")
@@ -145,6 +150,13 @@ def _is_stub(outcome: Any) -> bool:
     return all(item is None or item is ... for item in outcome)
 
 
+def _returns_nothing(fn: Callable | None, got: list[Any]) -> bool:
+    """Whether a function computes something and forgets to return it: more than a stub, and None comes back."""
+    code = getattr(fn, "__code__", None)
+    is_more = code is not None and any(step.opname not in NOTHING for step in dis.get_instructions(code))
+    return is_more and all(outcome == (None,) for outcome in got)
+
+
 def _same(a: Any, b: Any) -> bool:
     """Equal outcomes: the same kind of exception, or the same tensors up to rounding."""
     if isinstance(a, BaseException) or isinstance(b, BaseException):
@@ -171,7 +183,8 @@ def _difference(returns: tuple[str, ...], got: Any, want: tuple[Tensor, ...]) ->
     if isinstance(got, BaseException):
         return f"your function raised {type(got).__name__}: {got}"
     if len(got) != len(want):
-        return f"return {', '.join(returns)}; you returned {len(got)} item(s)"
+        one = "one tensor, " if len(returns) == 1 else ""
+        return f"return {one}{', '.join(returns)}; you returned {len(got)} item(s)"
     for name, g, w in zip(returns, got, want, strict=True):
         if not isinstance(g, Tensor):
             return f"{name} must be a tensor, you returned {type(g).__name__}"
@@ -184,8 +197,9 @@ def _difference(returns: tuple[str, ...], got: Any, want: tuple[Tensor, ...]) ->
         if (off := _off(g, w)).any():
             first = off.nonzero()[0].tolist()
             yours, right = g[tuple(first)], w[tuple(first)]
+            place = f"the first place that differs is {name}{first}: " if first else ""
             return (
-                f"{name} is off by up to {(g - w).abs().max():.3g}; the first place that differs is "
-                f"{name}{first}: {yours:.4g} in yours, {right:.4g} in the solution"
+                f"{name} is off by up to {(g - w).abs().max():.3g}; {place}"
+                f"{yours:.4g} in yours, {right:.4g} in the solution"
             )
     return None

@@ -47,6 +47,17 @@ def variance_preserving(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, 
     return (1 - t**2).sqrt() * x_0 + t * noise, noise - x_0
 
 
+def noise_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v is the noise, which DiT predicts; a velocity is the derivative of x_t by t, noise - x_0."""
+    return flow_pair(x_0, noise, t)[0], noise
+
+
+def way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v is x_t - x_0, the way walked so far, t v; the velocity is that way divided by t."""
+    x_t = flow_pair(x_0, noise, t)[0]
+    return x_t, x_t - x_0
+
+
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
     shapes = [(4, 3, 5, 4), (2, 3, 4, 6), (5, 1, 2, 3)]
@@ -74,6 +85,11 @@ def off_by_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
 def average(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     """You take the mean of the two predictions, whatever the guidance."""
     return (v_label + v_null) / 2
+
+
+def base_forgotten(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """You return the direction alone, so guidance 0 would stand still; add it to v_null."""
+    return guidance * (v_label - v_null)
 
 
 def condition_ignored(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
@@ -118,6 +134,21 @@ def stream_overwritten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, br
     """You add the branch to its own input: x was rebound to the normalised tokens, and the stream is lost."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
     return x + gate * branch(x)
+
+
+def stream_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You return the gated branch alone: it is added to x, so that gate 0 lets the stream pass."""
+    return modulated_branch(x, shift, scale, gate, branch) - x
+
+
+def one_plus_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You multiply the branch by 1 + gate; only scale has its 1 +. A gate of 0 must shut the branch."""
+    return modulated_branch(x, shift, scale, 1 + gate, branch)
+
+
+def shift_before_scale(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You add shift first and multiply both by 1 + scale; the norm alone is scaled, then shifted."""
+    return modulated_branch(x, shift * (1 + scale), scale, gate, branch)
 
 
 def sigmoid_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
@@ -187,6 +218,12 @@ def reshape_without_permute(images: Tensor, patch: int) -> Tensor:
     return images.reshape(len(images), -1, images.shape[1] * patch**2)
 
 
+def channels_apart(images: Tensor, patch: int) -> Tensor:
+    """Your tokens hold patches of one channel each: the channel axis still stands before rows and columns."""
+    patches = images.unfold(2, patch, patch).unfold(3, patch, patch)  # (B, C, rows, columns, P, P)
+    return patches.reshape(len(images), -1, images.shape[1] * patch**2)
+
+
 def patchify_cases() -> list[tuple]:
     return [(draw(2, 3, 4, 6), 2), (draw(3, 1, 9, 6), 3), (draw(1, 2, 8, 4), 4)]
 
@@ -202,7 +239,15 @@ register(
             "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
             "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
-        wrong=by_name(time_reversed, all_reversed, velocity_flipped, t_along_the_width, variance_preserving),
+        wrong=by_name(
+            time_reversed,
+            all_reversed,
+            velocity_flipped,
+            t_along_the_width,
+            variance_preserving,
+            noise_for_velocity,
+            way_for_velocity,
+        ),
     )
 )
 register(
@@ -216,7 +261,7 @@ register(
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
-        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute),
+        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute, channels_apart),
     )
 )
 register(
@@ -236,6 +281,9 @@ register(
             gate_missing,
             gate_on_the_sum,
             stream_overwritten,
+            stream_missing,
+            one_plus_gate,
+            shift_before_scale,
             sigmoid_gate,
             no_layer_norm,
             norm_after_modulation,
@@ -254,6 +302,6 @@ register(
             "The direction to walk in is v_label - v_null. Where do you start?",
             "Start at v_null and add guidance times the direction.",
         ),
-        wrong=by_name(swapped, off_by_one, average, condition_ignored),
+        wrong=by_name(swapped, off_by_one, average, base_forgotten, condition_ignored),
     )
 )

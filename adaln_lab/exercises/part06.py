@@ -123,6 +123,13 @@ def nothing_left_over(m: Tensor) -> Tensor:
     return torch.stack([shares[0], shares[1], shares.sum()])
 
 
+def divided_by_n_minus_one(m: Tensor) -> Tensor:
+    """Your variances divide by n - 1, as torch does unasked, and do not add up: correction=0, or sums of squares."""
+    total = m.flatten(0, 1).var(0).sum()
+    by_t, by_label = m.mean(1).var(0).sum() / total, m.mean(0).var(0).sum() / total
+    return torch.stack([by_t, by_label, 1 - by_t - by_label])
+
+
 def not_divided(m: Tensor) -> Tensor:
     """You give sums of squares; as shares they are divided by the sum of all three."""
     return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
@@ -186,7 +193,14 @@ register(
             "First subtract the mean over both. What neither average explains is m - by_t - by_label.",
             "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
         ),
-        wrong=by_name(mean_left_in, time_and_label_exchanged, means_not_repeated, nothing_left_over, not_divided),
+        wrong=by_name(
+            mean_left_in,
+            time_and_label_exchanged,
+            means_not_repeated,
+            nothing_left_over,
+            divided_by_n_minus_one,
+            not_divided,
+        ),
     )
 )
 register(

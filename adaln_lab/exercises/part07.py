@@ -46,6 +46,21 @@ def keys_returned(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor)
     return cross_attention(h, ctx, w_q, w_k, w_k)
 
 
+def words_unprojected(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You mix the words themselves; what is mixed are their values, ctx @ w_v."""
+    return cross_attention(h, ctx, w_q, w_k, torch.eye(len(w_v)).to(w_v))
+
+
+def weights_transposed(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You multiply by transposed weights, as F.linear does; here each is used as a @ w."""
+    return cross_attention(h, ctx, w_q.T, w_k.T, w_v.T)
+
+
+def residual_added(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """You add h; the residual is the block's affair, attention gives the update alone."""
+    return h + cross_attention(h, ctx, w_q, w_k, w_v)
+
+
 def cross_attention_cases() -> list[tuple]:
     return [(draw(2, 5, 4), draw(2, 3, 4, seed=1), *(draw(4, 4, seed=i) for i in (2, 3, 4)))]
 
@@ -120,6 +135,13 @@ def colour_copied(words: Tensor) -> Tensor:
     """You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them."""
     words = words.clone()
     words[:, 8] = words[:, 4]
+    return words
+
+
+def swapped_through_views(words: Tensor) -> Tensor:
+    """Your right-hand sides are views: the first colour is gone before the second line reads it. Clone, or index."""
+    words = words.clone()
+    words[:, 4], words[:, 8] = words[:, 8], words[:, 4]
     return words
 
 
@@ -221,7 +243,16 @@ register(
             "Scores are (B, T, S): every image token's opinion of every word, divided by sqrt(D).",
             "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
         ),
-        wrong=by_name(image_looks_at_itself, not_scaled, scaled_by_width, softmax_over_the_image, keys_returned),
+        wrong=by_name(
+            image_looks_at_itself,
+            not_scaled,
+            scaled_by_width,
+            softmax_over_the_image,
+            keys_returned,
+            words_unprojected,
+            weights_transposed,
+            residual_added,
+        ),
     )
 )
 register(
@@ -249,7 +280,14 @@ register(
             "The colours stand at places 4 and 8. Work on a copy.",
             "words[:, [4, 8]] = words[:, [8, 4]]",
         ),
-        wrong=by_name(objects_exchanged, looks_exchanged, sizes_exchanged, colour_copied, light_counted_as_object),
+        wrong=by_name(
+            objects_exchanged,
+            looks_exchanged,
+            sizes_exchanged,
+            colour_copied,
+            swapped_through_views,
+            light_counted_as_object,
+        ),
     )
 )
 register(

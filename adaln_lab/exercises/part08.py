@@ -224,8 +224,8 @@ def last_block_like_the_others(depth: Tensor, width: Tensor) -> Tensor:
     return (12 * depth + 2) * (width * width + width)
 
 
-def final_layer_forgotten(depth: Tensor, width: Tensor) -> Tensor:
-    """You left out the final layer: shift and scale, two more vectors."""
+def two_vectors_missing(depth: Tensor, width: Tensor) -> Tensor:
+    """The final layer has a shift and a scale, and so has the text in the last block: one pair is not counted."""
     return (12 * (depth - 1) + 8) * (width * width + width)
 
 
@@ -253,7 +253,7 @@ register(
             "Each vector costs width * width weights and width biases.",
         ),
         wrong=by_name(
-            one_stream, biases_forgotten, last_block_like_the_others, final_layer_forgotten, final_layer_with_a_gate
+            one_stream, biases_forgotten, last_block_like_the_others, two_vectors_missing, final_layer_with_a_gate
         ),
     )
 )

@@ -86,8 +86,8 @@ def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
     return 2 * (processes - 1) / processes * 4 * parameters
 
 
-def once_around(parameters: Tensor, processes: Tensor) -> Tensor:
-    """You count one trip around the ring: sums travel once to be made, and once more to be handed out."""
+def half_missing(parameters: Tensor, processes: Tensor) -> Tensor:
+    """Sums travel around the ring twice, once to be made and once to be handed out; and a float32 has four bytes."""
     return ring_bytes(parameters, processes) / 2
 
 
@@ -150,6 +150,6 @@ register(
             "Then N - 1 more steps hand the finished sums out. A part has parameters / N numbers of four bytes.",
             "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
         ),
-        wrong=by_name(once_around, to_everybody, numbers_for_bytes, alone_sends_too),
+        wrong=by_name(half_missing, to_everybody, numbers_for_bytes, alone_sends_too),
     )
 )
