@@ -25,7 +25,7 @@ from IPython.display import display, update_display
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from adaln_lab.plots import small_png
 
@@ -352,7 +352,13 @@ def _publish(how: Callable[..., Any], widget: W.Widget, png: bytes, text: str, *
 
 
 def _sheet(frames: Sequence[Image.Image], titles: Sequence[str], caption: str) -> Image.Image:
-    """Frames under titles, side by side as far as they stay legible, then the caption; SHEET_WIDTH wide."""
+    """Frames under titles, side by side as far as they stay legible, then the caption; SHEET_WIDTH wide.
+
+    White that all frames have at their bottom is left out: there a live picture keeps room for taller contents.
+    """
+    inked = [box for frame in frames if (box := ImageOps.invert(frame.convert("L")).getbbox())]
+    bottom = min(frames[0].height, max((box[3] for box in inked), default=1) + SHEET_GAP)
+    frames = [frame.crop((0, 0, frame.width, bottom)) for frame in frames]
     columns = 3 if frames[0].width <= 420 else 2 if len(frames) > 3 else 1
     rows, cell = -(-len(frames) // columns), SHEET_WIDTH // columns
     tile = frames[0].copy()

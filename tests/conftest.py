@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["ADALN_LAB_HOME"] = home.name
     config.add_cleanup(home.cleanup)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what it puts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,6 +108,7 @@ def test_flops_are_those_of_the_matrices():
     assert found["shares"]["matrix products"] > 0 and found["shares"]["optimiser"] > 0
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_and_can_be_kept(monkeypatch):
     monkeypatch.setattr(bench, "SIZES", {"digits": TINY})
     monkeypatch.setattr(bench, "limits", lambda device: {"matmul float32, TFLOP/s": 1.0})

@@ -136,6 +136,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_json(tmp_path / "file" / "run.json", {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "mnist", "scenes"])
 def test_shipped_models_still_draw_as_well_as_they_say(name):
     """200 samples against the figure in config.json, within four standard deviations of such a count."""

@@ -52,6 +52,7 @@ def few(monkeypatch):
     monkeypatch.setattr(compare, "AS_LARGE", {"adaln_zero": 16, "cross_attention": 20})
 
 
+@pytest.mark.slow
 def test_a_stopped_race_goes_on_and_loses_no_cell(few, tmp_path, monkeypatch):
     straight, stopped = tmp_path / "straight.json", tmp_path / "stopped.json"
     told = list(compare.race(straight, 2, rules=QUICK))

@@ -57,6 +57,7 @@ def test_pictures_know_no_model(path):
     assert not any(n.startswith("adaln_lab") and "plots" not in n for n in imported(PACKAGE / f"{path}.py"))
 
 
+@pytest.mark.slow
 def test_a_block_needs_torch_and_nothing_else_of_the_course():
     """The lower half imports no notebook, plotting, data or widget package."""
     code = (

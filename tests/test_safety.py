@@ -329,6 +329,7 @@ def watched(code: str, tmp_path: Path) -> list[str]:
     return [str(path) for path in paths if not any(path == place or path.is_relative_to(place) for place in own)]
 
 
+@pytest.mark.slow
 def test_the_package_writes_where_it_is_told_and_in_its_home(tmp_path: Path) -> None:
     assert watched(SAMPLE.format(out=str(tmp_path / "out")), tmp_path) == []
 

@@ -159,6 +159,17 @@ def test_contact_sheet_decodes_and_stays_small(width: float) -> None:
     assert (sheet[0] == 255).all() and (sheet[-1] == 255).all(), "white and opaque, nothing cut off at the edges"
 
 
+@pytest.mark.parametrize("tall", [2, 8])
+def test_contact_sheet_keeps_no_room_that_no_frame_uses(tall: float) -> None:
+    """A live picture must not jump, so it keeps room for its tallest contents; on a page that is only white."""
+    fig = Figure((4, tall))
+    text = fig.text(0.5, 1 - 1 / tall, "", va="center")
+    e = Explorer(fig, [text], lambda scale: text.set_text("word" * (scale > 0)), [SCALE], "{scale}".format, "A word.")
+    assert 120 < len(pixels(e.contact_sheet(n=3))) < 240
+    e.sheet = [{"scale": 0.0}]
+    assert len(pixels(e.contact_sheet())) < 100, "nor does an empty one"
+
+
 def test_contact_sheet_shows_the_range_and_leaves_the_widget_alone() -> None:
     e = explorer()
     live = e.picture.value

@@ -128,8 +128,8 @@ ZOO: dict[str, Spec] = {
         ),
         (
             r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
-            r"v = u + \mathrm{CrossAttn}(u, \mathrm{text})",
-            r"\mathrm{out} = v + g_2 \odot \mathrm{MLP}(\mathrm{LN}(v)(1 + s_2) + b_2)",
+            r"m = u + \mathrm{CrossAttn}(u, \mathrm{text})",
+            r"\mathrm{out} = m + g_2 \odot \mathrm{MLP}(\mathrm{LN}(m)(1 + s_2) + b_2)",
             r"[b_1, s_1, g_1, b_2, s_2, g_2] = S + E_i,\quad S = W\,\mathrm{SiLU}(t_{emb}) + w",
         ),
         pixart.Block.UPSTREAM,
@@ -293,8 +293,8 @@ ZOO: dict[str, Spec] = {
         ),
         (
             r"u = x + \mathrm{SelfAttn}(\mathrm{LN}_1(x))",
-            r"v = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
-            r"\mathrm{out} = v + \mathrm{GEGLU}(\mathrm{LN}_3(v))",
+            r"m = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
+            r"\mathrm{out} = m + \mathrm{GEGLU}(\mathrm{LN}_3(m))",
         ),
         sd15.TransformerBlock.UPSTREAM,
         sd15.TransformerBlock.UPSTREAM,

@@ -1,7 +1,7 @@
 """PixArt-alpha: adaLN-single. One Linear for all blocks, and a small table of its own in each; the text by attention.
 
     S = W SiLU(t_emb) + bias (6 D), once for the model;   [b1, s1, g1, b2, s2, g2] = S + E_i,   E_i a table (6, D)
-    u = x + g1 * Attn(LN(x) (1 + s1) + b1);   v = u + CrossAttn(u, text);   out = v + g2 * MLP(LN(v) (1 + s2) + b2)
+    u = x + g1 * Attn(LN(x) (1 + s1) + b1);   m = u + CrossAttn(u, text);   out = m + g2 * MLP(LN(m) (1 + s2) + b2)
 
 PixArt-alpha (arXiv 2310.00426), Sec. 2.3. B batch, T tokens, S words, D width.
 Differs from upstream in: text of one length for the batch (upstream packs texts of several).
