@@ -261,6 +261,17 @@ def across_the_batch(x: Tensor, groups: int, eps: float) -> Tensor:
     return group_normalised(x.transpose(0, 1).reshape(1, c, b * h, w), groups, eps).view(c, b, h, w).transpose(0, 1)
 
 
+def eps_of_the_group_left_out(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You divide by sqrt(var) alone: a picture of one colour would become 0 / 0."""
+    return group_normalised(x, groups, 0.0)
+
+
+def eps_of_the_group_outside_the_root(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You divide by sqrt(var) + eps; eps belongs under the root, together with the variance."""
+    spread = x.reshape(len(x), groups, -1).std(-1, correction=0).repeat_interleave(x.shape[1] // groups, 1)  # (B, C)
+    return group_normalised(x, groups, 0.0) * (spread / (spread + eps))[..., None, None]
+
+
 def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> Tensor:
     """You divide the squares by one less than their number, as torch.var does; a norm uses correction=0."""
     g = x.reshape(len(x), groups, -1)
@@ -370,6 +381,8 @@ register(
             each_position_alone,
             groups_of_that_size,
             across_the_batch,
+            eps_of_the_group_left_out,
+            eps_of_the_group_outside_the_root,
             variance_of_the_group_with_n_minus_1,
         ),
     )
