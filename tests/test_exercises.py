@@ -123,6 +123,20 @@ def test_unknown_mistake_gets_its_place_and_numbers(said: Callable) -> None:
     assert "off by up to 0.5; the first place that differs is tokens[0, 1, 2]: " in said()
 
 
+def test_nearly_right_is_told_so(said: Callable) -> None:
+    """Four digits of yours and of the solution would look alike."""
+    check("modulated", lambda x, shift, scale: F.layer_norm(x, x.shape[-1:]) * (1 + scale[:, None]) + shift[:, None])
+    assert "h is right but for " in said()
+
+    def whole_numbers(t: Tensor, features: int) -> Tensor:
+        half = features // 2
+        angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half) / half)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+    check("sinusoidal_embedding", whole_numbers)
+    assert "float32 on the way" in said()
+
+
 def test_a_number_without_axes_has_no_place(said: Callable) -> None:
     check("footprint", lambda *a: EXERCISES["footprint"].solution(*a) + 0.5)
     told = said()

@@ -30,6 +30,11 @@ def eps_outside_the_root(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> 
     return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True).sqrt() + eps) + beta
 
 
+def std_plus_eps(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You divide by std + eps: torch's std divides by D - 1 unless told correction=0, and eps goes under the root."""
+    return gamma * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps) + beta
+
+
 def eps_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     """You divide by sqrt(var) alone: a token whose channels are all equal would become 0 / 0."""
     return normalised(x, gamma, beta, 0.0)
@@ -126,6 +131,12 @@ def sums_for_means(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> t
     return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
 
 
+def gamma_in_its_own_gradient(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dgamma sums gamma * dy * x_hat; y is gamma * x_hat + beta, and its slope by gamma is x_hat alone."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx, gamma * dgamma, dbeta
+
+
 def averaged_over_the_tokens(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """You average dgamma and dbeta over the tokens; every token uses the same gamma, so their gradients add up."""
     return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).mean((0, 1)), dy.mean((0, 1))
@@ -171,6 +182,16 @@ def variance_for_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def sum_for_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """You divide by the length sqrt(sum(x^2)): your tokens leave with length 1, and should with length sqrt(D)."""
     return weight * x / (x.square().sum(-1, keepdim=True) + eps).sqrt()
+
+
+def length_for_root_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by the length: your tokens leave with length 1, and should with sqrt(D). And eps is missing."""
+    return weight * x / x.norm(dim=-1, keepdim=True)
+
+
+def rms_eps_left_out(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """You divide by sqrt(mean(x^2)) alone: a token of zeros would become 0 / 0."""
+    return rms_normalised(x, weight, 0.0)
 
 
 def rms_eps_outside_the_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -240,6 +261,17 @@ def across_the_batch(x: Tensor, groups: int, eps: float) -> Tensor:
     return group_normalised(x.transpose(0, 1).reshape(1, c, b * h, w), groups, eps).view(c, b, h, w).transpose(0, 1)
 
 
+def eps_of_the_group_left_out(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You divide by sqrt(var) alone: a picture of one colour would become 0 / 0."""
+    return group_normalised(x, groups, 0.0)
+
+
+def eps_of_the_group_outside_the_root(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You divide by sqrt(var) + eps; eps belongs under the root, together with the variance."""
+    spread = x.reshape(len(x), groups, -1).std(-1, correction=0).repeat_interleave(x.shape[1] // groups, 1)  # (B, C)
+    return group_normalised(x, groups, 0.0) * (spread / (spread + eps))[..., None, None]
+
+
 def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> Tensor:
     """You divide the squares by one less than their number, as torch.var does; a norm uses correction=0."""
     g = x.reshape(len(x), groups, -1)
@@ -271,6 +303,7 @@ register(
         wrong=by_name(
             variance_with_d_minus_1,
             eps_outside_the_root,
+            std_plus_eps,
             eps_left_out,
             divided_by_the_variance,
             over_the_tokens,
@@ -300,6 +333,7 @@ register(
             gamma_forgotten,
             gamma_at_the_end,
             sums_for_means,
+            gamma_in_its_own_gradient,
             averaged_over_the_tokens,
             summed_over_the_batch_only,
         ),
@@ -320,6 +354,8 @@ register(
             mean_subtracted,
             variance_for_mean_square,
             sum_for_mean,
+            length_for_root_mean_square,
+            rms_eps_left_out,
             rms_eps_outside_the_root,
             root_forgotten,
             one_size_for_all_tokens,
@@ -345,6 +381,8 @@ register(
             each_position_alone,
             groups_of_that_size,
             across_the_batch,
+            eps_of_the_group_left_out,
+            eps_of_the_group_outside_the_root,
             variance_of_the_group_with_n_minus_1,
         ),
     )

@@ -1,7 +1,7 @@
 """Exercises of notebook 02: three vectors from one condition, time as sinusoids, AdaIN, a modulation folded away.
 
 Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
-is what `check` tells whoever makes the same. B batch, D width, C width of c or channels, P places, O outputs.
+is what `check` tells whoever makes the same. B batch, D width, C width of c, T places, O outputs.
 """
 
 import torch
@@ -126,8 +126,8 @@ def sinusoidal_embedding_cases() -> list[tuple]:
 
 
 def ada_in(content: Tensor, style: Tensor) -> Tensor:
-    """Content, normalised per picture and channel, with the mean and standard deviation of style; (B, C, P)."""
-    mean = style.mean(-1, keepdim=True)  # (B, C, 1)
+    """Content, normalised per picture and channel, with the mean and standard deviation of style; (B, D, T)."""
+    mean = style.mean(-1, keepdim=True)  # (B, D, 1)
     std = style.std(-1, correction=0, keepdim=True)
     return std * F.instance_norm(content) + mean
 
@@ -308,7 +308,7 @@ register(
         returns=("weight", "bias"),
         cases=fold_into_linear_cases,
         hints=(
-            "Write W (n (1 + s) + b0) + b, and sort: what multiplies n, and what does not?",
+            "Write W (n (1 + scale) + shift) + b, and sort: what multiplies n, and what does not?",
             "Input channel i meets column i of weight, so that column is multiplied by 1 + scale[i].",
             "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
         ),
