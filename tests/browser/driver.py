@@ -81,6 +81,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     private = {
         "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
+        "ADALN_LAB_HOME": "",
     }  # fmt: skip
     env = os.environ | {key: str(home / value) for key, value in private.items()} | {"PYTHONPATH": str(ROOT)}
     env.setdefault("OMP_NUM_THREADS", "1")  # the browser needs a core, too
@@ -116,7 +117,7 @@ class Lab:
     """A running JupyterLab and its folder of notebooks."""
 
     def __init__(self, folder: Path, address: str):
-        self.notebooks, self.address = folder / "notebooks", address
+        self.notebooks, self.home, self.address = folder / "notebooks", folder / "home", address
         self.shots = Path(os.environ.get("ADALN_LAB_SHOTS", folder / "shots"))
         self.shots.mkdir(parents=True, exist_ok=True)
 
@@ -340,12 +341,3 @@ def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tupl
         except Fault as fault:
             errors.append(f"{control.name}: {fault}")
     return errors + [error for error in notebook.errors() if error not in errors], moves
-
-
-def copy_without_outputs(source: Path, target: Path) -> None:
-    """What is on the page afterwards was made there, and not stored before."""
-    notebook = nbformat.read(source, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.update(outputs=[], execution_count=None)
-    nbformat.write(notebook, target)

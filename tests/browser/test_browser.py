@@ -1,4 +1,4 @@
-"""Every notebook in a real JupyterLab: it runs, every widget has a view, every control moves its picture.
+"""Every notebook in a real JupyterLab, solved: it runs, every widget has a view, every control moves its picture.
 
 nbclient and nbval never run a widget's JavaScript: they call a notebook well whose sliders are dead. The broken
 notebooks below prove that this test does not.
@@ -18,8 +18,9 @@ import pytest
 
 pytest.importorskip("playwright", reason="no playwright: pip install playwright")
 
-from driver import ROOT, Lab, Move, copy_without_outputs, explore
+from driver import ROOT, Lab, Move, explore
 from playwright.sync_api import Browser
+from solved import copy_solved, refused
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -41,9 +42,11 @@ def latencies(lab: Lab) -> Iterator[dict[str, list[Move]]]:
 def test_every_control_moves_its_picture(
     path: Path, lab: Lab, browser: Browser, latencies: dict[str, list[Move]]
 ) -> None:
-    copy_without_outputs(path, lab.notebooks / path.name)
+    """As a reader has it who has done the exercises, so that test_solved need not run it once more."""
+    names = copy_solved(path, lab.notebooks / path.name)
     with lab.open(browser, path.name) as notebook:
         errors, latencies[path.stem] = explore(notebook, FULL)
+    errors += [f"the check of {name} refuses its solution" for name in refused(names, lab.home)]
     assert not errors, "\n".join(errors)
 
 
