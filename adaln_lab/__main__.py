@@ -33,6 +33,8 @@ log = logging.getLogger("adaln_lab")
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a code page without the dots of `progress` must not end it
     try:
         options.command(options)
     except ValueError as error:  # every refusal of the package is one: what was expected, what came, what to do

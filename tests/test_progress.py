@@ -1,7 +1,10 @@
 """Progress is a convenience: it remembers what the reader wrote, shows a map, and never stands in the way."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -285,3 +288,11 @@ def test_make_lab_opens_the_page_that_it_writes() -> None:
     assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), (
         "the page is nobody else's"
     )
+
+
+def test_a_console_that_lacks_the_dots_shows_the_rest(tmp_path: Path) -> None:
+    """Windows pipes in a code page of its own, which has no circles."""
+    env = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "ADALN_LAB_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "adaln_lab", "progress"]
+    said = subprocess.run(command, env=env, capture_output=True, check=True).stdout.decode("cp1252")
+    assert f"of {len(EXERCISES)} solved" in said
