@@ -22,7 +22,8 @@ lab: setup  ## set up, then open JupyterLab at your next step (JUPYTER_ARGS=--no
 
 test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && \
-	export $(HERMETIC) ADALN_LAB_HOME="$$home" IPYTHONDIR="$$home/ipython" && \
+	export $(HERMETIC) ADALN_LAB_HOME="$$home" && \
+	export IPYTHONDIR="$$home/ipython" JUPYTER_CONFIG_DIR="$$home/config" JUPYTER_DATA_DIR="$$home/data" && \
 	$(VENV) -m pytest -n 2 --dist worksteal && \
 	$(VENV) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -n 2 --dist loadfile notebooks
 
