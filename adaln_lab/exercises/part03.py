@@ -45,6 +45,13 @@ def stream_rebound(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: 
     return x
 
 
+def skip_forgotten(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You return what the branches say and not the stream with it: at gate 0 nothing would be left of x."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    x = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
 def both_branches_read_the_same_x(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
     """Your mlp reads the x that came in; it must read the stream that attention has already written to."""
     added = -x
@@ -289,6 +296,7 @@ register(
             mlp_branch_calls_attention,
             gate_on_the_mlp_branch_only,
             stream_rebound,
+            skip_forgotten,
             both_branches_read_the_same_x,
             silu_forgotten,
             silu_applied_twice,
