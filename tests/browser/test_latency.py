@@ -58,7 +58,7 @@ def draw(scale):
     plt.show()
 """
 KINDS = ("Explorer", "interact")  # in the order of their sliders on the page
-BLOCKS, PRESSES = 5, 8
+BLOCKS, PRESSES = 3, 8
 
 
 def test_explorer_answers_sooner_than_interact(lab: Lab, browser: Browser, record_property) -> None:
