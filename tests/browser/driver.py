@@ -141,7 +141,7 @@ class Lab:
 
     @contextmanager
     def open(self, browser: Browser, name: str) -> Iterator["Notebook"]:
-        """One notebook at a time, in a page that serves all; screenshots show how it and, if kept, each picture was left."""
+        """One notebook at a time, in a page that serves all; screenshots show how it and each picture were left."""
         if self._page is None or self._page.context.browser is not browser:
             self._page = browser.new_page(viewport={"width": 1280, "height": 1600})
             self._page.goto(self.address)
