@@ -1,6 +1,7 @@
 """python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | xray | progress."""
 
 import argparse
+import io
 import json
 import logging
 import shlex
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a code page without the dots of `progress` must not end it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a code page without the dots of `progress` must not end it
     try:
         options.command(options)
     except ValueError as error:  # every refusal of the package is one: what was expected, what came, what to do

@@ -35,14 +35,6 @@ OUTPUTS = """
     const outputs = code.flatMap(c => Array.from({length: c.model.outputs.length}, (_, i) => c.model.outputs.get(i)));
     const failed = outputs.filter(o => o.type === 'error');
 """
-IS_READY = "() => window.jupyterapp?.commands.hasCommand('docmanager:open')"
-CLOSE = """async () => {
-    await window.jupyterapp.serviceManager.sessions.shutdownAll();
-    for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
-        if (widget.context) widget.context.model.dirty = false;  // so that nobody is asked whether to save it
-        widget.close();
-    }
-}"""
 IS_OPEN = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 HAS_RUN = f"""() => {{ {OUTPUTS}
     return (failed.length || code.every(c => c.model.executionCount))
@@ -79,7 +71,7 @@ WATCH = """(control, [event, timeout]) => {
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """A private server for `folder`/notebooks on a free port; yields its address."""
+    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in."""
     home = folder / "home"
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -116,7 +108,7 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float 
         for path in runtime.glob("jpserver-*.json"):
             if text := path.read_text():
                 info = json.loads(text)
-                return f"{info['url']}lab?token={info['token']}&reset"
+                return f"{info['url']}lab/tree/{{name}}?token={info['token']}&reset"
         time.sleep(0.1)  # a file of another process: there is no event to wait for
     raise RuntimeError(f"JupyterLab did not start in {timeout} s:\n{log.read_text()[-3000:]}")
 
@@ -126,10 +118,8 @@ class Lab:
 
     def __init__(self, folder: Path, address: str):
         self.notebooks, self.home, self.address = folder / "notebooks", folder / "home", address
-        self.keeps_shots = "ADALN_LAB_SHOTS" in os.environ
         self.shots = Path(os.environ.get("ADALN_LAB_SHOTS", folder / "shots"))
         self.shots.mkdir(parents=True, exist_ok=True)
-        self._page: Page | None = None
 
     def write(self, name: str, cells: list[str]) -> None:
         """A notebook made of code cells."""
@@ -141,29 +131,25 @@ class Lab:
 
     @contextmanager
     def open(self, browser: Browser, name: str) -> Iterator["Notebook"]:
-        """One notebook at a time, in a page that serves all; screenshots show how it and each picture were left."""
-        if self._page is None or self._page.context.browser is not browser:
-            self._page = browser.new_page(viewport={"width": 1280, "height": 1600})
-            self._page.goto(self.address)
-            self._page.wait_for_function(IS_READY, timeout=60_000)
-        page = self._page
-        try:
-            yield Notebook(page, name)
-            for number, explorer in enumerate(page.locator(EXPLORER).all() if self.keeps_shots else []):
-                explorer.screenshot(path=self.shots / f"{Path(name).stem}_{number}.png")
-        finally:
-            page.screenshot(path=self.shots / f"{Path(name).stem}.png")
-            page.evaluate(CLOSE)
+        """One notebook in a page of its own; screenshots show how the page and each picture were left."""
+        with browser.new_page(viewport={"width": 1280, "height": 1600}) as page:
+            try:
+                yield Notebook(page, self.address.format(name=name))
+                for number, explorer in enumerate(page.locator(EXPLORER).all()):
+                    explorer.screenshot(path=self.shots / f"{Path(name).stem}_{number}.png")
+            finally:
+                page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
+                page.screenshot(path=self.shots / f"{Path(name).stem}.png")
 
 
 class Notebook:
     """One notebook, open in a page. `errors()` is empty as long as all is well."""
 
-    def __init__(self, page: Page, name: str):
+    def __init__(self, page: Page, address: str):
         self.page = page
         self._page_errors: list[str] = []
         page.on("pageerror", lambda error: self._page_errors.append(f"the page raised {error}"))
-        page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path})", name)
+        page.goto(address)
         page.wait_for_function(IS_OPEN, timeout=60_000)
 
     def run_all(self, timeout: float = 480) -> None:
