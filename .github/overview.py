@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from adaln_lab import datasets, plots
-from adaln_lab.recipes import recipe
+from adaln_lab.data import datasets
+from adaln_lab.display import plots
 from adaln_lab.samplers import sample
-from adaln_lab.train import Run, train
+from adaln_lab.training.recipes import recipe
+from adaln_lab.training.train import Run, train
 
 run, data, film = Run.new(*recipe("digits")), datasets.load("digits"), {}
 moments = (1, 25, 50, 100, run.config.steps)

@@ -17,15 +17,17 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from adaln_lab import checkpoint, compare, datasets, distributed, judge, scene_reader, scenes, sweep
 from adaln_lab.conditioning import VARIANTS
+from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.environment import machine, pick_device
-from adaln_lab.files import read_json, save_tensors, write_json, write_whole
-from adaln_lab.recipes import recipe
+from adaln_lab.experiments import compare, judge, sweep
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
-from adaln_lab.session import SAVE_EVERY, Session
-from adaln_lab.train import PRECISIONS
+from adaln_lab.training import checkpoint, distributed
+from adaln_lab.training.recipes import recipe
+from adaln_lab.training.session import SAVE_EVERY, Session
+from adaln_lab.training.train import PRECISIONS
+from adaln_lab.utils.environment import machine, pick_device
+from adaln_lab.utils.files import read_json, save_tensors, write_json, write_whole
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
@@ -241,7 +243,7 @@ def command_sample(o: argparse.Namespace) -> None:
     else:
         from matplotlib.image import imsave
 
-        from adaln_lab.plots import picture_grid
+        from adaln_lab.display.plots import picture_grid
 
         def write(aside: str) -> None:
             grid = picture_grid(images, columns=min(10, o.n)).repeat(4, 0).repeat(4, 1)
@@ -281,7 +283,8 @@ def command_compare(o: argparse.Namespace) -> None:
 
 
 def command_zoo(o: argparse.Namespace) -> None:
-    from adaln_lab.blocks import ZOO, budget
+    from adaln_lab.blocks import budget
+    from adaln_lab.blocks.zoo import ZOO
 
     found = {key: budget.total(key) for key in tqdm(ZOO, unit="model", file=sys.stderr, delay=1)}
     for key, n in found.items():
@@ -292,7 +295,7 @@ def command_zoo(o: argparse.Namespace) -> None:
 
 
 def command_xray(o: argparse.Namespace) -> None:
-    from adaln_lab.xray import published, xray
+    from adaln_lab.analysis.xray import published, xray
 
     module, runs = published.load(o.model, o.config)
     refusals = []

@@ -21,15 +21,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaln_lab import datasets, judge
 from adaln_lab.baselines import TextbookDiT, TextbookTraining, textbook_sample
+from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.environment import machine
+from adaln_lab.experiments import judge
 from adaln_lab.flow import flow_loss, flow_pair
-from adaln_lab.recipes import recipe
 from adaln_lab.samplers import sample
 from adaln_lab.stopwatch import limits, race, verdict, wait
-from adaln_lab.train import Run, TrainConfig, train
+from adaln_lab.training.recipes import recipe
+from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.environment import machine
 
 SIZES = {"digits": DiTConfig(), "32x32": DiTConfig(size=32, channels=3, patch=4, width=192, depth=6)}
 ROUNDS_AND_SEEDS = {True: (5, 1), False: (21, 3)}  # quick or not

@@ -61,7 +61,7 @@ def test_pictures_know_no_model(path):
 def test_a_block_needs_torch_and_nothing_else_of_the_course():
     """The lower half imports no notebook, plotting, data or widget package."""
     code = (
-        "import sys, adaln_lab.dit, adaln_lab.samplers, adaln_lab.train; "
+        "import sys, adaln_lab.dit, adaln_lab.samplers, adaln_lab.training.train; "
         "print({'matplotlib', 'sklearn', 'ipywidgets', 'IPython', 'torchvision'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -87,7 +87,7 @@ def test_the_drawing_follows_the_code(monkeypatch, tmp_path):
     """An import more is an arrow more; an arrow that others imply is left out."""
     before = architecture.mermaid()
     (tmp_path / "plots.py").write_text("from adaln_lab import scenes")
-    (tmp_path / "session.py").write_text("import adaln_lab.layers, adaln_lab.train")
+    (tmp_path / "session.py").write_text("import adaln_lab.layers, adaln_lab.training.train")
     (tmp_path / "train.py").write_text("from adaln_lab.dit import TinyDiT")
     (tmp_path / "dit.py").write_text("from adaln_lab.layers import MLP")
     monkeypatch.setattr(architecture, "PACKAGE", tmp_path)

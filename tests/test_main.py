@@ -11,11 +11,12 @@ import pytest
 from matplotlib.image import imread
 from tqdm import tqdm
 
-from adaln_lab import datasets, sweep
 from adaln_lab.__main__ import main
-from adaln_lab.checkpoint import load_run
-from adaln_lab.recipes import stored_run
-from adaln_lab.train import train
+from adaln_lab.data import datasets
+from adaln_lab.experiments import sweep
+from adaln_lab.training.checkpoint import load_run
+from adaln_lab.training.recipes import stored_run
+from adaln_lab.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_an_interrupted_run_is_kept_and_resumes(tmp_path, capsys, monkeypatch):
 
     arguments = ["train", "--out", str(tmp_path), "--steps", "4", "--batch", "8", "--resume", "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr("adaln_lab.session.train", interrupted)
+        patch.setattr("adaln_lab.training.session.train", interrupted)
         assert main(arguments) == 130
     assert load_run(tmp_path / "checkpoint.safetensors").number == 2
     assert main(arguments) == 0
@@ -72,7 +73,7 @@ def test_a_record_holds_what_a_reader_without_the_machine_wants(tmp_path, monkey
     record = tmp_path / "assets" / "digits_test.json"
     arguments = ["train", "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--record", str(record)]
     assert main([*arguments, "--device", "cpu"]) == 0
-    monkeypatch.setattr("adaln_lab.recipes.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("adaln_lab.training.recipes.resources.files", lambda _: tmp_path)
     stored = stored_run("digits_test")
     assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "floor"} <= stored.keys()
     assert stored["samples"].shape == (30, 1, 8, 8)

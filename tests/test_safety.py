@@ -299,7 +299,10 @@ SAMPLE = """
 from contextlib import redirect_stdout
 from io import StringIO
 import torch
-from adaln_lab import checkpoint, datasets, plots, sweep
+from adaln_lab.data import datasets
+from adaln_lab.display import plots
+from adaln_lab.experiments import sweep
+from adaln_lab.training import checkpoint
 from adaln_lab.__main__ import main
 from adaln_lab.exercises import check, progress, reset_progress
 with redirect_stdout(StringIO()):

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import adaln_lab
-from adaln_lab.environment import NEEDED
+from adaln_lab.utils.environment import NEEDED
 
 ROOT = Path(__file__).parents[1]
 BOOTSTRAP = ROOT / ".ci" / "bootstrap.py"

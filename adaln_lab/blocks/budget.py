@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaln_lab.blocks import ZOO, Spec, hdm
+from adaln_lab.blocks import hdm
+from adaln_lab.blocks.zoo import ZOO, Spec
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
-from adaln_lab.files import read_json
+from adaln_lab.utils.files import read_json
 
 
 def parameters(module: nn.Module) -> int:

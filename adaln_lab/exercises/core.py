@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaln_lab.display.widgets import Card
 from adaln_lab.exercises.record import remember
-from adaln_lab.widgets import Card
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
 NEAR = 1e-4  # the same, of answers that miss no more than an eps or have lost digits

@@ -11,8 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from adaln_lab.environment import home
-from adaln_lab.files import write_json
+from adaln_lab.utils.environment import home
+from adaln_lab.utils.files import write_json
 
 
 def remember(name: str, is_solved: bool) -> None:

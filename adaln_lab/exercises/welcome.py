@@ -9,9 +9,9 @@ import io
 import os
 from pathlib import Path
 
-from adaln_lab import environment
 from adaln_lab.exercises.progress import TITLES, progress, solved, still_open
-from adaln_lab.files import write_json
+from adaln_lab.utils import environment
+from adaln_lab.utils.files import write_json
 
 
 def write_welcome(page: Path, notebooks: Path) -> None:

@@ -17,7 +17,7 @@ from typing import ClassVar
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, TimeoutError
 
-from adaln_lab.widgets import WAIT_NOTE
+from adaln_lab.display.widgets import WAIT_NOTE
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_ARGS = [

@@ -72,8 +72,8 @@ def latency_table(moves: dict[str, list[Move]]) -> str:
 # The test's own test: what is good passes, and everything broken is named.
 
 DRAW = """
-from adaln_lab.plots import new_figure
-from adaln_lab.widgets import Card, Choice, Explorer, Slider
+from adaln_lab.display.plots import new_figure
+from adaln_lab.display.widgets import Card, Choice, Explorer, Slider
 
 def draw(label, ends=lambda height, option: (option, height)):
     fig, (ax,) = new_figure(4, 2)

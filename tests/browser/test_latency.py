@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ipywidgets import FloatSlider, interact
 
-from adaln_lab.plots import new_figure
-from adaln_lab.widgets import Explorer, Slider
+from adaln_lab.display.plots import new_figure
+from adaln_lab.display.widgets import Explorer, Slider
 
 values = np.random.default_rng(0).normal(size=2000)
 bins, s = np.linspace(-6, 6, 31), np.linspace(0, 6, 200)

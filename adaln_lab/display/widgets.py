@@ -1,0 +1,380 @@
+"""The widgets of the course: sliders with a picture; a picture that a training loop redraws; a card to guess on.
+
+A picture is drawn once. After that a slider redraws only the artists that change, on top of the stored background
+(blitting), and the frame goes to the browser as a PNG inside an <img> that carries its own alt text: about a tenth of
+the time of a full draw. Whoever has no kernel (GitHub, print, an offline page) sees a contact sheet instead.
+
+Pictures come in as `matplotlib.figure.Figure`; pyplot and its global state are not used.
+"""
+
+import base64
+import html
+import io
+import math
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ipywidgets as W
+import numpy as np
+from IPython import get_ipython
+from IPython.display import display, update_display
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from adaln_lab.display.plots import small_png
+
+SHEET_WIDTH = 900  # pixels
+SHEET_GAP = 8
+WAIT_NOTE = " (Drawn when you let go of the slider: a model runs for each picture.)"
+
+
+@dataclass(frozen=True)
+class Slider:
+    """One number to move: `name` is what `update` and `alt` call it, `label` what the reader sees.
+
+    Four whole numbers make a slider of whole numbers. The default must leave room to explore on both sides.
+    """
+
+    name: str
+    low: float
+    high: float
+    step: float
+    value: float  # the default
+    label: str | None = None
+    fmt: str | None = None  # as in f"{value:{fmt}}"; d for whole numbers, else .2f
+
+    def __post_init__(self) -> None:
+        if self.step <= 0:
+            raise ValueError(f"slider {self.name!r}: the step must be positive, got {self.step}")
+        right, left = self._steps(self.value, self.high), self._steps(self.low, self.value)
+        if right < 10 or left < 5:
+            raise ValueError(
+                f"slider {self.name!r}: the default {self.value} leaves {right} steps to its right and {left} to its "
+                "left, but at least 10 and 5 are needed: make the step smaller, the range wider, or move the default"
+            )
+
+    def _steps(self, start: float, stop: float) -> int:
+        return math.floor((stop - start) / self.step + 1e-9)
+
+    @property
+    def is_whole(self) -> bool:
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step, self.value))
+
+    @property
+    def readout(self) -> str:
+        return self.fmt or ("d" if self.is_whole else ".2f")
+
+    def text(self, value: float) -> str:
+        """The label and a value, as a tile of the contact sheet shows them."""
+        return f"{self.label or self.name}: {value:{self.readout}}"
+
+    def spread(self, n: int) -> list[float]:
+        """n values from low to high, all on the slider's steps."""
+        steps = self._steps(self.low, self.high)
+        values = [self.low + round(i * steps / (n - 1)) * self.step for i in range(n)]
+        return values if self.is_whole else [round(value, 10) for value in values]
+
+    def control(self, continuous: bool) -> W.IntSlider | W.FloatSlider:
+        kind = W.IntSlider if self.is_whole else W.FloatSlider
+        return kind(
+            min=self.low, max=self.high, step=self.step, value=self.value,
+            description=self.label or self.name, readout_format=self.readout, continuous_update=continuous,
+            style={"description_width": "14em"}, layout=W.Layout(width="min(39em, 98%)"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several names, each a button beside the sliders of a picture."""
+
+    name: str
+    options: tuple[str, ...]
+    value: str  # the default
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.value not in self.options:
+            raise ValueError(f"choice {self.name!r}: the default {self.value!r} is not among {self.options}")
+        if len(set(self.options)) < max(2, len(self.options)):
+            raise ValueError(f"choice {self.name!r}: at least two different options are needed, got {self.options}")
+
+    def text(self, value: str) -> str:
+        """A value, as a tile of the contact sheet shows it."""
+        return value
+
+    def spread(self, n: int) -> list[str]:
+        """Up to n of the options, evenly, the first and the last among them."""
+        n = min(n, len(self.options))
+        return [self.options[round(i * (len(self.options) - 1) / (n - 1))] for i in range(n)]
+
+    def control(self, continuous: bool) -> W.ToggleButtons:
+        """Buttons, since JupyterLab takes the arrow keys away from a drop-down list."""
+        return W.ToggleButtons(
+            options=self.options, value=self.value, description=self.label or self.name,
+            style={"description_width": "14em", "button_width": "auto"}, layout=W.Layout(width="98%"),
+        )  # fmt: skip
+
+
+class Explorer:
+    """A picture with sliders: `Explorer(fig, artists, update, sliders, alt, caption)` as the last line of a cell.
+
+    fig         drawn once; what is fixed in it (axes, labels, limits) stays
+    artists     what changes: drawn anew for each frame, above everything fixed
+    update      update(**values) puts new data into the artists
+    sliders     `Slider`s and `Choice`s; the first one spans the contact sheet
+    alt         alt(**values) -> str, what the picture shows in words; the live picture carries it
+    caption     plain text, always visible
+    continuous  False where a picture needs a model and a slider that waits for the hand to rest; the caption says so
+    sheet       slider values of the contact sheet, one dict per tile; what a dict leaves out is at its default
+    """
+
+    def __init__(
+        self,
+        fig: Figure,
+        artists: Sequence[Artist],
+        update: Callable[..., Any],
+        sliders: Sequence[Slider | Choice],
+        alt: Callable[..., str],
+        caption: str,
+        *,
+        continuous: bool = True,
+        sheet: Sequence[dict[str, Any]] | None = None,
+    ):
+        if strangers := [item for item in artists if not isinstance(item, Artist)]:
+            raise ValueError(f"artists must be single artists (write *bars for a group), got {strangers[0]!r}")
+        self.fig, self.artists, self.update, self.alt = fig, sorted(artists, key=Artist.get_zorder), update, alt
+        self.caption = caption if continuous else caption + WAIT_NOTE
+        self.specs = {slider.name: slider for slider in sliders}
+        self.sheet = sheet
+        self.canvas = _white_canvas(fig)
+        self.layout = fig.get_layout_engine()
+        for artist in self.artists:
+            artist.set_animated(True)  # left out of a full draw, so that the background holds only what is fixed
+        self.sliders = {name: slider.control(continuous) for name, slider in self.specs.items()}
+        self.picture, self.error = W.HTML(), W.HTML()
+        self.widget = W.VBox([*self.sliders.values(), self.picture, _caption(self.caption), self.error])
+        self.redraw()
+        for control in self.sliders.values():
+            control.observe(self._on_change, names="value")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {name: control.value for name, control in self.sliders.items()}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {name: slider.value for name, slider in self.specs.items()}
+
+    @property
+    def text(self) -> str:
+        """What stands for the widget where there is neither kernel nor picture; the same on every machine."""
+        return f"{self.alt(**self.defaults)}\n{self.caption}"
+
+    def redraw(self) -> None:
+        """The full path: solve the layout and draw what is fixed. Needed only after changing limits or labels."""
+        self.update(**self.values)
+        if self.layout is not None:
+            self.layout.execute(self.fig)
+            self.fig.set_layout_engine("none")  # solved once: axes must not move while a slider does
+        self.canvas.draw()
+        self._background = self.canvas.copy_from_bbox(self.fig.bbox)
+        self._show_frame()
+
+    def contact_sheet(self, n: int = 6) -> bytes:
+        """A PNG for readers without a kernel: the picture at n values of the first slider, or at `sheet`'s."""
+        first = next(iter(self.specs.values()))
+        tiles = self.sheet or [{first.name: value} for value in first.spread(n)]
+        titles = [", ".join(self.specs[name].text(value) for name, value in tile.items()) for tile in tiles]
+        frames = [self._frame(self.defaults | tile) for tile in tiles]
+        self.update(**self.values)  # leave the artists as the sliders say
+        return small_png(_sheet(frames, titles, self.caption))
+
+    def show(self) -> None:
+        """Display the widget together with what stands for it without a kernel. The last line of a cell calls this."""
+        _publish(display, self.widget, self.contact_sheet(), self.text)
+
+    _ipython_display_ = show
+
+    def _frame(self, values: dict[str, Any]) -> Image.Image:
+        self.update(**values)
+        self.canvas.restore_region(self._background)
+        for artist in self.artists:
+            artist.draw(self.canvas.get_renderer())
+        return _pixels(self.canvas)
+
+    def _show_frame(self) -> None:
+        self.picture.value = _img(self._frame(self.values), self.alt(**self.values))
+
+    def _on_change(self, _change: dict) -> None:
+        """A mistake must not pass for a picture that does not react: it is said under the picture, and raised."""
+        try:
+            self._show_frame()
+        except Exception as error:
+            message = html.escape(f"{type(error).__name__}: {error}")
+            self.error.value = (
+                f'<p class="adaln-error" role="alert" style="color:var(--jp-error-color1,inherit)">{message}</p>'
+            )
+            raise
+        self.error.value = ""
+
+
+class LivePicture:
+    """A figure that grows while a loop runs; what stays in the stored notebook is its last state.
+
+    with LivePicture(fig, alt) as live:
+        for step in train(...):
+            ...  # new data into the artists of fig
+            live.draw(every=0.5)
+    """
+
+    def __init__(self, fig: Figure, alt: str):
+        self.fig, self.alt, self.canvas = fig, alt, _white_canvas(fig)
+        self.widget = W.HTML()
+        self._id, self._drawn = uuid.uuid4().hex, -math.inf
+
+    def draw(self, every: float = 0.0) -> None:
+        """Draw the whole figure anew, but not if the last drawing is less than `every` seconds old."""
+        if time.monotonic() - self._drawn < every:
+            return
+        self.canvas.draw()
+        self.widget.value = _img(_pixels(self.canvas), self.alt)
+        self._drawn = time.monotonic()  # after drawing, so that a slow figure cannot take all the loop's time
+
+    def __enter__(self) -> "LivePicture":
+        self.draw()
+        _publish(display, self.widget, self._png(), self.alt, display_id=self._id)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.draw()  # also when the loop was interrupted: the picture shows how far it came
+        _publish(update_display, self.widget, self._png(), self.alt, display_id=self._id)
+
+    def _png(self) -> bytes:
+        return small_png(_pixels(self.canvas))
+
+
+class Card:
+    """A question with a button for each option; the first click commits, and running the cell again changes nothing.
+
+    `pick` commits beforehand, and `answer` is the right option, told after committing. Where there are no widgets, the
+    text asks to commit by pick=... in the cell.
+    """
+
+    clicked: ClassVar[dict[tuple, int]] = {}  # in this kernel: question and options -> pick
+
+    def __init__(self, question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None):
+        for name, number in (("pick", pick), ("answer", answer)):
+            if number is not None and number not in range(len(options)):
+                raise ValueError(f"{name} must be a number from 0 to {len(options) - 1}, got {number!r}")
+        self.question, self.options, self.pick, self.answer = question, tuple(options), pick, answer
+        self.text = self._text()  # of the cell as it is written: a click must not change what is stored
+        wide = W.Layout(width="auto", min_width="14em", max_width="98%")
+        self.buttons = [W.Button(description=option, layout=wide) for option in options]
+        self.line = W.HTML()
+        head = _caption(f"Your guess: {question}")
+        self.widget = W.VBox([head, *self.buttons, self.line], layout=W.Layout(align_items="flex-start"))
+        for button in self.buttons:
+            button.on_click(self._on_click)
+        if pick is None:
+            self.pick = self.clicked.get((self.question, self.options))
+        self._show_pick()
+
+    def show(self) -> None:
+        """Display the card with its text beside it; without IPython, print the text."""
+        if get_ipython() is None:
+            print(self.text)
+        else:
+            display(self.widget._repr_mimebundle_() | {"text/plain": self.text}, raw=True)
+
+    def _on_click(self, button: W.Button) -> None:
+        if self.pick is None:  # a second click may already be on its way
+            self.pick = self.clicked[self.question, self.options] = self.buttons.index(button)
+            self._show_pick()
+
+    def _show_pick(self) -> None:
+        """A mark on the button, and a line that a screen reader speaks."""
+        line = "Commit before you read on: choose one."
+        if self.pick is not None:
+            line = f"You said: {self.options[self.pick]}. {self._verdict() or 'Now run the next cells.'}"
+            chosen = self.buttons[self.pick]
+            chosen.description, chosen.style.font_weight = f"\u2192 {self.options[self.pick]} (your guess)", "bold"
+            for button in self.buttons:
+                button.disabled = button is not chosen  # the chosen one keeps the focus, so that Shift+Enter works
+        self.line.value = f'<p role="status" style="margin:0;line-height:1.4">{html.escape(line)}</p>'
+
+    def _verdict(self) -> str:
+        if self.answer is None:
+            return ""
+        right = f"Not this one: it is [{self.answer}] {self.options[self.answer]}."
+        return "Right." if self.pick == self.answer else right
+
+    def _text(self) -> str:
+        advice = "Commit before you read on: add pick=... to this cell and run it."
+        lines = [f"  {'->' if i == self.pick else '  '} [{i}] {option}" for i, option in enumerate(self.options)]
+        last = advice if self.pick is None else self._verdict()
+        return "\n".join([f"Your guess: {self.question}", *lines, last]).rstrip()
+
+
+def _white_canvas(fig: Figure) -> FigureCanvasAgg:
+    fig.set_facecolor("white")  # opaque: reads on a dark page as well
+    return FigureCanvasAgg(fig)
+
+
+def _pixels(canvas: FigureCanvasAgg) -> Image.Image:
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _img(image: Image.Image, alt: str) -> str:
+    """Width and height hold the place while the picture changes; decoding=sync never shows an unfinished one."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", compress_level=1)  # quick to write, and gone with the next frame
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img alt="{html.escape(alt)}" width="{image.width}" height="{image.height}" decoding="sync" '
+        f'style="max-width:100%;height:auto;display:block" src="data:image/png;base64,{data}">'
+    )
+
+
+def _caption(text: str) -> W.HTML:
+    return W.HTML(f'<p style="margin:0;line-height:1.4;max-width:60em">{html.escape(text)}</p>')
+
+
+def _publish(how: Callable[..., Any], widget: W.Widget, png: bytes, text: str, **options: Any) -> None:
+    """One output with three faces: the live widget, a PNG for pages without a kernel, and text that never varies."""
+    bundle = widget._repr_mimebundle_() | {"image/png": base64.b64encode(png).decode(), "text/plain": text}
+    how(bundle, raw=True, metadata={"image/png": {"alt": text}}, **options)
+
+
+def _sheet(frames: Sequence[Image.Image], titles: Sequence[str], caption: str) -> Image.Image:
+    """Frames under titles, side by side as far as they stay legible, then the caption; SHEET_WIDTH wide.
+
+    White that all frames have at their bottom is left out: there a live picture keeps room for taller contents.
+    """
+    inked = [box for frame in frames if (box := ImageOps.invert(frame.convert("L")).getbbox())]
+    bottom = min(frames[0].height, max((box[3] for box in inked), default=1) + SHEET_GAP)
+    frames = [frame.crop((0, 0, frame.width, bottom)) for frame in frames]
+    columns = 3 if frames[0].width <= 420 else 2 if len(frames) > 3 else 1
+    rows, cell = -(-len(frames) // columns), SHEET_WIDTH // columns
+    tile = frames[0].copy()
+    tile.thumbnail((cell - SHEET_GAP, 10 * cell), Image.Resampling.LANCZOS)
+    title, lines = 32, textwrap.wrap(caption, SHEET_WIDTH // 7)
+    height = rows * (tile.height + title + SHEET_GAP) + 18 * len(lines) + 2 * SHEET_GAP
+    sheet = Figure(figsize=(SHEET_WIDTH / 100, height / 100), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(sheet)
+    for i, (frame, text) in enumerate(zip(frames, titles, strict=True)):
+        row, column = divmod(i, columns)
+        top = height - row * (tile.height + title + SHEET_GAP)
+        left = column * cell + (cell - tile.width) // 2
+        small = frame.resize(tile.size, Image.Resampling.LANCZOS)
+        sheet.figimage(np.asarray(small), left, top - title - tile.height)
+        sheet.text((left + tile.width / 2) / SHEET_WIDTH, (top - title / 2) / height, text, size=10.5, weight="bold",
+                   ha="center", va="center", parse_math=False)  # fmt: skip
+    sheet.text(SHEET_GAP / SHEET_WIDTH, SHEET_GAP / height, "\n".join(lines), size=9.5, va="bottom", parse_math=False)
+    canvas.draw()
+    return _pixels(canvas)

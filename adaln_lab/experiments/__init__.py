@@ -1,0 +1,1 @@
+"""What the notebooks compare: residual schemes, conditioning mechanisms; the U-Net and the classifier for it."""

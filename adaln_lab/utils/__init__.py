@@ -1,0 +1,1 @@
+"""Files, environment, assets, and equations that are run."""

@@ -1,0 +1,105 @@
+"""What ZOO says of a model is what its block does, and what it costs is what the published models cost."""
+
+import filecmp
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import adaln_lab
+from adaln_lab.analysis.diagrams import describe
+from adaln_lab.blocks import budget, golden
+from adaln_lab.blocks.zoo import ZOO
+
+HERE = Path(__file__).parents[1] / "golden"
+SHIPPED = sorted((Path(adaln_lab.__file__).parent / "assets" / "golden").glob("*.safetensors"))
+SHARES = {  # of block modulation, per cent: counted on the originals, independently of this package
+    "dit": 33.07,
+    "pixart": 1.34,
+    "sd3": 33.06,
+    "flux": 27.3,
+    "qwenimage": 33.27,
+    "lumina2": 10.13,
+    "zimage": 2.05,
+    "hdm": 14.67,
+}
+PARAMETERS = {"dit": 674_834_720, "hdm": 343_176_208}  # the papers' and repositories' own numbers, exact
+ROUNDED = {
+    "sd3": 2.028e9,
+    "flux": 11.90e9,
+    "qwenimage": 20.43e9,
+    "lumina2": 2.61e9,
+    "zimage": 6.155e9,
+    "pixart": 0.611e9,
+}
+
+
+@pytest.mark.parametrize("key", ZOO)
+def test_every_block_can_be_built_run_and_drawn(key):
+    spec = ZOO[key]
+    block, inputs = spec.build(), spec.example()
+    assert spec.out(block, inputs).shape == inputs[0].shape
+    words = describe(block)
+    assert ("scale" in words) == ("scale" in spec.facts.order)
+    assert ("shift" in words) == spec.facts.shift
+    assert ("tanh(gate)" in words) == (spec.facts.gate == "tanh") and ("(1 + gate)" in words) == (
+        spec.facts.gate == "1 + g"
+    )
+    assert ("RMS(gamma) ->" in words) == (spec.facts.norm == "RMSNorm" or key == "flux")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_runs_are_the_tested_ones(path):
+    assert filecmp.cmp(path, HERE / path.name, shallow=False)
+
+
+@pytest.mark.parametrize("key", [k for k in ZOO if k != "sd15"])
+def test_order_of_vectors_is_the_originals(key):
+    """The stored runs name the vectors in chunk order."""
+    name = {"sd3": "sd3_joint", "flux": "flux_single"}.get(key, f"{key}_block")
+    names = json.loads(golden.shipped(name).meta["modulation_names"])
+    image = next((names[k] for k in ("block", "x_block", "img") if k in names), None) or [*names["attn"], *names["mlp"]]
+    assert tuple(vector.split("_")[0] for vector in image) == ZOO[key].facts.order
+
+
+def test_an_unknown_run_is_refused():
+    with pytest.raises(ValueError, match="no stored run 'dalle'; there are dit_block, "):
+        golden.shipped("dalle")
+
+
+@pytest.mark.parametrize("key", SHARES)
+def test_shares_are_those_of_the_published_models(key):
+    """Within half a per cent; ours count the final layer's modulation, too."""
+    n = budget.stored()[key]
+    assert abs(100 * n["modulation"] / n["parameters"] - SHARES[key]) < 0.5
+    if key in PARAMETERS:
+        assert n["parameters"] == PARAMETERS[key]
+    else:
+        assert n["parameters"] == pytest.approx(ROUNDED[key], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("diffusers")
+def test_stored_totals_are_counted_again_on_meta():
+    assert {key: budget.total(key) for key in ZOO} == budget.stored()
+
+
+def test_a_block_at_full_size_is_counted_without_memory():
+    """DiT-XL's block at 256 tokens: 118.6 GMACs for 28 blocks in the paper, so about 4.2 a block, and 2 FLOPs each."""
+    all_of_it, modulation = budget.flops("dit", tokens=256)
+    assert all_of_it / 2 == pytest.approx(4.2e9, rel=0.03)
+    assert modulation == 2 * 6 * 1152**2
+
+
+def test_numbers_of_vectors_in_a_block():
+    for key, spec in ZOO.items():
+        if key in ("pixart", "sd15"):
+            continue
+        block = spec.build(32, 4)
+        rows = sum(
+            len(part.linear.weight) for name, part in block.named_modules() if name.split(".")[-1].startswith("to_")
+        )
+        streams = 2 if key in ("sd3", "qwenimage") else 1
+        assert rows == streams * spec.facts.vectors * 32
+        assert torch.is_tensor(spec.out(block, spec.example(32)))

@@ -1,0 +1,195 @@
+"""Training: the same seed is the same run, Muon is Muon, the average averages, and nothing non-finite is learnt."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adaln_lab.conditioning import VARIANTS
+from adaln_lab.data import datasets
+from adaln_lab.dit import DiTConfig
+from adaln_lab.experiments.judge import evaluate, load_judge
+from adaln_lab.samplers import sample
+from adaln_lab.training.muon import Muon
+from adaln_lab.training.recipes import recipe
+from adaln_lab.training.train import Run, TrainConfig, gate_sizes, lr_factor, make_optimizers, read_gates, train
+
+SMALL = DiTConfig(width=24, depth=2, heads=2)
+SHORT = TrainConfig(steps=6, batch=16, gates_every=2)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def weights(run: Run) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def test_same_seed_same_run_and_another_seed_another(digits):
+    runs = [Run.new(SMALL, replace(SHORT, seed=s)) for s in (0, 0, 1)]
+    losses = [[step.loss for step in train(run, digits)] for run in runs]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+
+
+def test_training_leaves_the_global_generator_alone(digits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(train(Run.new(SMALL, SHORT), digits))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_steps_are_numbered_and_gates_read_at_their_cadence(digits):
+    run = Run.new(SMALL, SHORT)
+    steps = list(train(run, digits))
+    assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6] == [s.number for s in run.history]
+    assert [s.number for s in steps if s.gates is not None] == [1, 2, 4, 6]
+    assert not steps[0].gates.any()  # update 1 moved the head alone: gates get their first gradient in pass 2
+    assert (steps[-1].gates > 0).all()
+
+
+@pytest.mark.cuda
+def test_the_larger_recipe_learns_on_cuda(digits):
+    """What notebook 05 does by itself where a GPU is: train, sample and measure there."""
+    data = digits.to("cuda")
+    run = Run.new(*recipe("digits", "cuda"), "cuda")
+    run.config = replace(run.config, steps=200)
+    losses = [s.loss for s in train(run, data)]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    labels = torch.arange(200, device="cuda") % 10
+    assert evaluate(sample(run.ema, labels, guidance=2.0), labels, data, load_judge(data)).accuracy > 0.5
+
+
+def test_recipes_fit_their_data_and_grow_on_cuda(digits):
+    (small, _), (large, _) = recipe("digits", "cpu"), recipe("digits", "cuda")
+    assert digits.images.shape[1:] == (small.channels, small.size, small.size)
+    assert (large.depth, large.width) > (small.depth, small.width)
+    with pytest.raises(ValueError, match="there are recipes for digits, mnist"):
+        recipe("imagenet")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns(digits, variant):
+    run = Run.new(replace(SMALL, variant=variant), TrainConfig(steps=40, batch=64))
+    losses = [s.loss for s in train(run, digits)]
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    assert (gate_sizes(run.model) is None) == (variant not in ("adaln_zero", "both"))
+
+
+def test_muon_equals_torch_muon_up_to_bfloat16():
+    """An independent implementation: the same direction within bf16's rounding, on wide, tall and square matrices."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(s)) for s in ((8, 24), (24, 8), (8, 24), (8, 8))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    options = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9}
+    a, b = Muon(ours, **options), torch.optim.Muon(theirs, **options)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        a.step()
+        b.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0.02)
+        assert (p - q).norm() < 0.02 * p.norm()
+
+
+def test_every_parameter_has_exactly_one_optimiser_and_muon_only_block_matrices():
+    run = Run.new(SMALL, SHORT)
+    adam, muon = ([p for g in o.param_groups for p in g["params"]] for o in make_optimizers(run.model, SHORT))
+    assert len({*adam} | {*muon}) == len(adam) + len(muon) == len(list(run.model.parameters()))
+    names = {p: n for n, p in run.model.named_parameters()}
+    kinds = {names[p].split(".", 2)[2] for p in muon}
+    assert kinds == {"attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight"}
+
+
+def test_the_average_follows_the_weights_from_behind(digits):
+    """It starts where the model starts, lies between start and end, and with ema 0 is the model itself."""
+    run = Run.new(SMALL, replace(SHORT, ema=0.0))
+    list(train(run, digits))
+    for p, q in zip(run.model.parameters(), run.ema.parameters(), strict=True):
+        assert torch.equal(p, q)
+    run = Run.new(SMALL, SHORT)
+    head = run.model.final.linear.weight
+    trail = []
+    for _ in train(run, digits):
+        trail.append(head.detach().clone())
+    expected = torch.zeros_like(head)
+    for n, weight in enumerate(trail, 1):
+        expected.lerp_(weight, 1 - min(0.98, n / (n + 10)))
+    torch.testing.assert_close(run.ema.final.linear.weight, expected)
+
+
+def test_the_schedule_warms_up_and_falls_to_zero():
+    k = TrainConfig(steps=100, warmup=10, decay=0.5)
+    factors = [lr_factor(n, k) for n in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[50] == 1
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[100] == 0
+
+
+def test_nan_stops_training_names_the_step_and_keeps_the_weights(digits):
+    run = Run.new(SMALL, SHORT)
+    steps = train(run, digits)
+    next(steps), next(steps)
+    before = weights(run).clone()
+    with torch.no_grad():
+        digits.images[:] += float("nan")
+    try:
+        with pytest.raises(ValueError, match="non-finite at step 3 .*Lower lr"):
+            next(steps)
+    finally:
+        digits.images.copy_(datasets.load("digits").images)
+    assert torch.equal(before, weights(run))
+    assert run.number == 2
+    assert next(train(run, digits)).number == 3  # the data mended, it goes on: no NaN was left in a gradient
+
+
+def test_read_gates_holds_every_gate_by_name(digits):
+    run = Run.new(SMALL, SHORT)
+    list(train(run, digits))
+    gates = read_gates(run.model, torch.tensor([0.2, 0.8]))
+    assert gates.shape == (2, 2, 2, 10, 24)  # depth, branch, time, class, width
+    attn, mlp = run.model.blocks[1].prepare(run.model.condition(torch.tensor([0.8]), torch.tensor([3])))
+    torch.testing.assert_close(gates[1, :, 1, 3], torch.cat([attn.gate, mlp.gate])[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"label_drop": 1.5}, r"label_drop must lie in \[0, 1\]"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+    ],
+)
+def test_impossible_recipes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SHORT, **change)
+
+
+def test_bfloat16_learns_and_leaves_float32_weights_and_settings(digits):
+    before = torch.get_float32_matmul_precision()
+    exact, rounded = (Run.new(SMALL, TrainConfig(steps=40, precision=p)) for p in ("float32", "bfloat16"))
+    losses = [[s.loss for s in train(run, digits)] for run in (exact, rounded)]
+    assert losses[0] != losses[1]  # it did compute in another precision
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+    assert list(train(Run.new(SMALL, replace(SHORT, precision="tf32")), digits))
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(ValueError, match="precision must be one of float32, tf32, bfloat16; got 'fp8'"):
+        replace(SHORT, precision="fp8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_compiled_training_is_the_same_training(digits):
+    small = replace(SMALL, depth=1)  # the compiler takes its time for each block
+    eager, compiled = (Run.new(small, replace(SHORT, compile=c)) for c in (False, True))
+    losses = [[s.loss for s in train(run, digits)] for run in (eager, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
