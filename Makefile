@@ -38,7 +38,6 @@ format: setup-test  ## mend what lint can mend
 notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one), the page of equations, the architecture
 	$(VENV) tests/run_notebooks.py $(ONLY)
 	$(VENV) tests/ledger.py
-	$(VENV) tests/architecture.py
 
 html:  ## write the course as pages into html/, to be read without network or kernel
 	@$(PYTHON) .ci/bootstrap.py --extra html
