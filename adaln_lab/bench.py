@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from adaln_lab.samplers import sample
 from adaln_lab.stopwatch import limits, race, verdict, wait
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.assets import stored
 from adaln_lab.utils.environment import machine
 
 SIZES = {"digits": DiTConfig(), "32x32": DiTConfig(size=32, channels=3, patch=4, width=192, depth=6)}
@@ -287,5 +287,4 @@ def _say_verdict(say: Callable[[str], None], title: str, result: dict[str, Any])
 
 def stored_bench(device: str = "cpu") -> dict[str, Any] | None:
     """What `bench --json` found on the machine it names; None where nobody has measured such a device yet."""
-    file = resources.files("adaln_lab") / "assets" / f"bench_{device}.json"
-    return json.loads(file.read_text(encoding="utf8")) if file.is_file() else None
+    return stored(f"bench_{device}")

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from adaln_lab.experiments import sweep
 from adaln_lab.training.checkpoint import load_run
 from adaln_lab.training.recipes import stored_run
 from adaln_lab.training.train import train
+from adaln_lab.utils.assets import asset
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_record_holds_what_a_reader_without_the_machine_wants(tmp_path, monkey
     record = tmp_path / "assets" / "digits_test.json"
     arguments = ["train", "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--record", str(record)]
     assert main([*arguments, "--device", "cpu"]) == 0
-    monkeypatch.setattr("adaln_lab.training.recipes.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("adaln_lab.utils.assets.ASSETS", tmp_path / "assets")
     stored = stored_run("digits_test")
     assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "floor"} <= stored.keys()
     assert stored["samples"].shape == (30, 1, 8, 8)
@@ -203,7 +203,7 @@ def test_a_stopped_sampling_leaves_no_file(run, tmp_path, monkeypatch):
 
 
 def test_pairs_are_read_back_and_no_judge_is_fitted_to_words(capsys):
-    folder = resources.files("adaln_lab") / "assets" / "dit_pairs_both"
+    folder = asset("dit_pairs_both")
     assert main(["evaluate", "--run", str(folder), "--n", "12", "--device", "cpu"]) == 0
     assert {"colour", "cell", "all"} <= json.loads(capsys.readouterr().out).keys()
     assert main(["judge", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2

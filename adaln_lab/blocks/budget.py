@@ -4,7 +4,6 @@ share = parameters that see only the condition's vector / all parameters of the 
 """
 
 import importlib
-from importlib import resources
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adaln_lab.blocks import hdm
 from adaln_lab.blocks.zoo import ZOO, Spec
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
-from adaln_lab.utils.files import read_json
+from adaln_lab.utils import assets
 
 
 def parameters(module: nn.Module) -> int:
@@ -57,8 +56,7 @@ def total(key: str) -> dict[str, int]:
 
 def stored() -> dict[str, dict[str, int]]:
     """The totals that come with the package, made by `python -m adaln_lab zoo`: a learner needs no diffusers."""
-    with resources.as_file(resources.files("adaln_lab") / "assets" / "zoo.json") as path:
-        return read_json(path, "the zoo's totals")["models"]
+    return assets.stored("zoo")["models"]
 
 
 def flops(key: str, tokens: int = 4096, words: int = 154) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from adaln_lab.blocks.upstream import Names, fitting
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 from adaln_lab.embed import unpatchify
+from adaln_lab.utils.assets import asset
 
 GROUPS = (  # what a key may begin with
     "weights",
@@ -83,11 +83,7 @@ def read(path: Path) -> Stored:
 
 def shipped(name: str) -> Stored:
     """A stored run that comes with the package, as "lumina2_block"; ValueError with those there are."""
-    with resources.as_file(resources.files("adaln_lab") / "assets" / "golden") as folder:
-        names = sorted(path.stem for path in folder.glob("*.safetensors"))
-        if name not in names:
-            raise ValueError(f"no stored run {name!r}; there are {', '.join(names)}")
-        return read(folder / f"{name}.safetensors")
+    return read(asset(f"golden/{name}.safetensors"))
 
 
 def build(stored: Stored) -> Replica:

@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import lru_cache
-from importlib import resources
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -36,6 +35,7 @@ from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.samplers import sample
 from adaln_lab.training.checkpoint import save_model
 from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.assets import stored
 from adaln_lab.utils.environment import machine
 from adaln_lab.utils.files import read_json, write_json
 
@@ -295,8 +295,7 @@ def difference(first: list[float], second: list[float], level: float = 0.95) -> 
 
 def stored_race() -> dict[str, Any]:
     """The race that comes with the package: rules, machine, date and every cell."""
-    with resources.as_file(resources.files("adaln_lab") / "assets" / "compare.json") as path:
-        return read_json(path, "the race's table")
+    return stored("compare")
 
 
 def cells(results: dict[str, Any], table: str, runner: str) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ on held-out pictures is part of every report. Letters: N pictures, F = 64 featur
 
 import logging
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from adaln_lab.data.datasets import Dataset
+from adaln_lab.utils.assets import ASSETS
 from adaln_lab.utils.environment import home
 from adaln_lab.utils.files import save_tensors
 
@@ -94,11 +94,10 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
 
 def load_judge(data: Dataset) -> Judge:
     """The judge of this data set: shipped for digits, otherwise fitted on first use and kept in the user's folder."""
-    shipped = resources.files("adaln_lab") / "assets" / f"judge_{data.name}.safetensors"
+    shipped = ASSETS / f"judge_{data.name}.safetensors"
     kept = home() / "judges" / f"{data.name}_{len(data.images)}.safetensors"
     if shipped.is_file():
-        with resources.as_file(shipped) as file:
-            return _read_judge(file, data)
+        return _read_judge(shipped, data)
     if not kept.exists():
         log.info("fitting a judge to %s (once; kept as %s)", data.name, kept)
         save_tensors(fit_judge(data).state_dict(), kept)

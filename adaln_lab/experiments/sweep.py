@@ -7,12 +7,10 @@ by the loss of answering zero: 1 is "learnt nothing". A run whose loss is not fi
 better than the best answer that looks at each pixel alone (`pixelwise_score`).
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from adaln_lab.data.datasets import Dataset
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments.schemes import SCHEMES, deep_dit
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
+from adaln_lab.utils.assets import stored
 from adaln_lab.utils.files import read_json, write_json
 
 STEPS, BATCH = 100, 64
@@ -131,5 +130,5 @@ def _table(out: Path) -> dict[str, Any]:
 
 def stored_scores() -> tuple[dict[Trial, float], dict[str, Any]]:
     """The race that comes with the package, and how it was made: command, machine, date, seconds."""
-    table = json.loads((resources.files("adaln_lab") / "assets" / "schemes.json").read_text(encoding="utf8"))
+    table = stored("schemes")
     return {Trial(*row[:4]): math.inf if row[4] is None else row[4] for row in table["rows"]}, table["made"]

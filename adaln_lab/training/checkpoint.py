@@ -7,10 +7,7 @@ checkpoint.previous.safetensors   the one before: at any instant of a save one o
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.training.train import Run, Step, TrainConfig
+from adaln_lab.utils.assets import asset
 from adaln_lab.utils.files import Damaged, pack, read_json, read_tensors, save_tensors, unpack, write_json, write_whole
 
 FORMAT = "adaln_lab run 2"
@@ -45,8 +43,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> TinyDi
 
 def shipped_model(data: str = "digits", device: torch.device | str = "cpu") -> TinyDiT:
     """A trained model that comes with the package, to look inside at once; its config.json says how it was made."""
-    with _shipped(data) as folder:
-        return load_model(folder, device)
+    return load_model(asset(f"dit_{data}"), device)
 
 
 def shipped_run(data: str = "digits") -> dict[str, Any]:
@@ -54,17 +51,7 @@ def shipped_run(data: str = "digits") -> dict[str, Any]:
 
     gates holds, for each step at which they were read, the root mean square of every gate, a (depth, 2) list.
     """
-    with _shipped(data) as folder:
-        return read_json(folder / "run.json")
-
-
-@contextmanager
-def _shipped(data: str) -> Iterator[Path]:
-    with resources.as_file(resources.files("adaln_lab") / "assets") as assets:
-        here = sorted(path.name.removeprefix("dit_") for path in assets.glob("dit_*"))
-        if data not in here:
-            raise ValueError(f"models are shipped for {', '.join(here)}; got {data!r}. `train --out` makes others")
-        yield assets / f"dit_{data}"
+    return read_json(asset(f"dit_{data}") / "run.json")
 
 
 def pack_run(run: Run, **more: Any) -> bytes:

@@ -3,9 +3,7 @@
 Stored runs are records of training on machines that not every reader has: `python -m adaln_lab train --record`.
 """
 
-import json
 from dataclasses import replace
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from adaln_lab.data.scenes import WORDS
 from adaln_lab.dit import DiTConfig
 from adaln_lab.training.train import TrainConfig
+from adaln_lab.utils.assets import stored
 
 
 def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, TrainConfig]:
@@ -60,8 +59,5 @@ def stored_run(name: str) -> dict[str, Any] | None:
 
     Fields: date, machine, command, seconds, loss (one a step), accuracy, frechet, floor, samples (3 of each label).
     """
-    file = resources.files("adaln_lab") / "assets" / f"{name}.json"
-    if not file.is_file():
-        return None
-    record = json.loads(file.read_text(encoding="utf8"))
-    return record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}
+    record = stored(name)
+    return record and record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}

@@ -64,7 +64,7 @@ def test_order_of_vectors_is_the_originals(key):
 
 
 def test_an_unknown_run_is_refused():
-    with pytest.raises(ValueError, match="no stored run 'dalle'; there are dit_block, "):
+    with pytest.raises(ValueError, match="no asset is called 'golden/dalle.safetensors'; there are dit_block"):
         golden.shipped("dalle")
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib import resources
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from adaln_lab.experiments import judge
 from adaln_lab.samplers import sample
 from adaln_lab.training import checkpoint
 from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.assets import asset
 from adaln_lab.utils.files import read_tensors, write_json, write_whole
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
@@ -47,7 +47,9 @@ def test_a_trained_model_comes_with_the_package():
     with torch.no_grad():
         right, wrong = ((model(x_t, t, y) - v).square().mean() for y in (data.held_labels, (data.held_labels + 1) % 10))
     assert right < 0.9 * wrong
-    with pytest.raises(ValueError, match="shipped for digits, mnist, pairs_.*, scenes; got 'cats'"):
+    with pytest.raises(
+        ValueError, match="no asset is called 'dit_cats'; there are dit_digits, dit_mnist, dit_pairs_.*, dit_scenes"
+    ):
         checkpoint.shipped_model("cats")
 
 
@@ -143,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_shipped_models_still_draw_as_well_as_they_say(name):
     """200 samples against the figure in config.json, within four standard deviations of such a count."""
     model = checkpoint.shipped_model(name)
-    made = json.loads((resources.files("adaln_lab") / "assets" / f"dit_{name}" / "config.json").read_text())["made"]
+    made = json.loads((asset(f"dit_{name}") / "config.json").read_text())["made"]
     assert {"command", "machine", "torch", "date", "seed", "seconds"} <= made.keys()
     if name == "scenes":
         words, figure = scenes.draw(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
@@ -151,7 +153,7 @@ def test_shipped_models_still_draw_as_well_as_they_say(name):
     else:
         labels, figure = torch.arange(200) % 10, made["guidance 2"]["accuracy"]
         reader = judge.Judge(1, 10)
-        reader.load_state_dict(read_tensors(resources.files("adaln_lab") / "assets" / f"judge_{name}.safetensors")[0])
+        reader.load_state_dict(read_tensors(asset(f"judge_{name}.safetensors"))[0])
         found = judge.accuracy(reader.eval(), sample(model, labels, guidance=2.0), labels)
     assert figure > 0.95
     assert found > figure - 4 * max(0.05, figure * (1 - figure)) ** 0.5 / 200**0.5
