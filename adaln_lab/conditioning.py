@@ -1,25 +1,26 @@
 """Ways for a condition to enter a transformer block, with one signature: block(x, cond).
 
     in-context        the condition is more tokens; the block is a plain transformer block
-    cross-attention   a third branch looks at the condition's tokens
+    cross-attention   a third branch attends to the condition's tokens
     adaLN             scale and shift of each norm are functions of c
     adaLN-Zero        and so is a gate on each branch; all of them start at 0, so the block starts as the identity
-    both              the time by adaLN-Zero, the words by cross-attention
+    both              the time by adaLN-Zero, the caption by cross-attention
 
 The first four: DiT, Sec. 3.2 and Table 4 (arXiv 2212.09748); the last: PixArt-alpha (2310.00426).
 B batch, T image tokens, S condition tokens, D width, C width of c.
 
-Each block does its work in two steps. `prepare` reads the condition alone, `run` sees the picture. What `prepare`
-returns does not depend on x, so a sampler computes it once for all its steps.
+A block works in two steps: `precompute` reads the condition alone, `forward_with` the stream. What `precompute` returns
+does not depend on x, so a sampler computes it once for all its steps.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
-from adaln_lab.residual import gated
 
 
 class Condition(NamedTuple):
@@ -29,18 +30,36 @@ class Condition(NamedTuple):
     ctx: Tensor | None = None
 
 
+class BlockCondition(NamedTuple):
+    """What one block takes from a condition: a `Modulation` for each branch, and tokens (B, S, D) to attend to."""
+
+    modulations: tuple[Modulation, ...] = ()
+    ctx: Tensor | None = None
+
+
+Tree = TypeVar("Tree")  # tensors and None in nested tuples: a Condition, a BlockCondition, dit.Precomputed
+
+
+def map_tensors(f: Callable[..., Tensor], *trees: Tree) -> Tree:
+    """One tree from several of one shape: f(tensor of the first, of the second, ...) at each place; None stays None."""
+    return tree_map(lambda *leaves: None if leaves[0] is None else f(*leaves), *trees)
+
+
 class Block(nn.Module):
-    """A pre-norm transformer block. Subclasses say in `run(x, prepared)` where the condition enters."""
+    """A pre-norm transformer block. Subclasses say in `forward_with` where the condition enters."""
 
-    uses_ctx_as_tokens = False  # in-context: the model puts ctx in front of the image tokens, once, at its door
-    splits_condition = False  # both: c is the time alone and ctx the words alone; elsewhere each holds time and words
+    uses_ctx_as_tokens = False  # in-context: the model puts ctx in front of the image tokens, once
+    splits_condition = False  # both: c is the time alone and ctx the caption alone; elsewhere each holds both
 
-    def prepare(self, cond: Condition) -> Any:
-        """Whatever of the condition this block needs: tensors whose first axis is the batch."""
-        return ()
+    def precompute(self, cond: Condition) -> BlockCondition:
+        """All that this block takes from the condition."""
+        return BlockCondition()
+
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        return self.run(x, self.prepare(cond))
+        return self.forward_with(x, self.precompute(cond))
 
 
 class InContextBlock(Block):
@@ -55,7 +74,7 @@ class InContextBlock(Block):
         self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width, mlp_ratio)
 
-    def run(self, x: Tensor, prepared: Any) -> Tensor:
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
         x = x + self.attn(self.norm_attn(x))  # (B, S + T, D)
         x = x + self.mlp(self.norm_mlp(x))
         return x
@@ -71,12 +90,12 @@ class CrossAttentionBlock(InContextBlock):
         self.norm_cross = nn.LayerNorm(width, eps=1e-6)
         self.cross = CrossAttention(width, heads)
 
-    def prepare(self, cond: Condition) -> Tensor:
-        return cond.ctx
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(ctx=cond.ctx)
 
-    def run(self, x: Tensor, prepared: Tensor) -> Tensor:
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
         x = x + self.attn(self.norm_attn(x))  # (B, T, D)
-        x = x + self.cross(self.norm_cross(x), prepared)
+        x = x + self.cross(self.norm_cross(x), pre.ctx)
         x = x + self.mlp(self.norm_mlp(x))
         return x
 
@@ -84,34 +103,43 @@ class CrossAttentionBlock(InContextBlock):
 class AdaLNBlock(Block):
     """x <- x + Attn(LN(x) (1 + scale) + shift), the same for the MLP; (shift, scale) x 2 = W SiLU(c) + b."""
 
-    order: tuple[str, ...] = ("shift", "scale")
-    zero = False
-
     def __init__(self, width: int, heads: int, c_width: int, mlp_ratio: float = 4.0):
         super().__init__()
-        self.to_modulation = ToModulation(c_width, width, branches=2, order=self.order, zero=self.zero)
+        self.to_modulation = ToModulation(c_width, width, order=("shift", "scale"), zero=False)
         self.attn = SelfAttention(width, heads)
         self.mlp = MLP(width, mlp_ratio)
 
-    def prepare(self, cond: Condition) -> list[Modulation]:
-        return self.to_modulation(cond.c)
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(self.to_modulation(cond.c))
 
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
-        x = gated(x, self.attn(modulate(layer_norm(x), attn)), attn.gate)  # (B, T, D)
-        x = gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + self.attn(modulate(layer_norm(x), attn))  # (B, T, D)
+        x = x + self.mlp(modulate(layer_norm(x), mlp))
         return x
 
 
-class AdaLNZeroBlock(AdaLNBlock):
+class AdaLNZeroBlock(Block):
     """x <- x + gate * Attn(LN(x) (1 + scale) + shift), the same for the MLP; all six vectors start at 0."""
 
-    order = ("shift", "scale", "gate")
-    zero = True
+    def __init__(self, width: int, heads: int, c_width: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.to_modulation = ToModulation(c_width, width, order=("shift", "scale", "gate"), zero=True)
+        self.attn = SelfAttention(width, heads)
+        self.mlp = MLP(width, mlp_ratio)
+
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(self.to_modulation(cond.c))
+
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + attn.gate * self.attn(modulate(layer_norm(x), attn))  # (B, T, D)
+        x = x + mlp.gate * self.mlp(modulate(layer_norm(x), mlp))
+        return x
 
 
 class BothBlock(AdaLNZeroBlock):
-    """The adaLN-Zero block, told the time, with a branch that looks at the words: x <- x + CrossAttn(LN(x), ctx).
+    """The adaLN-Zero block, modulated by the time, and a branch that attends to the caption: x <- x + CrossAttn(LN(x)).
 
     That branch has no gate; its last Linear starts at zero, so this block, too, starts as the identity. Differs from
     PixArt in: a norm before cross-attention; gates that start at 0; one ToModulation a block.
@@ -124,14 +152,14 @@ class BothBlock(AdaLNZeroBlock):
         self.cross = CrossAttention(width, heads)
         self.cross.out = zero_linear(width, width)
 
-    def prepare(self, cond: Condition) -> tuple[list[Modulation], Tensor]:
-        return self.to_modulation(cond.c), cond.ctx
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(self.to_modulation(cond.c), cond.ctx)
 
-    def run(self, x: Tensor, prepared: tuple[list[Modulation], Tensor]) -> Tensor:
-        (attn, mlp), ctx = prepared
-        x = gated(x, self.attn(modulate(layer_norm(x), attn)), attn.gate)  # (B, T, D)
-        x = x + self.cross(layer_norm(x), ctx)
-        x = gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + attn.gate * self.attn(modulate(layer_norm(x), attn))  # (B, T, D)
+        x = x + self.cross(layer_norm(x), pre.ctx)
+        x = x + mlp.gate * self.mlp(modulate(layer_norm(x), mlp))
         return x
 
 

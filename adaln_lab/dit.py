@@ -6,12 +6,12 @@ DiT (arXiv 2212.09748), Fig. 3, predicting the velocity of flow matching. Letter
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.conditioning import VARIANTS, Condition
+from adaln_lab.conditioning import VARIANTS, BlockCondition, Condition
 from adaln_lab.embed import LabelEmbed, PatchEmbed, TextEncoder, TimeEmbed, positions_2d, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
@@ -58,16 +58,12 @@ class DiTConfig:
             raise ValueError(f"width must be a multiple of 4 (2-D sin-cos positions), got {self.width}")
 
 
-class Plan(NamedTuple):
-    """All that a condition does to the model, before any picture is seen: one entry a block, and the final layer's."""
+class Precomputed(NamedTuple):
+    """All that the model takes from a condition, before any picture is seen; the first axis of each tensor is B."""
 
     tokens: Tensor | None  # (B, S, D) that join the sequence, in-context only
-    blocks: list[Any]
-    final: list[Modulation]
-
-    def rows(self, index: Tensor) -> "Plan":
-        """The plan of some rows: a table for many (t, y) becomes a batch for the ones at hand."""
-        return _rows(self, index)
+    blocks: tuple[BlockCondition, ...]
+    final: Modulation
 
 
 class FinalLayer(nn.Module):
@@ -84,20 +80,20 @@ class FinalLayer(nn.Module):
         self.to_modulation = ToModulation(c_width, width, branches=1, order=order) if adaptive else None
         self.linear = zero_linear(width, out)
 
-    def prepare(self, cond: Condition) -> list[Modulation]:
-        return [Modulation()] if self.to_modulation is None else self.to_modulation(cond.c)
+    def precompute(self, cond: Condition) -> Modulation:
+        return Modulation() if self.to_modulation is None else self.to_modulation(cond.c)[0]
 
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        return self.linear(modulate(layer_norm(x), prepared[0]))
+    def forward_with(self, x: Tensor, pre: Modulation) -> Tensor:
+        return self.linear(modulate(layer_norm(x), pre))
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        return self.run(x, self.prepare(cond))
+        return self.forward_with(x, self.precompute(cond))
 
 
 class TinyDiT(nn.Module):
     """v = model(x, t, y): x (B, channels, size, size), t (B,) in [0, 1], y (B,) or (B, S) in 0 .. K; K = no label.
 
-    `plan` reads the condition, `run` the picture; forward is one after the other.
+    `precompute` reads the condition, `forward_with` the picture; forward is one after the other.
     """
 
     def __init__(self, config: DiTConfig):
@@ -116,7 +112,7 @@ class TinyDiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         self._check(x, t, y)
-        return self.run(x, self.plan(t, y))
+        return self.forward_with(x, self.precompute(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Condition:
         """t (B,), y (B,) or (B, S) -> c = t_emb + sum of words, and ctx = [t_emb, words]; or c = t_emb, ctx = words."""
@@ -126,24 +122,25 @@ class TinyDiT(nn.Module):
             return Condition(t_emb, y_emb)
         return Condition(t_emb + y_emb.sum(1), torch.cat([t_emb[:, None], y_emb], dim=1))
 
-    def plan(self, t: Tensor, y: Tensor) -> Plan:
+    def precompute(self, t: Tensor, y: Tensor) -> Precomputed:
         """What the condition does, everywhere in the model; independent of x."""
         cond = self.condition(t, y)
         tokens = cond.ctx if self.blocks[0].uses_ctx_as_tokens else None
-        return Plan(tokens, [block.prepare(cond) for block in self.blocks], self.final.prepare(cond))
+        return Precomputed(tokens, tuple(block.precompute(cond) for block in self.blocks), self.final.precompute(cond))
 
-    def enter(self, x: Tensor, plan: Plan) -> Tensor:
+    def enter(self, x: Tensor, pre: Precomputed) -> Tensor:
         """Image x (B, channels, size, size) -> the stream that the first block sees, (B, T, D) or (B, S + T, D)."""
         x = self.x_embed(x) + self.positions  # (B, T, D)
-        return x if plan.tokens is None else torch.cat([plan.tokens, x], dim=1)
+        return x if pre.tokens is None else torch.cat([pre.tokens, x], dim=1)
 
-    def run(self, x: Tensor, plan: Plan) -> Tensor:
-        """Image x (B, channels, size, size) through the blocks under a plan -> velocity of the same shape."""
-        x = self.enter(x, plan)
-        for block, prepared in zip(self.blocks, plan.blocks, strict=True):
-            x = block.run(x, prepared)
+    def forward_with(self, x: Tensor, pre: Precomputed) -> Tensor:
+        """Image x (B, channels, size, size) under a precomputed condition -> velocity of the same shape."""
+        x = self.enter(x, pre)
+        for block, block_pre in zip(self.blocks, pre.blocks, strict=True):
+            x = block.forward_with(x, block_pre)
         x = x[:, -len(self.positions) :]  # the image's own tokens
-        return unpatchify(self.final.run(x, plan.final), self.config.patch, self.config.size // self.config.patch)
+        v = self.final.forward_with(x, pre.final)  # (B, T, P * P * channels)
+        return unpatchify(v, self.config.patch, self.config.size // self.config.patch)
 
     def _check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
         k = self.config
@@ -163,12 +160,3 @@ class TinyDiT(nn.Module):
             )
         if not (t.min() >= 0 and t.max() <= 1):
             raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise), got {t.min():.4g} .. {t.max():.4g}")
-
-
-def _rows(tree: Any, index: Tensor) -> Any:
-    """Index the first axis of every tensor in nested lists and named tuples."""
-    if isinstance(tree, Tensor):
-        return tree[index]
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_rows(leaf, index) for leaf in tree))
-    return tree if tree is None else type(tree)(_rows(leaf, index) for leaf in tree)

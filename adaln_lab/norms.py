@@ -1,13 +1,17 @@
-"""Normalisation and modulation: the two halves of adaptive layer norm.
+"""Normalisation, modulation and the gated residual: the three steps of an adaptive block.
 
     LN(x)       = (x - mean(x)) / sqrt(var(x) + eps)              per token, over its D channels
     AdaLN(x, c) = LN(x) * (1 + scale(c)) + shift(c)               DiT, Sec. 3.2 (arXiv 2212.09748)
+    x <- x + a(gate) * branch        a(g) = g (DiT, SD3, Flux), tanh(g) (Lumina 2, Z-Image), 1 + g (HDM)
 
+With a(gate) = 0 a block is the identity, and d x_out / d x_in = I + diag(a) J_branch is I as well.
 B batch, T tokens, D width, C width of the condition.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,11 +43,27 @@ def modulate(h: Tensor, m: Modulation) -> Tensor:
     return h if m.shift is None else h + m.shift
 
 
-def split_vectors(flat: Tensor, branches: int, order: tuple[str, ...]) -> list[Modulation]:
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda gate: gate,
+    "tanh": torch.tanh,
+    "one_plus": lambda gate: 1 + gate,
+}
+
+
+def gated(x: Tensor, branch: Tensor, gate: Tensor | None, kind: str = "identity") -> Tensor:
+    """x + a(gate) * branch; x and branch (B, T, D), gate (B, 1, D) or None for the plain residual x + branch."""
+    if gate is None:
+        return x + branch
+    if kind not in GATES:
+        raise ValueError(f"gate kind must be one of {sorted(GATES)}, got {kind!r}")
+    return torch.addcmul(x, GATES[kind](gate), branch)  # one pass over memory instead of two
+
+
+def split_vectors(flat: Tensor, branches: int, order: tuple[str, ...]) -> tuple[Modulation, ...]:
     """flat (B, n * D), n = branches * len(order) vectors side by side -> one `Modulation` for each branch."""
     vectors = flat.unsqueeze(1).chunk(branches * len(order), dim=-1)  # each (B, 1, D)
     n = len(order)
-    return [Modulation(**dict(zip(order, vectors[i * n :], strict=False))) for i in range(branches)]
+    return tuple(Modulation(**dict(zip(order, vectors[i * n :], strict=False))) for i in range(branches))
 
 
 class ToModulation(nn.Module):
@@ -68,5 +88,5 @@ class ToModulation(nn.Module):
         make_linear = zero_linear if zero else xavier_linear
         self.linear = make_linear(c_width, branches * len(order) * width)
 
-    def forward(self, c: Tensor) -> list[Modulation]:
+    def forward(self, c: Tensor) -> tuple[Modulation, ...]:
         return split_vectors(self.linear(F.silu(c) if self.silu else c), self.branches, self.order)

@@ -13,11 +13,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from adaln_lab.dit import Plan, TinyDiT
+from adaln_lab.conditioning import map_tensors
+from adaln_lab.dit import Precomputed, TinyDiT
 
 STEPS = 6  # few suffice for small pictures; notebook 05 measures quality against their number
 BATCH = 500  # pictures at a time
 Velocity = Callable[[Tensor, int], Tensor]  # (x, index into times) -> v, shaped like x
+Precompute = Callable[[Tensor, Tensor], Precomputed]  # t (B,), y (B,) or (B, S) -> what the model takes from them
 
 
 def time_grid(steps: int) -> Tensor:
@@ -54,13 +56,13 @@ def guided(
     y: Tensor,
     times: Tensor,
     guidance: float = 1.0,
-    plan: Callable[[Tensor, Tensor], Plan] | None = None,
+    precompute: Precompute | None = None,
 ) -> Velocity:
     """The model's velocity for labels y (B,) or (B, S), with classifier-free guidance.
 
     The modulation of every block for all times and all labels present is computed here, once. A step then only picks
     its rows, and both halves of guidance run as one batch. guidance 1 is the plain model, 0 ignores the label, above 1
-    exaggerates it. `plan` stands in for model.plan, see `interventions`.
+    exaggerates it. `precompute` stands in for the model's own, see `analysis.interventions`.
     """
     if not guidance >= 0:
         raise ValueError(f"guidance must be at least 0 (1 is none), got {guidance}")
@@ -69,13 +71,15 @@ def guided(
     labels = torch.cat([labels, null])
     n = len(labels)
     t = times.to(next(model.parameters())).repeat_interleave(n)
-    table = (plan or model.plan)(t, labels.repeat(len(times), *[1] * (y.dim() - 1)))  # rows: times x labels
+    table = (precompute or model.precompute)(t, labels.repeat(len(times), *[1] * (y.dim() - 1)))  # times x labels
     unlabelled = torch.full_like(which, n - 1)
 
     def velocity(x: Tensor, i: int) -> Tensor:
         if guidance in (0, 1):
-            return model.run(x, table.rows(i * n + (which if guidance else unlabelled)))
-        both = model.run(x.repeat(2, 1, 1, 1), table.rows(i * n + torch.cat([which, unlabelled])))
+            rows = i * n + (which if guidance else unlabelled)
+            return model.forward_with(x, map_tensors(lambda table: table[rows], table))
+        rows = i * n + torch.cat([which, unlabelled])
+        both = model.forward_with(x.repeat(2, 1, 1, 1), map_tensors(lambda table: table[rows], table))
         v_label, v_null = both.chunk(2)
         return torch.lerp(v_null, v_label, guidance)
 
@@ -99,12 +103,13 @@ def sample(
     method: str = "euler",
     seed: int = 0,
     batch: int = BATCH,
-    plan: Callable[[Tensor, Tensor], Plan] | None = None,
+    precompute: Precompute | None = None,
     each: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Pictures for labels y (n,) or (n, S): (n, channels, size, size), clipped to [-1, 1]. Noise comes from `seed`.
 
-    `plan` stands in for model.plan: see `interventions`. `each` is called after each of the steps of each batch.
+    `precompute` stands in for the model's own: see `analysis.interventions`. `each` is called after each step of each
+    batch.
     """
     if method not in SAMPLERS:
         raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
@@ -115,7 +120,7 @@ def sample(
     times = time_grid(steps)
     pictures = []
     for x, labels in zip(noise.split(batch), y.to(like.device).split(batch), strict=True):
-        states = SAMPLERS[method](guided(model, labels, times, guidance, plan), x, times)
+        states = SAMPLERS[method](guided(model, labels, times, guidance, precompute), x, times)
         next(states)  # the noise
         for _, end in states:  # noqa: B007 (the last one is wanted)
             each()

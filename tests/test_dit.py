@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaln_lab.conditioning import VARIANTS
+from adaln_lab.conditioning import VARIANTS, map_tensors
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
 
@@ -111,12 +111,12 @@ def test_time_and_label_both_reach_the_output(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_plan_for_many_conditions_serves_each_of_its_rows(variant):
+def test_conditions_precomputed_together_serve_each_row(variant):
     model, (x, t, y) = shaken(make(variant)).double(), inputs()
     x, t = x.double(), t.double()
     order = torch.tensor([2, 0, 3, 1])
-    plan = model.plan(t, y).rows(order)
-    torch.testing.assert_close(model.run(x[order], plan), model(x, t, y)[order], rtol=0, atol=1e-12)
+    pre = map_tensors(lambda v: v[order], model.precompute(t, y))
+    torch.testing.assert_close(model.forward_with(x[order], pre), model(x, t, y)[order], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate, rms_norm
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, ToModulation, gated, layer_norm, modulate, rms_norm
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:

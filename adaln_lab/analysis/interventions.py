@@ -1,104 +1,119 @@
-"""Change what a condition does, and nothing else: an intervention is another plan.
+"""Change what a condition does, and nothing else.
 
-A planner is a function (t, y) -> Plan, and `model.plan` is one. The functions here take planners and return one, which
-`samplers.sample(model, y, plan=...)` follows instead of the model's own. Weights stay as they are.
+`model.precompute(t, y)` is all that a TinyDiT takes from a condition. The functions here take one or two functions of
+this kind and return another, which `samplers.sample(model, y, precompute=...)` follows. Weights stay as they are.
+
+Each works on every variant that has what it changes, and refuses the others in a sentence: a cross-attention block has
+no gate to scale, an in-context block takes nothing from the condition that could be exchanged block by block.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from adaln_lab.dit import Plan
+from adaln_lab.conditioning import BlockCondition, map_tensors
+from adaln_lab.dit import Precomputed
 from adaln_lab.norms import Modulation
+from adaln_lab.samplers import Precompute
 
-Planner = Callable[[Tensor, Tensor], Plan]  # t (B,), y (B,) or (B, S) -> a plan whose first axis is the batch
 BRANCHES = ("attention", "MLP")
+PARTS = (*Modulation._fields, "ctx")  # of a block's condition
 
 
-def scaled(plan: Planner, part: str, factor: float, block: int | None = None, branch: str | None = None) -> Planner:
+def scaled(
+    base: Precompute, part: str, factor: float, block: int | None = None, branch: str | None = None
+) -> Precompute:
     """Every shift, scale or gate times `factor`; in one block or one branch only, where they are named."""
     if part not in Modulation._fields:
         raise ValueError(f"part must be one of {', '.join(Modulation._fields)}; got {part!r}")
     if branch not in (None, *BRANCHES):
         raise ValueError(f"branch must be one of {', '.join(BRANCHES)}; got {branch!r}")
 
-    def planner(t: Tensor, y: Tensor) -> Plan:
-        before = plan(t, y)
-        _check_blocks([] if block is None else [block], before)
-        blocks = [list(pair) for pair in before.blocks]
-        for i in range(len(blocks)) if block is None else [block]:
-            for j, name in enumerate(BRANCHES):
-                if branch in (None, name):
-                    blocks[i][j] = blocks[i][j]._replace(**{part: _vector(blocks[i][j], part) * factor})
-        return before._replace(blocks=blocks)
+    def change(pre: BlockCondition) -> BlockCondition:
+        _require(part, pre)
+        modulations = [
+            m._replace(**{part: getattr(m, part) * factor}) if branch in (None, name) else m
+            for name, m in zip(BRANCHES, pre.modulations, strict=True)
+        ]
+        return pre._replace(modulations=tuple(modulations))
 
-    return planner
+    def precompute(t: Tensor, y: Tensor) -> Precomputed:
+        pre = base(t, y)
+        chosen = _chosen(None if block is None else [block], pre)
+        return pre._replace(blocks=tuple(change(b) if i in chosen else b for i, b in enumerate(pre.blocks)))
 
-
-def spliced(
-    here: Planner, there: Planner, blocks: Iterable[int] | None = None, parts: Iterable[str] = Modulation._fields
-) -> Planner:
-    """`there` in some blocks (None: in all) and some parts; `here` in the rest and in the final layer."""
-    parts, chosen = list(parts), None if blocks is None else list(blocks)
-    if strangers := set(parts) - set(Modulation._fields):
-        raise ValueError(f"parts must be among {', '.join(Modulation._fields)}; got {', '.join(sorted(strangers))}")
-
-    def planner(t: Tensor, y: Tensor) -> Plan:
-        one, other = here(t, y), there(t, y)
-        _check_blocks(chosen or [], one)
-        mixed = list(one.blocks)
-        for i in range(len(mixed)) if chosen is None else chosen:
-            pairs = zip(mixed[i], other.blocks[i], strict=True)
-            mixed[i] = [own._replace(**{part: getattr(its, part) for part in parts}) for own, its in pairs]
-        return one._replace(blocks=mixed)
-
-    return planner
+    return precompute
 
 
-def at_time(plan: Planner, time: float) -> Planner:
-    """The plan for one t, whatever t is asked for: the clock stands still."""
-    return lambda t, y: plan(torch.full_like(t, time), y)
+def patched(
+    base: Precompute, donor: Precompute, blocks: Iterable[int] | None = None, parts: Iterable[str] | None = None
+) -> Precompute:
+    """What `donor` gives to some blocks (None: to all), all of it or the named parts; `base` in the rest of the model.
+
+    Parts are shift, scale, gate, and ctx, the tokens that a block attends to. The final layer stays with `base`.
+    """
+    parts, blocks = None if parts is None else list(parts), None if blocks is None else list(blocks)
+    if unknown := sorted(set(parts or ()) - set(PARTS)):
+        raise ValueError(f"parts must be among {', '.join(PARTS)}; got {', '.join(unknown)}")
+
+    def change(own: BlockCondition, its: BlockCondition) -> BlockCondition:
+        if own == BlockCondition():
+            raise ValueError("these blocks take nothing from the condition: it enters once, as tokens")
+        if parts is None:
+            return its
+        for part in parts:
+            _require(part, own)
+        vectors = [part for part in parts if part != "ctx"]
+        pairs = zip(own.modulations, its.modulations, strict=True)
+        modulations = tuple(m._replace(**{part: getattr(d, part) for part in vectors}) for m, d in pairs)
+        return BlockCondition(modulations, its.ctx if "ctx" in parts else own.ctx)
+
+    def precompute(t: Tensor, y: Tensor) -> Precomputed:
+        one, other = base(t, y), donor(t, y)
+        chosen = _chosen(blocks, one)
+        pairs = enumerate(zip(one.blocks, other.blocks, strict=True))
+        return one._replace(blocks=tuple(change(own, its) if i in chosen else own for i, (own, its) in pairs))
+
+    return precompute
 
 
-def for_label(plan: Planner, label: int, other: int) -> Planner:
-    """Wherever `label` is asked for, the plan for `other`; in a row of words each word for itself."""
-    return lambda t, y: plan(t, torch.where(y == label, other, y))
+def at_time(base: Precompute, time: float) -> Precompute:
+    """The condition of one t, whatever t is asked for: the clock stands still."""
+    return lambda t, y: base(torch.full_like(t, time), y)
 
 
-def between(here: Planner, there: Planner, low: float, high: float) -> Planner:
-    """`there` while low < t <= high, `here` before and after."""
-
-    def planner(t: Tensor, y: Tensor) -> Plan:
-        both = _joined(lambda *pair: torch.cat(pair), here(t, y), there(t, y))  # below one another, along the batch
-        return both.rows(torch.arange(len(t), device=t.device) + len(t) * ((t > low) & (t <= high)))
-
-    return planner
+def for_label(base: Precompute, label: int, other: int) -> Precompute:
+    """Wherever `label` is asked for, the condition of `other`; in a caption each token for itself."""
+    return lambda t, y: base(t, torch.where(y == label, other, y))
 
 
-def blended(here: Planner, there: Planner, weight: float) -> Planner:
-    """Between two planners, vector by vector: 0 is `here`, 1 is `there`, in the final layer too."""
-    return lambda t, y: _joined(lambda one, other: torch.lerp(one, other, weight), here(t, y), there(t, y))
+def between(base: Precompute, donor: Precompute, low: float, high: float) -> Precompute:
+    """`donor` while low < t <= high, `base` before and after."""
+
+    def precompute(t: Tensor, y: Tensor) -> Precomputed:
+        inside = (t > low) & (t <= high)  # (B,)
+        pick = lambda own, its: torch.where(inside.reshape(-1, *[1] * (own.dim() - 1)), its, own)  # noqa: E731
+        return map_tensors(pick, base(t, y), donor(t, y))
+
+    return precompute
 
 
-def _joined(join: Callable[..., Tensor], *plans: Any) -> Any:
-    """One plan from several, each tensor joined with its like."""
-    if plans[0] is None:
-        return None
-    if isinstance(plans[0], Tensor):
-        return join(*plans)
-    inner = [_joined(join, *parts) for parts in zip(*plans, strict=True)]
-    return type(plans[0])(*inner) if hasattr(plans[0], "_fields") else inner
+def interpolated(base: Precompute, donor: Precompute, weight: float) -> Precompute:
+    """Between two conditions, vector by vector: 0 is `base`, 1 is `donor`, in the final layer too."""
+    return lambda t, y: map_tensors(lambda own, its: torch.lerp(own, its, weight), base(t, y), donor(t, y))
 
 
-def _vector(modulation: object, part: str) -> Tensor:
-    vector = getattr(modulation, part, None)
-    if vector is None:
-        raise ValueError(f"this model's blocks have no {part}; an adaln_zero model has shift, scale and gate")
-    return vector
+def _require(part: str, pre: BlockCondition) -> None:
+    has = {name for m in pre.modulations for name in Modulation._fields if getattr(m, name) is not None}
+    has |= {"ctx"} if pre.ctx is not None else set()
+    if part not in has:
+        there = ", ".join(name for name in PARTS if name in has) or "nothing: the condition enters once, as tokens"
+        raise ValueError(f"this model's blocks have no {part}; they take {there} from the condition")
 
 
-def _check_blocks(chosen: list[int], plan: Plan) -> None:
-    if not all(0 <= block < len(plan.blocks) for block in chosen):
-        raise ValueError(f"blocks must lie in 0 .. {len(plan.blocks) - 1}, got {chosen}")
+def _chosen(blocks: list[int] | None, pre: Precomputed) -> set[int]:
+    n = len(pre.blocks)
+    if blocks is not None and not all(0 <= block < n for block in blocks):
+        raise ValueError(f"blocks must lie in 0 .. {n - 1}, got {blocks}")
+    return set(range(n) if blocks is None else blocks)

@@ -32,7 +32,7 @@ def stream(blocks: Sequence[nn.Module], x: Tensor, cond: Condition) -> list[Tens
 def model_stream(model: TinyDiT, x: Tensor, t: Tensor, y: Tensor) -> list[Tensor]:
     """The same for a whole model and images x (B, channels, size, size)."""
     cond = model.condition(t, y)
-    return stream(model.blocks, model.enter(x, model.plan(t, y)), cond)
+    return stream(model.blocks, model.enter(x, model.precompute(t, y)), cond)
 
 
 def size(x: Tensor) -> Tensor:

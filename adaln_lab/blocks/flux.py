@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from adaln_lab.blocks.parts import Rope, mix, turned
 from adaln_lab.blocks.sd3 import JointBlock
 from adaln_lab.blocks.upstream import Swapped
-from adaln_lab.norms import ToModulation, layer_norm, modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
 
 def _names(ours: str, theirs: str) -> dict[str, str]:

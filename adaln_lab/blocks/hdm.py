@@ -21,8 +21,7 @@ from adaln_lab.blocks.parts import Rope, SwiGLU, mix, rotate
 from adaln_lab.blocks.upstream import Flat, Names, inside
 from adaln_lab.embed import frequencies, patchify, unpatchify
 from adaln_lab.layers import zero_linear
-from adaln_lab.norms import Modulation, ToModulation, modulate, split_vectors
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, ToModulation, gated, modulate, split_vectors
 
 ORDER = ("scale", "shift", "gate")
 

@@ -15,8 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
-from adaln_lab.norms import Modulation, ToModulation, modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, ToModulation, gated, modulate
 
 
 def hidden_width(width: int, multiple_of: int = 256, multiplier: float | None = None) -> int:

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.upstream import inside
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
-from adaln_lab.norms import Modulation, layer_norm, modulate, split_vectors
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from adaln_lab.blocks.parts import Attention, Rope, mix, turned
 from adaln_lab.blocks.upstream import Swapped, inside
 from adaln_lab.layers import MLP
-from adaln_lab.norms import ToModulation, layer_norm, modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
 
 class JointAttention(nn.Module):

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from adaln_lab.analysis.wakeup import WakeUp, probe_wakeup
 from adaln_lab.analysis.xray import Report, xray
-from adaln_lab.conditioning import AdaLNZeroBlock
+from adaln_lab.conditioning import AdaLNZeroBlock, BlockCondition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 from adaln_lab.layers import zero_linear
-from adaln_lab.norms import Modulation, layer_norm, modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
 
 BUGS = (
     "double affine: the norm under the modulation has weights of its own",
@@ -35,46 +34,50 @@ BUGS = (
 CONFIG = DiTConfig(width=32, depth=2)
 
 
+def changed(pre: BlockCondition, change: Callable[[Modulation], Modulation]) -> BlockCondition:
+    return pre._replace(modulations=tuple(map(change, pre.modulations)))
+
+
 class DoubleAffine(AdaLNZeroBlock):
     def __init__(self, width: int, *sizes: Any):
         super().__init__(width, *sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(2))
 
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
-        x = gated(x, self.attn(modulate(self.norms[0](x), attn)), attn.gate)  # (B, T, D)
-        return gated(x, self.mlp(modulate(self.norms[1](x), mlp)), mlp.gate)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + attn.gate * self.attn(modulate(self.norms[0](x), attn))  # (B, T, D)
+        return x + mlp.gate * self.mlp(modulate(self.norms[1](x), mlp))
 
 
 class OneGate(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
         x = x + self.attn(modulate(layer_norm(x), attn))  # (B, T, D)
-        return gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+        return x + mlp.gate * self.mlp(modulate(layer_norm(x), mlp))
 
 
 class AttentionTwice(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        for m in prepared:
-            x = gated(x, self.attn(modulate(layer_norm(x), m)), m.gate)  # (B, T, D)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        for m in pre.modulations:
+            x = x + m.gate * self.attn(modulate(layer_norm(x), m))  # (B, T, D)
         return x
 
 
 class Swapped(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        return super().run(x, [Modulation(shift=m.scale, scale=m.shift, gate=m.gate) for m in prepared])
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        return super().forward_with(x, changed(pre, lambda m: Modulation(shift=m.scale, scale=m.shift, gate=m.gate)))
 
 
 class SigmoidGate(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        return super().run(x, [m._replace(gate=torch.sigmoid(m.gate)) for m in prepared])
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        return super().forward_with(x, changed(pre, lambda m: m._replace(gate=torch.sigmoid(m.gate))))
 
 
 class Rebound(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        for m, branch in zip(prepared, (self.attn, self.mlp), strict=True):
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        for m, branch in zip(pre.modulations, (self.attn, self.mlp), strict=True):
             x = modulate(layer_norm(x), m)  # (B, T, D)
-            x = gated(x, branch(x), m.gate)
+            x = x + m.gate * branch(x)
         return x
 
 
@@ -85,18 +88,20 @@ class ZeroTimesZero(AdaLNZeroBlock):
 
 
 class ZerosMissing(AdaLNZeroBlock):
-    zero = False
+    def __init__(self, width: int, heads: int, c_width: int, *rest: Any):
+        super().__init__(width, heads, c_width, *rest)
+        self.to_modulation = ToModulation(c_width, width, zero=False)
 
 
 class NoOnePlus(AdaLNZeroBlock):
     """Behind no letter: `scale` without `1 +` shows the same chart as zero times zero."""
 
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        return super().run(x, [m._replace(scale=m.scale - 1) for m in prepared])
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        return super().forward_with(x, changed(pre, lambda m: m._replace(scale=m.scale - 1)))
 
 
 class DeafFinalLayer(FinalLayer):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
+    def forward_with(self, x: Tensor, pre: Modulation) -> Tensor:
         return self.linear(layer_norm(x))
 
 

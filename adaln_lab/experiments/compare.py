@@ -112,7 +112,7 @@ def flops(config: DiTConfig | UNetConfig) -> int:
         x = torch.empty(1, config.channels, config.size, config.size)
         t, y = torch.empty(1), torch.empty(1, config.words, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.run(x, model.plan(t, y))
+        model.forward_with(x, model.precompute(t, y))
     return counter.get_total_flops()
 
 

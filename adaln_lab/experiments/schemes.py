@@ -19,11 +19,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.conditioning import Block, Condition
+from adaln_lab.conditioning import Block, BlockCondition, Condition
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.layers import MLP, SelfAttention
-from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
-from adaln_lab.residual import GATES, gated
+from adaln_lab.norms import GATES, Modulation, ToModulation, gated, layer_norm, modulate
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Scheme:
     zero: bool = True  # do those vectors start at 0?
     learned: str = ""  # a gate that is a parameter: "scalar" or "channel"
     start: Callable[[int], float] = lambda _branches: 0.0
-    kind: str = "identity"  # what is done to the gate, a key of residual.GATES
+    kind: str = "identity"  # what is done to the gate, a key of norms.GATES
     fixup: bool = False  # last Linear of a branch 0, the others divided by sqrt(branches)
 
     def __post_init__(self) -> None:
@@ -96,16 +95,16 @@ class SchemeBlock(Block):
                 inner.weight.data /= (2 * depth) ** 0.5
                 nn.init.zeros_(last.weight)
 
-    def prepare(self, cond: Condition) -> list[Modulation]:
-        return self.to_modulation(cond.c) if self.scheme.order else []
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(self.to_modulation(cond.c)) if self.scheme.order else BlockCondition()
 
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        scheme = self.scheme
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        scheme, own = self.scheme, [Modulation(gate=gate) for gate in self.gates] if self.scheme.learned else None
         for i, branch in enumerate((self.attn, self.mlp)):
-            m = prepared[i] if prepared else Modulation(gate=self.gates[i] if scheme.learned else None)
+            m = (pre.modulations or own or 2 * [Modulation()])[i]
             h = x
             if scheme.norm == "pre":
-                h = modulate(layer_norm(x), m) if prepared else self.norms[i](x)
+                h = modulate(layer_norm(x), m) if scheme.order else self.norms[i](x)
             x = gated(x, branch(h), m.gate, scheme.kind)  # (B, T, D)
             if scheme.norm == "post":
                 x = self.norms[i](x)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer
-from adaln_lab.dit import Plan
+from adaln_lab.conditioning import Condition
 from adaln_lab.embed import LabelEmbed, TimeEmbed
 
 GROUPS = 8  # of group norm; SD 1.5 has 32, with 320 channels and more
@@ -39,7 +39,7 @@ class UNetConfig:
 
 
 class TinyUNet(nn.Module):
-    """v = model(x, t, y), with a TinyDiT's `plan` and `run`: the same samplers and the same trainer serve both."""
+    """v = model(x, t, y), with a TinyDiT's two steps: the same samplers and the same trainer serve both."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -70,15 +70,15 @@ class TinyUNet(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self.run(x, self.plan(t, y))
+        return self.forward_with(x, self.precompute(t, y))
 
-    def plan(self, t: Tensor, y: Tensor) -> Plan:
-        """What of the condition does not depend on x: t_emb (B, C) and the words (B, S, C)."""
-        return Plan(None, [(self.t_embed(t), self.y_embed(y))], [])
+    def precompute(self, t: Tensor, y: Tensor) -> Condition:
+        """What does not depend on x: c = t_emb (B, C), ctx = the caption's tokens (B, S, C)."""
+        return Condition(self.t_embed(t), self.y_embed(y))
 
-    def run(self, x: Tensor, plan: Plan) -> Tensor:
-        """Image x (B, channels, N, N) under a plan -> velocity of the same shape."""
-        t_emb, text = plan.blocks[0]
+    def forward_with(self, x: Tensor, pre: Condition) -> Tensor:
+        """Image x (B, channels, N, N) under a precomputed condition -> velocity of the same shape."""
+        t_emb, text = pre
         full = self.down_full(self.enter(x), t_emb)  # (B, D, N, N)
         half = self.read_half(self.down_half(self.to_half(full), t_emb), text)  # (B, 2 D, N/2, N/2)
         x = self.read_quarter(self.middle(self.to_quarter(half), t_emb), text)  # (B, 4 D, N/4, N/4)

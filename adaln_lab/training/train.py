@@ -16,21 +16,20 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaln_lab.blocks import sd15
 from adaln_lab.data.datasets import Dataset
-from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.dit import DiTConfig, Precomputed, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention
-from adaln_lab.norms import Modulation
 from adaln_lab.training.distributed import ALONE, World
 from adaln_lab.training.muon import Muon
 
 WITH_MATRICES = (SelfAttention, CrossAttention, MLP, sd15.Attention, sd15.GEGLU)  # what Muon is made for
+MOST_LABELS = 64  # at which the gates are read
 PRECISIONS = {
     "float32": "as written",
     "tf32": "inputs of products rounded to 10 bits, on NVIDIA GPUs from Ampere on; no change elsewhere",
@@ -223,19 +222,17 @@ def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0
 def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
     """Every gate of the model, (depth, 2, times, K, D), for each label at the given times; None without gates.
 
-    Where a condition has several words, the label stands in every place.
+    Where a condition has several words, the label stands in every place. Of more than MOST_LABELS labels, as many,
+    evenly spaced: the cost of a reading must not grow with the vocabulary.
     """
     k, device = model.config, next(model.parameters()).device
-    y = torch.arange(k.n_classes, device=device).repeat(len(times)).unsqueeze(1).expand(-1, k.words)
-    t = times.to(device).repeat_interleave(k.n_classes)
-    blocks = [_modulations(block) for block in model.plan(t, y).blocks]
+    n = min(k.n_classes, MOST_LABELS)
+    labels = torch.linspace(0, k.n_classes - 1, n).round().long().to(device)
+    y = labels.repeat(len(times)).unsqueeze(1).expand(-1, k.words)
+    t = times.to(device).repeat_interleave(n)
+    pre = model.precompute(t, y)
+    blocks = [block.modulations for block in pre.blocks] if isinstance(pre, Precomputed) else [()]  # a U-Net has none
     if not blocks[0] or blocks[0][0].gate is None:
         return None
     gates = torch.stack([torch.stack([branch.gate.squeeze(1) for branch in block]) for block in blocks])
-    return gates.unflatten(2, (len(times), k.n_classes))
-
-
-def _modulations(prepared: Any) -> list[Modulation]:
-    """The modulations, one a branch, among what a block has prepared."""
-    prepared = prepared[0] if isinstance(prepared, tuple) and prepared else prepared
-    return prepared if isinstance(prepared, list) else []
+    return gates.unflatten(2, (len(times), n))

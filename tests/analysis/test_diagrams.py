@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.analysis.diagrams import SHAPES, describe, diagram
-from adaln_lab.conditioning import AdaLNBlock, AdaLNZeroBlock, Condition, CrossAttentionBlock, InContextBlock
+from adaln_lab.conditioning import (
+    AdaLNBlock,
+    AdaLNZeroBlock,
+    BlockCondition,
+    Condition,
+    CrossAttentionBlock,
+    InContextBlock,
+)
 from adaln_lab.display.plots import COLOURS, new_figure
 from adaln_lab.dit import FinalLayer
 from adaln_lab.layers import MLP, SelfAttention, attend
-from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import Modulation, ToModulation, gated, layer_norm, modulate
 
 ADALN = "LN -> * (1 + scale) -> + shift"
 ZERO = (
@@ -42,37 +48,37 @@ class ByHand(nn.Module):
 
 
 class NoSecondGate(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
-        x = gated(x, self.attn(modulate(layer_norm(x), attn)), attn.gate)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + attn.gate * self.attn(modulate(layer_norm(x), attn))
         return x + self.mlp(modulate(layer_norm(x), mlp))
 
 
 class TwoAttentions(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        for m in prepared:
-            x = gated(x, self.attn(modulate(layer_norm(x), m)), m.gate)
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        for m in pre.modulations:
+            x = x + m.gate * self.attn(modulate(layer_norm(x), m))
         return x
 
 
 class ReboundStream(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
         x = modulate(layer_norm(x), attn)
-        x = gated(x, self.attn(x), attn.gate)
-        return gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+        x = x + attn.gate * self.attn(x)
+        return x + mlp.gate * self.mlp(modulate(layer_norm(x), mlp))
 
 
 class LostResidual(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
         x = attn.gate * self.attn(modulate(layer_norm(x), attn))
-        return gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+        return x + mlp.gate * self.mlp(modulate(layer_norm(x), mlp))
 
 
 class OtherGates(AdaLNZeroBlock):
-    def run(self, x: Tensor, prepared: list[Modulation]) -> Tensor:
-        attn, mlp = prepared
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
         x = gated(x, self.attn(layer_norm(x) * attn.scale), attn.gate, "tanh")
         return gated(x, self.mlp(layer_norm(x)), mlp.gate, "one_plus")
 
@@ -137,7 +143,7 @@ class Parallel(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         (m,) = self.to_modulation(c)
         h = modulate(layer_norm(x), m)
-        return gated(x, self.down(torch.cat([self.attn(h), F.gelu(self.up(h))], dim=-1)), m.gate)
+        return x + m.gate * self.down(torch.cat([self.attn(h), F.gelu(self.up(h))], dim=-1))
 
 
 BLOCKS = {

@@ -55,7 +55,7 @@ def test_the_stream_of_a_model_ends_in_its_output(variant):
     x, t, y = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([1, 2, 10])
     xs = probes.model_stream(model, x, t, y)
     assert len(xs) == 3
-    tokens = model.final.run(xs[-1][:, -4:], model.plan(t, y).final)
+    tokens = model.final.forward_with(xs[-1][:, -4:], model.precompute(t, y).final)
     torch.testing.assert_close(unpatchify(tokens, 4, 2), model(x, t, y))
 
 

@@ -10,10 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from adaln_lab import conditioning, dit, norms, residual
+from adaln_lab import conditioning, dit, norms
 from adaln_lab.blocks import flux, golden, hdm, pixart, sd3
-from adaln_lab.norms import modulate
-from adaln_lab.residual import gated
+from adaln_lab.norms import gated, modulate
 
 HERE = Path(__file__).parents[1] / "golden"
 
@@ -90,11 +89,11 @@ def shift_and_scale_exchanged(patch):
 
 
 def tanh_dropped(patch):
-    patch.setitem(residual.GATES, "tanh", residual.GATES["identity"])
+    patch.setitem(norms.GATES, "tanh", norms.GATES["identity"])
 
 
 def one_plus_dropped(patch):
-    patch.setitem(residual.GATES, "one_plus", residual.GATES["identity"])
+    patch.setitem(norms.GATES, "one_plus", norms.GATES["identity"])
 
 
 def eps_ten_times(patch):

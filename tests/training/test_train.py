@@ -8,7 +8,7 @@ import torch
 
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets
-from adaln_lab.dit import DiTConfig
+from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments.judge import evaluate, load_judge
 from adaln_lab.samplers import sample
 from adaln_lab.training.muon import Muon
@@ -154,7 +154,7 @@ def test_read_gates_holds_every_gate_by_name(digits):
     list(train(run, digits))
     gates = read_gates(run.model, torch.tensor([0.2, 0.8]))
     assert gates.shape == (2, 2, 2, 10, 24)  # depth, branch, time, class, width
-    attn, mlp = run.model.blocks[1].prepare(run.model.condition(torch.tensor([0.8]), torch.tensor([3])))
+    attn, mlp = run.model.blocks[1].precompute(run.model.condition(torch.tensor([0.8]), torch.tensor([3]))).modulations
     torch.testing.assert_close(gates[1, :, 1, 3], torch.cat([attn.gate, mlp.gate])[:, 0])
 
 
@@ -193,3 +193,10 @@ def test_compiled_training_is_the_same_training(digits):
     eager, compiled = (Run.new(small, replace(SHORT, compile=c)) for c in (False, True))
     losses = [[s.loss for s in train(run, digits)] for run in (eager, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_reading_gates_does_not_grow_with_the_vocabulary():
+    """A caption model has thousands of labels; a reading takes an evenly spaced sample of them."""
+    small, large = (TinyDiT(replace(SMALL, n_classes=n)) for n in (64, 5000))
+    times = torch.tensor([0.2, 0.8])
+    assert read_gates(small, times).shape == read_gates(large, times).shape
