@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | judge | schemes | zoo | xray | progress."""
 
 import argparse
 import io
@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +120,6 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)"
     )
     add.set_defaults(command=command_xray)
-
-    add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
-    add.add_argument("--quick", action="store_true", help="few rounds, one seed")
-    add.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
-    add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
-    _device(add)
-    add.set_defaults(command=command_bench)
 
     add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
     add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
@@ -308,16 +300,6 @@ def command_xray(o: argparse.Namespace) -> None:
     print(xray(module))
     for refusal in refusals:
         print(f"because this pass was tried: {refusal}")
-
-
-def command_bench(o: argparse.Namespace) -> None:
-    from adaln_lab.bench import bench, parts
-
-    about = pick_device(o.device), o.quick, o.engine
-    with _bar(parts(*about), "part") as bar:
-        found = bench(*about, say=partial(tqdm.write, file=sys.stdout), each=bar.update)
-    if o.json:
-        write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
 
 
 def command_progress(o: argparse.Namespace) -> None:
