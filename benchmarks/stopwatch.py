@@ -1,7 +1,7 @@
 """Time functions so that the ratio of two times means something.
 
-The candidates take turns, in an order shuffled each round, and a ratio is the median over rounds of paired ratios: other
-work that slows the machine for a while slows both.
+The candidates take turns, in an order shuffled each round, and a ratio is the median over rounds of paired ratios:
+other work that slows the machine for a while slows both.
 """
 
 import random
