@@ -3,7 +3,7 @@
 Data walks one way, and so do imports:
 
     scenes, datasets -> flow -> [norms -> residual, layers -> conditioning -> dit <- embed]
-             -> train, checkpoint -> samplers, judge, probes -> plots -> widgets, exercises -> notebooks
+             -> train, checkpoint -> samplers, classifier, probes -> plots -> widgets, exercises -> notebooks
 
     norms         layer_norm, rms_norm, modulate, ToModulation
     residual      the gated residual
@@ -19,8 +19,7 @@ Data walks one way, and so do imports:
     checkpoint    keeps what training made, whole or not at all (files)
     session       one start of a run; failures says what stopped it
     interventions other plans for the same weights
-    bench         how fast, against baselines in the same run (stopwatch)
-    judge         how good are the samples?
+    classifier    how good are the samples?
     schemes       a dozen ways for a branch to join the stream; sweep races them over depth and learning rate
     probes        sizes, gradients and shares of the stream; wakeup: who hears the loss, and when
     xray          whether and how any module is modulated, from watching one pass

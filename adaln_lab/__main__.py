@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | judge | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
 
 import argparse
 import io
@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import compare, judge, sweep
+from adaln_lab.experiments import classifier, compare, sweep
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
@@ -84,15 +84,15 @@ def parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("evaluate", help="measure a trained run; one line of JSON", formatter_class=_Help)
     add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument("--n", type=int, default=1000, help="samples to judge, labels cycled")
+    add.add_argument("--n", type=int, default=1000, help="samples to measure, labels cycled")
     _sampling(add)
     add.set_defaults(command=command_evaluate)
 
-    add = commands.add_parser("judge", help="fit the network that measures samples", formatter_class=_Help)
+    add = commands.add_parser("classifier", help="fit the classifier that measures samples", formatter_class=_Help)
     add.add_argument("--data", choices=DATA, default="digits", help="what it must read")
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
-    add.set_defaults(command=command_judge)
+    add.set_defaults(command=command_classifier)
 
     add = commands.add_parser(
         "schemes", help="race residual schemes over depth and learning rate", formatter_class=_Help
@@ -172,11 +172,11 @@ def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
 
 
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
-    """Scenes are read back factor by factor, everything else is judged."""
+    """Scenes are read back factor by factor, everything else is measured with a classifier."""
     if data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
-        quality = asdict(judge.evaluate(images, labels.to(images.device), data, judge.load_judge(data)))
+        quality = asdict(classifier.evaluate(images, labels.to(images.device), data, classifier.load_classifier(data)))
     return {key: round(value, 4) for key, value in quality.items()}
 
 
@@ -314,11 +314,11 @@ def command_progress(o: argparse.Namespace) -> None:
         progress()
 
 
-def command_judge(o: argparse.Namespace) -> None:
+def command_classifier(o: argparse.Namespace) -> None:
     data = datasets.load(o.data, pick_device(o.device))
-    fitted = judge.fit_judge(data)
-    found = judge.accuracy(fitted, data.held_images, data.held_labels)
-    about = {"command": f"python -m adaln_lab judge --data {o.data}", "held_out_accuracy": round(found, 4)}
+    fitted = classifier.fit_classifier(data)
+    found = classifier.accuracy(fitted, data.held_images, data.held_labels)
+    about = {"command": f"python -m adaln_lab classifier --data {o.data}", "held_out_accuracy": round(found, 4)}
     save_tensors(fitted.state_dict(), o.out, about)
     print(json.dumps(about))
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import judge
+from adaln_lab.experiments import classifier
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.samplers import sample
 from adaln_lab.training.recipes import recipe
@@ -150,7 +150,7 @@ def to_quality(
 ) -> dict[str, Any]:
     """Seconds of training until the average's samples are read right, for three recipes on digits, each to the end."""
     data, found = datasets.load("digits", device), {}
-    reader, labels = judge.load_judge(data), torch.arange(500, device=device) % 10
+    reader, labels = classifier.load_classifier(data), torch.arange(500, device=device) % 10
     k, config = recipe("digits", "cpu")
     adam = replace(config, lr=2e-3, muon_lr=2e-3, steps=patience * config.steps)
     recipes = {
@@ -170,7 +170,7 @@ def to_quality(
                 if step.number % every == 0:
                     wait(device)
                     seconds += time.perf_counter() - start
-                    accuracy = judge.accuracy(reader, sample(run.ema, labels), labels)
+                    accuracy = classifier.accuracy(reader, sample(run.ema, labels), labels)
                     if accuracy >= bar:
                         break
                     start = time.perf_counter()

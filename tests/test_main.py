@@ -75,7 +75,7 @@ def test_a_record_holds_what_a_reader_without_the_machine_wants(tmp_path, monkey
     assert main([*arguments, "--device", "cpu"]) == 0
     monkeypatch.setattr("adaln_lab.utils.assets.ASSETS", tmp_path / "assets")
     stored = stored_run("digits_test")
-    assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "floor"} <= stored.keys()
+    assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "frechet_real"} <= stored.keys()
     assert stored["samples"].shape == (30, 1, 8, 8)
     assert np.abs(stored["samples"]).max() <= 1
     assert stored_run("nobody_made_this") is None
@@ -101,7 +101,7 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
     assert main(["evaluate", "--run", str(run), "--n", "50", "--device", "cpu"]) == 0
     line = capsys.readouterr().out
     assert line.count("\n") == 1
-    assert {"accuracy", "frechet", "floor", "nearest", "seconds"} <= json.loads(line).keys()
+    assert {"accuracy", "frechet", "frechet_real", "nearest", "seconds"} <= json.loads(line).keys()
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_a_stopped_sampling_leaves_no_file(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_pairs_are_read_back_and_no_judge_is_fitted_to_words(capsys):
+def test_pairs_are_read_back_and_no_classifier_is_fitted_to_words(capsys):
     folder = asset("dit_pairs_both")
     assert main(["evaluate", "--run", str(folder), "--n", "12", "--device", "cpu"]) == 0
     assert {"colour", "cell", "all"} <= json.loads(capsys.readouterr().out).keys()
-    assert main(["judge", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2
+    assert main(["classifier", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2
     assert "scene_reader reads back" in capsys.readouterr().err
