@@ -71,7 +71,7 @@ def fit_classifier(data: Dataset, steps: int = 1200, batch: int = 128, seed: int
     """
     if data.labels.dim() != 1:
         raise ValueError(
-            f"a classifier reads one label per picture; {data.name} have words, which scene_reader reads back"
+            f"a classifier needs one label per picture; scene_reader reads the words of {data.name}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
