@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -19,13 +20,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, compare, sweep
+from adaln_lab.experiments import classifier, comparison, sweep
+from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
-from adaln_lab.training import checkpoint, distributed
+from adaln_lab.training import distributed
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
-from adaln_lab.utils.environment import machine, pick_device
+from adaln_lab.utils.environment import pick_device
 from adaln_lab.utils.files import read_json, save_tensors, write_json, write_whole
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
@@ -95,13 +97,13 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(command=command_classifier)
 
     add = commands.add_parser(
-        "schemes", help="race residual schemes over depth and learning rate", formatter_class=_Help
+        "schemes", help="compare residual schemes over depth and learning rate", formatter_class=_Help
     )
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
     add.set_defaults(command=command_schemes)
 
-    add = commands.add_parser("compare", help="race the ways in which a condition enters", formatter_class=_Help)
+    add = commands.add_parser("compare", help="compare the ways in which a condition enters", formatter_class=_Help)
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
@@ -163,7 +165,7 @@ def command_train(o: argparse.Namespace) -> None:
             write_json(o.record, record)
 
 
-def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
+def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:
     """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
     labels = _labels(None, 1000, model)
     images = _draw(model, labels)
@@ -180,12 +182,12 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
     return {key: round(value, 4) for key, value in quality.items()}
 
 
-def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
+def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
     data = read_json(o.run / "config.json").get("data")
-    return checkpoint.load_model(o.run, pick_device(o.device)), data
+    return comparison.load_variant(o.run, pick_device(o.device)), data
 
 
-def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
+def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor:
     """n labels, cycled, or n scenes; text names them, else all labels or drawn scenes."""
     k = model.config
     if n < 1:
@@ -210,7 +212,7 @@ def _bar(total: int, unit: str) -> tqdm:
     return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
 
 
-def _draw(model: TinyDiT, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
+def _draw(model: TinyDiT | TinyUNet, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
     with _bar(-(-len(labels) // BATCH) * steps, "step") as bar:
         return sample(model, labels, steps, **how, each=bar.update)
 
@@ -246,7 +248,7 @@ def command_sample(o: argparse.Namespace) -> None:
 
 def command_evaluate(o: argparse.Namespace) -> None:
     model, name = _load(o)
-    data = datasets.load(name, model.positions.device)
+    data = datasets.load(name, next(model.parameters()).device)
     labels = _labels(None, o.n, model)
     start = time.perf_counter()
     images = _draw(model, labels, **_how(o))
@@ -254,24 +256,21 @@ def command_evaluate(o: argparse.Namespace) -> None:
     print(json.dumps(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
 
 
-def command_schemes(o: argparse.Namespace) -> None:
-    if not 1 <= o.seeds <= len(sweep.SEEDS):
-        raise ValueError(f"seeds must lie in 1 .. {len(sweep.SEEDS)}, got {o.seeds}")
-    device = torch.device("cpu")
-    made = {"command": f"python -m adaln_lab schemes --out FILE --seeds {o.seeds}", "machine": machine(device)}
-    trials = [trial for trial in sweep.grid() if trial.seed < o.seeds]
-    races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
-    with _bar(len(set(trials) - sweep.kept(o.out)), "run") as bar, logging_redirect_tqdm():
-        for trial, score in races:
-            log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:
+    with _bar(total, "trial") as bar, logging_redirect_tqdm():
+        for trial, result in results:
+            log.info("%s: %s", trial, result)
             bar.update()
+
+
+def command_schemes(o: argparse.Namespace) -> None:
+    _log_trials(sweep.missing(o.out, o.seeds), sweep.run(o.out, o.seeds))
 
 
 def command_compare(o: argparse.Namespace) -> None:
-    with _bar(compare.todo(o.out, o.seeds), "cell") as bar, logging_redirect_tqdm():
-        for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
-            log.info("%s", line)
-            bar.update()
+    trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)
+    losses = ((trial, result.get("failed") or f"held-out loss {result['loss']:.4f}") for trial, result in trials)
+    _log_trials(comparison.missing(o.out, o.seeds), losses)
 
 
 def command_zoo(o: argparse.Namespace) -> None:
