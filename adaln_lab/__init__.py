@@ -20,7 +20,7 @@ Data walks one way, and so do imports:
     session       one start of a run; failures says what stopped it
     interventions other plans for the same weights
     classifier    how good are the samples?
-    schemes       a dozen ways for a branch to join the stream; sweep races them over depth and learning rate
+    schemes       a dozen ways for a branch to join the stream; sweep compares them over depth and learning rate
     probes        sizes, gradients and shares of the stream; wakeup: who hears the loss, and when
     xray          whether and how any module is modulated, from watching one pass
     dataflow      what a block does, read from the block itself; diagrams draws it

@@ -44,7 +44,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data == "scenes":
         model = replace(model, n_classes=len(WORDS), words=7)
         config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
-    if data == "pairs":  # the race's model, trained longer
+    if data == "pairs":  # the model of experiments.comparison, trained longer
         model = replace(model, width=96, n_classes=len(WORDS), words=11)
         config = replace(config, steps=2400, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if not small:

@@ -22,7 +22,7 @@ from adaln_lab.experiments.comparison import (
     train_and_score,
 )
 from adaln_lab.training.checkpoint import load_model
-from adaln_lab.utils.assets import stored
+from adaln_lab.utils.assets import asset
 
 QUICK = Settings(steps=2, batch=4, lr_multipliers=(0.5, 1.0), short_steps=1, curve_points=1, samples=4)
 
@@ -30,15 +30,15 @@ QUICK = Settings(steps=2, batch=4, lr_multipliers=(0.5, 1.0), short_steps=1, cur
 def test_steps_make_the_compute_equal():
     settings = Settings()
     spent = {r: Trial("compute", r, 1.0, 0).steps(settings) * flops(c) for r, c in VARIANTS.items()}
-    for runner, total in spent.items():
-        assert total == pytest.approx(spent[REFERENCE], rel=2e-3), runner
+    for variant, total in spent.items():
+        assert total == pytest.approx(spent[REFERENCE], rel=2e-3), variant
 
 
 def test_widths_make_the_parameters_equal():
     """To 4 %: widths come in steps of the four heads."""
     aim = parameters(build(VARIANTS[REFERENCE]))
-    for runner, width in WIDTHS.items():
-        assert parameters(build(replace(VARIANTS[runner], width=width))) == pytest.approx(aim, rel=0.04)
+    for variant, width in WIDTHS.items():
+        assert parameters(build(replace(VARIANTS[variant], width=width))) == pytest.approx(aim, rel=0.04)
 
 
 def test_flops_are_those_of_arithmetic():
@@ -70,8 +70,8 @@ def few(monkeypatch):
 def test_a_stopped_comparison_goes_on_and_loses_no_trial(few, tmp_path, monkeypatch):
     straight, stopped = tmp_path / "straight.json", tmp_path / "stopped.json"
     done = list(comparison.run(straight, 2, settings=QUICK))
-    cells = json.loads(straight.read_text())["results"]
-    assert len(done) == len(cells) == 4 + 16 + 4 + 2
+    results = json.loads(straight.read_text())["results"]
+    assert len(done) == len(results) == 4 + 16 + 4 + 2
     for i, _ in enumerate(comparison.run(stopped, 2, settings=QUICK)):
         if i == 6:
             break
@@ -79,13 +79,13 @@ def test_a_stopped_comparison_goes_on_and_loses_no_trial(few, tmp_path, monkeypa
     whole = comparison.train_and_score
     monkeypatch.setattr(comparison, "train_and_score", lambda trial, **how: ran.append(trial) or whole(trial, **how))
     list(comparison.run(stopped, 2, settings=QUICK))
-    assert len(ran) == len(cells) - 7
+    assert len(ran) == len(results) - 7
     again = json.loads(stopped.read_text())["results"]
-    assert without_time(again) == without_time(cells)
+    assert without_time(again) == without_time(results)
 
 
-def without_time(cells):
-    return {key: {k: v for k, v in cell.items() if k != "seconds"} for key, cell in cells.items()}
+def without_time(results):
+    return {key: {k: v for k, v in result.items() if k != "seconds"} for key, result in results.items()}
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(few, tmp_path):
@@ -131,7 +131,9 @@ def test_bound_is_one_half_for_a_generator_that_mixes_pairs_up(monkeypatch):
 
 def test_the_stored_comparison_is_complete(tmp_path):
     """Every result that the notebook reads is there, with five seeds or more, and nothing failed."""
-    results = stored("compare")["results"]
+    stored = asset("compare.json")
+    assert comparison.missing(stored, seeds=5) == 0  # of the default settings, which notebook 07 shows
+    results = json.loads(stored.read_text(encoding="utf8"))["results"]
     assert comparison.missing(tmp_path / "none.json", seeds=5) == len(results)
     for variant in VARIANTS:
         assert len(comparison.all_seeds(results, "compute", variant)) >= 5
