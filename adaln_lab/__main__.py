@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
 
 import argparse
 import io
@@ -7,9 +7,9 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import compare, judge, sweep
+from adaln_lab.experiments import classifier, comparison, sweep
+from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
-from adaln_lab.training import checkpoint, distributed
+from adaln_lab.training import distributed
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
-from adaln_lab.utils.environment import machine, pick_device
+from adaln_lab.utils.environment import pick_device
 from adaln_lab.utils.files import read_json, save_tensors, write_json, write_whole
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
@@ -85,24 +86,24 @@ def parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("evaluate", help="measure a trained run; one line of JSON", formatter_class=_Help)
     add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument("--n", type=int, default=1000, help="samples to judge, labels cycled")
+    add.add_argument("--n", type=int, default=1000, help="samples to measure, labels cycled")
     _sampling(add)
     add.set_defaults(command=command_evaluate)
 
-    add = commands.add_parser("judge", help="fit the network that measures samples", formatter_class=_Help)
+    add = commands.add_parser("classifier", help="fit the classifier that measures samples", formatter_class=_Help)
     add.add_argument("--data", choices=DATA, default="digits", help="what it must read")
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
-    add.set_defaults(command=command_judge)
+    add.set_defaults(command=command_classifier)
 
     add = commands.add_parser(
-        "schemes", help="race residual schemes over depth and learning rate", formatter_class=_Help
+        "schemes", help="compare residual schemes over depth and learning rate", formatter_class=_Help
     )
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
     add.set_defaults(command=command_schemes)
 
-    add = commands.add_parser("compare", help="race the ways in which a condition enters", formatter_class=_Help)
+    add = commands.add_parser("compare", help="compare the ways in which a condition enters", formatter_class=_Help)
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
@@ -121,13 +122,6 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)"
     )
     add.set_defaults(command=command_xray)
-
-    add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
-    add.add_argument("--quick", action="store_true", help="few rounds, one seed")
-    add.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
-    add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
-    _device(add)
-    add.set_defaults(command=command_bench)
 
     add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
     add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
@@ -171,7 +165,7 @@ def command_train(o: argparse.Namespace) -> None:
             write_json(o.record, record)
 
 
-def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
+def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:
     """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
     labels = _labels(None, 1000, model)
     images = _draw(model, labels)
@@ -180,20 +174,20 @@ def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
 
 
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
-    """Scenes are read back factor by factor, everything else is judged."""
+    """Scenes are read back factor by factor, everything else is measured with a classifier."""
     if data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
-        quality = asdict(judge.evaluate(images, labels.to(images.device), data, judge.load_judge(data)))
+        quality = asdict(classifier.evaluate(images, labels.to(images.device), data, classifier.load_classifier(data)))
     return {key: round(value, 4) for key, value in quality.items()}
 
 
-def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
+def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
     data = read_json(o.run / "config.json").get("data")
-    return checkpoint.load_model(o.run, pick_device(o.device)), data
+    return comparison.load_variant(o.run, pick_device(o.device)), data
 
 
-def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
+def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor:
     """n labels, cycled, or n scenes; text names them, else all labels or drawn scenes."""
     k = model.config
     if n < 1:
@@ -218,7 +212,7 @@ def _bar(total: int, unit: str) -> tqdm:
     return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
 
 
-def _draw(model: TinyDiT, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
+def _draw(model: TinyDiT | TinyUNet, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
     with _bar(-(-len(labels) // BATCH) * steps, "step") as bar:
         return sample(model, labels, steps, **how, each=bar.update)
 
@@ -254,7 +248,7 @@ def command_sample(o: argparse.Namespace) -> None:
 
 def command_evaluate(o: argparse.Namespace) -> None:
     model, name = _load(o)
-    data = datasets.load(name, model.positions.device)
+    data = datasets.load(name, next(model.parameters()).device)
     labels = _labels(None, o.n, model)
     start = time.perf_counter()
     images = _draw(model, labels, **_how(o))
@@ -262,24 +256,21 @@ def command_evaluate(o: argparse.Namespace) -> None:
     print(json.dumps(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
 
 
-def command_schemes(o: argparse.Namespace) -> None:
-    if not 1 <= o.seeds <= len(sweep.SEEDS):
-        raise ValueError(f"seeds must lie in 1 .. {len(sweep.SEEDS)}, got {o.seeds}")
-    device = torch.device("cpu")
-    made = {"command": f"python -m adaln_lab schemes --out FILE --seeds {o.seeds}", "machine": machine(device)}
-    trials = [trial for trial in sweep.grid() if trial.seed < o.seeds]
-    races = sweep.run_grid(trials, datasets.load("digits", device), o.out, made | {"date": str(date.today())})
-    with _bar(len(set(trials) - sweep.kept(o.out)), "run") as bar, logging_redirect_tqdm():
-        for trial, score in races:
-            log.info("%s, %d blocks, rate %g, seed %d: %.3f", trial.scheme, trial.depth, trial.lr, trial.seed, score)
+def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:
+    with _bar(total, "trial") as bar, logging_redirect_tqdm():
+        for trial, result in results:
+            log.info("%s: %s", trial, result)
             bar.update()
+
+
+def command_schemes(o: argparse.Namespace) -> None:
+    _log_trials(sweep.missing(o.out, o.seeds), sweep.run(o.out, o.seeds))
 
 
 def command_compare(o: argparse.Namespace) -> None:
-    with _bar(compare.todo(o.out, o.seeds), "cell") as bar, logging_redirect_tqdm():
-        for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
-            log.info("%s", line)
-            bar.update()
+    trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)
+    losses = ((trial, result.get("failed") or f"held-out loss {result['loss']:.4f}") for trial, result in trials)
+    _log_trials(comparison.missing(o.out, o.seeds), losses)
 
 
 def command_zoo(o: argparse.Namespace) -> None:
@@ -310,16 +301,6 @@ def command_xray(o: argparse.Namespace) -> None:
         print(f"because this pass was tried: {refusal}")
 
 
-def command_bench(o: argparse.Namespace) -> None:
-    from adaln_lab.bench import bench, parts
-
-    about = pick_device(o.device), o.quick, o.engine
-    with _bar(parts(*about), "part") as bar:
-        found = bench(*about, say=partial(tqdm.write, file=sys.stdout), each=bar.update)
-    if o.json:
-        write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
-
-
 def command_progress(o: argparse.Namespace) -> None:
     from adaln_lab.exercises import progress, reset_progress
     from adaln_lab.exercises.welcome import write_welcome
@@ -332,11 +313,11 @@ def command_progress(o: argparse.Namespace) -> None:
         progress()
 
 
-def command_judge(o: argparse.Namespace) -> None:
+def command_classifier(o: argparse.Namespace) -> None:
     data = datasets.load(o.data, pick_device(o.device))
-    fitted = judge.fit_judge(data)
-    found = judge.accuracy(fitted, data.held_images, data.held_labels)
-    about = {"command": f"python -m adaln_lab judge --data {o.data}", "held_out_accuracy": round(found, 4)}
+    fitted = classifier.fit_classifier(data)
+    found = classifier.accuracy(fitted, data.held_images, data.held_labels)
+    about = {"command": f"python -m adaln_lab classifier --data {o.data}", "held_out_accuracy": round(found, 4)}
     save_tensors(fitted.state_dict(), o.out, about)
     print(json.dumps(about))
 

@@ -1,4 +1,4 @@
-"""The baselines compute what ours computes, the race is fair, numbers are counted right. No speed is asserted."""
+"""The baselines compute what ours computes, timing is fair, numbers are counted right. No speed is asserted."""
 
 import json
 import subprocess
@@ -7,18 +7,18 @@ import sys
 import pytest
 import torch
 
-from adaln_lab import bench, stopwatch
-from adaln_lab.baselines import TextbookDiT, TextbookTraining, textbook_sample
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss
 from adaln_lab.samplers import sample
+from benchmarks import bench, stopwatch
+from benchmarks.baselines import TextbookDiT, TextbookTraining, textbook_sample
 
 CPU = torch.device("cpu")
 TINY = DiTConfig(width=24, depth=2, heads=2)
 
 
 def twins(k: DiTConfig = TINY) -> tuple[TinyDiT, TextbookDiT]:
-    """Ours, every weight shaken awake, and the textbook's with the same weights."""
+    """Ours with random weights everywhere, and the textbook model with the same weights."""
     torch.manual_seed(0)
     ours, book = TinyDiT(k), TextbookDiT(k)
     for p in ours.parameters():
@@ -70,27 +70,27 @@ def test_the_baseline_draws_the_same_samples(batched):
     torch.testing.assert_close(textbook_sample(book, noise, y, 4, 2.0, batched), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_contestants_take_turns_and_the_first_round_is_not_counted(monkeypatch):
+def test_candidates_take_turns_and_the_first_round_is_not_counted(monkeypatch):
     clock, turns = [0.0], []
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
 
-    def contestant(name, seconds):
+    def candidate(name, seconds):
         def go():
             turns.append(name)
             clock[0] += seconds * (100 if len(turns) <= 2 else 1)
 
         return go
 
-    seconds = stopwatch.race({"ours": contestant("ours", 2.0), "other": contestant("other", 3.0)}, 4, CPU)
+    seconds = stopwatch.interleaved({"ours": candidate("ours", 2.0), "other": candidate("other", 3.0)}, 4, CPU)
     assert all({turns[i], turns[i + 1]} == {"ours", "other"} for i in range(0, 10, 2))
     assert len({tuple(turns[i : i + 2]) for i in range(0, 10, 2)}) == 2  # not always the same one first
     assert seconds["ours"] == pytest.approx([2.0] * 4) and seconds["other"] == pytest.approx([3.0] * 4)
-    assert stopwatch.verdict(seconds)["ratio"]["other"]["median"] == pytest.approx(1.5)
+    assert stopwatch.summarise(seconds)["ratio"]["other"]["median"] == pytest.approx(1.5)
 
 
 def test_ratios_are_paired():
     """A machine that slows down for both changes no ratio."""
-    found = stopwatch.verdict({"ours": [1.0, 10.0, 2.0, 4.0], "other": [2.0, 20.0, 4.0, 8.0]})
+    found = stopwatch.summarise({"ours": [1.0, 10.0, 2.0, 4.0], "other": [2.0, 20.0, 4.0, 8.0]})
     assert found["ratio"]["other"] == {"median": 2.0, "quartiles": [2.0, 2.0]}
     assert found["ms"] == {"ours": 3000.0, "other": 6000.0}
 
@@ -129,6 +129,8 @@ def test_all_of_it_runs_and_can_be_kept(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
-    code = "from adaln_lab.bench import _peak; _peak('ours', 'digits', 'cpu')"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = "from benchmarks.bench import _peak; _peak('ours', 'digits', 'cpu')"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=bench.ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert 100 < float(said) < 4000

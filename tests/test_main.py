@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from adaln_lab.__main__ import main
 from adaln_lab.data import datasets
-from adaln_lab.experiments import sweep
+from adaln_lab.experiments import grid, sweep
 from adaln_lab.training.checkpoint import load_run
 from adaln_lab.training.recipes import stored_run
 from adaln_lab.training.train import train
@@ -75,7 +75,7 @@ def test_a_record_holds_what_a_reader_without_the_machine_wants(tmp_path, monkey
     assert main([*arguments, "--device", "cpu"]) == 0
     monkeypatch.setattr("adaln_lab.utils.assets.ASSETS", tmp_path / "assets")
     stored = stored_run("digits_test")
-    assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "floor"} <= stored.keys()
+    assert {"date", "machine", "command", "seconds", "loss", "accuracy", "frechet", "frechet_real"} <= stored.keys()
     assert stored["samples"].shape == (30, 1, 8, 8)
     assert np.abs(stored["samples"]).max() <= 1
     assert stored_run("nobody_made_this") is None
@@ -101,7 +101,7 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
     assert main(["evaluate", "--run", str(run), "--n", "50", "--device", "cpu"]) == 0
     line = capsys.readouterr().out
     assert line.count("\n") == 1
-    assert {"accuracy", "frechet", "floor", "nearest", "seconds"} <= json.loads(line).keys()
+    assert {"accuracy", "frechet", "frechet_real", "nearest", "seconds"} <= json.loads(line).keys()
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
         ("train --out {run}/run.json/x", "cannot write run.json to the folder"),
         ("train --out {run}/new --steps 0", "steps must be at least 1"),
         ("train --out {run}/new --device tpu", "device must be one of"),
-        ("schemes --out {run}/race.json --seeds 0", "seeds must lie in 1 .. 5"),
-        ("schemes --out {run}/race.json --seeds 9", "seeds must lie in 1 .. 5"),
-        ("schemes --out {run}/config.json", "holds no race"),
+        ("schemes --out {run}/sweep.json --seeds 0", "seeds must lie in 1 .. 5"),
+        ("schemes --out {run}/sweep.json --seeds 9", "seeds must lie in 1 .. 5"),
+        ("schemes --out {run}/config.json", "holds no results of the settings"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_exit_code_2(run, capsys, arguments, message):
@@ -168,28 +168,28 @@ def test_sampling_and_evaluating_count_their_steps(run, bars, tmp_path):
     assert [bar.total for bar in bars] == [6, 3] and all(map(is_full, bars))
 
 
-def test_a_race_that_goes_on_counts_what_is_left(bars, tmp_path, monkeypatch):
+def test_a_sweep_that_goes_on_counts_what_is_left(bars, tmp_path, monkeypatch):
     trials = [sweep.Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)]
-    monkeypatch.setattr(sweep, "grid", lambda: trials)
-    monkeypatch.setattr(sweep, "race", lambda trial, data: 0.25)
+    monkeypatch.setattr(sweep, "all_trials", lambda seeds: trials[:seeds])
+    monkeypatch.setattr(sweep, "train_and_score", lambda trial, data: 0.25)
     command = ["schemes", "--out", str(tmp_path / "s.json"), "--seeds"]
     for seeds in ("1", "2"):
         assert main([*command, seeds]) == 0
     assert [bar.total for bar in bars] == [1, 1] and all(map(is_full, bars))
 
 
-def test_a_stopped_race_keeps_what_it_has(bars, tmp_path, monkeypatch, capsys):
+def test_a_stopped_sweep_keeps_what_it_has(bars, tmp_path, monkeypatch, capsys):
     trials = [sweep.Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)]
 
-    def race(trial, data):
+    def train_and_score(trial, data):
         if trial.seed:
             raise KeyboardInterrupt
         return 0.25
 
-    monkeypatch.setattr(sweep, "grid", lambda: trials)
-    monkeypatch.setattr(sweep, "race", race)
+    monkeypatch.setattr(sweep, "all_trials", lambda seeds: trials[:seeds])
+    monkeypatch.setattr(sweep, "train_and_score", train_and_score)
     assert main(["schemes", "--out", str(tmp_path / "s.json")]) == 130
-    assert sweep.kept(tmp_path / "s.json") == {trials[0]}
+    assert json.loads((tmp_path / "s.json").read_text())["results"] == {grid.key(trials[0]): 0.25}
     assert capsys.readouterr().err.endswith("adaln_lab: stopped\n")
 
 
@@ -202,9 +202,9 @@ def test_a_stopped_sampling_leaves_no_file(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_pairs_are_read_back_and_no_judge_is_fitted_to_words(capsys):
+def test_pairs_are_read_back_and_no_classifier_is_fitted_to_words(capsys):
     folder = asset("dit_pairs_both")
     assert main(["evaluate", "--run", str(folder), "--n", "12", "--device", "cpu"]) == 0
     assert {"colour", "cell", "all"} <= json.loads(capsys.readouterr().out).keys()
-    assert main(["judge", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2
-    assert "scene_reader reads back" in capsys.readouterr().err
+    assert main(["classifier", "--data", "pairs", "--out", "nowhere.safetensors", "--device", "cpu"]) == 2
+    assert "scene_reader reads the words" in capsys.readouterr().err

@@ -108,8 +108,7 @@ RULES: list[Rule] = [function for name, function in list(globals().items()) if n
 DOORS: dict[tuple[str, Rule], str] = {
     ("datasets", rule_opens_no_network): "MNIST, FashionMNIST, CIFAR-10, when they are asked for by name",
     ("distributed", rule_listens_nowhere): "meets the other ranks where torchrun says",
-    ("compare", rule_starts_no_process): "races several cells at a time with --jobs",
-    ("bench", rule_starts_no_process): "memory is measured in a process of its own",
+    ("grid", rule_starts_no_process): "several trials at a time with --jobs",
     ("10_speed_and_scale", rule_starts_no_process): "torchrun, and a run that is killed, in a temporary folder",
     ("files", rule_writes_nothing): "the one writer: aside, synced, renamed",
     ("__main__", rule_writes_nothing): "fills the file for --out that `files.write_whole` hands out",

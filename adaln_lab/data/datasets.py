@@ -25,7 +25,7 @@ class Dataset:
     source: str  # where the pictures came from, for people
     images: Tensor  # (N, channels, size, size) float32 in [-1, 1]: what a DiT is trained on
     labels: Tensor  # (N,) int64, or words (N, S)
-    held_images: Tensor  # (M, channels, size, size): what only judges and people see
+    held_images: Tensor  # (M, channels, size, size): never used for training
     held_labels: Tensor  # (M,)
 
     @property

@@ -1,4 +1,4 @@
-"""Read a scene back from its picture, by drawing: no network judges, the nearest drawing does.
+"""Read a scene back from its picture, by drawing: the answer is the nearest drawing, no network is involved.
 
     light, background   the empty board that differs least from the picture; where an object hides it, any board is FAR
     each cell           nothing, or the object (size, colour, shape, a little moved) whose drawing differs least

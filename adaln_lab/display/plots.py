@@ -134,16 +134,6 @@ def plot_gates_over(values: Sequence[float], sizes: Any, ax: Axes, label: str, m
     return ax
 
 
-def plot_bars(names: Sequence[str], values: Sequence[float], ax: Axes, label: str, real: float) -> Axes:
-    """Bars with their numbers, and a dashed line at what real pictures score."""
-    bars = ax.bar(names, values, color=COLOURS["measure"], edgecolor=COLOURS["data"], width=0.6)
-    ax.bar_label(bars, fmt="%.3g", fontsize=8.5, label_type="center")
-    ax.axhline(real, color=COLOURS["data"], ls="--", lw=1)
-    ax.set(ylabel=label, title=f"dashed: real digits, {real:.3g}")
-    ax.margins(y=0.15)
-    return ax
-
-
 def plot_film(rows: dict[str, Any], ax: Axes, names: Sequence[str] = ()) -> Axes:
     """Pictures that change: one row of pictures (n, channels, h, w) for each label, which stands beside it.
 
@@ -283,28 +273,6 @@ def plot_verdicts(names: Sequence[str], questions: Sequence[str], answers: Any, 
     return ax
 
 
-def plot_profile(sizes: Any, gradients: Any, ax: Axes, title: str = "", reach: tuple[float, float] = (0.2, 12)) -> Axes:
-    """Size of the stream (full) and of its gradient (dashed) after 0, 1, ..., L blocks; log axis, cut to `reach`."""
-    for values, line, label in ((sizes, "-", "stream"), (gradients, "--", "gradient")):
-        ax.plot(range(len(values)), np.asarray(values), line, color=COLOURS["data"], lw=1.8, label=label)
-    ax.set(xlabel="blocks passed", yscale="log", ylim=reach)
-    ax.set_title(title, fontsize=9.5)
-    return ax
-
-
-def plot_spectra(spectra: dict[str, Any], ax: Axes, floor: float = 1e-4) -> Axes:
-    """Singular values of up to six Jacobians, largest first, log axis; what lies below `floor` is drawn at it."""
-    styles = [("-", "data"), ((0, (5, 1)), "quiet"), (":", "quiet"), ("-.", "data"), ("--", "data"), (":", "data")]
-    if len(spectra) > len(styles):
-        raise ValueError(f"at most {len(styles)} curves can be told apart here, got {len(spectra)}")
-    for (name, values), (line, colour) in zip(spectra.items(), styles, strict=False):
-        values = np.maximum(np.asarray(values), floor)
-        ax.plot(range(1, len(values) + 1), values, ls=line, color=COLOURS[colour], lw=1.8, label=name)
-    ax.set(xlabel="direction, from the most to the least stretched", ylabel="singular value", yscale="log")
-    ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
-
-
 def plot_lines(steps: Sequence[float], rows: dict[str, Sequence[float]], ax: Axes, xlabel: str, ylabel: str) -> Axes:
     """A few curves over the same steps, told apart by line style, and named in a legend."""
     styles = [("--", "data"), (":", "data"), ("-.", "quiet"), ("-", "data")]
@@ -315,32 +283,6 @@ def plot_lines(steps: Sequence[float], rows: dict[str, Sequence[float]], ax: Axe
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
-    return ax
-
-
-def plot_shares(shares: Any, ax: Axes, title: str = "") -> Axes:
-    """What each block adds (L, steps) as shades of grey over training, the first block at the bottom."""
-    shares = np.asarray(shares)
-    extent = (0, shares.shape[1] - 1, 0.5, len(shares) + 0.5)
-    image = ax.imshow(shares, cmap="Greys", vmin=0, vmax=0.5, aspect="auto", origin="lower", extent=extent)
-    ax.figure.colorbar(image, ax=ax, label="added / stream", extend="max")
-    ax.grid(False)
-    ax.set(xlabel="training step", ylabel="block")
-    ax.set_title(title, fontsize=9.5)
-    return ax
-
-
-def plot_success(counts: Any, names: Sequence[str], rates: Sequence[float], ax: Axes, title: str = "") -> Axes:
-    """How many of five runs learnt, (schemes, rates): written into each cell where any did, and a shade of grey."""
-    ax.imshow(counts, cmap="Greys", vmin=0, vmax=10, aspect="auto")
-    for row, column in np.ndindex(np.shape(counts)):
-        ax.text(column, row, int(counts[row][column]) or "", ha="center", va="center", fontsize=8.5)
-    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=45, fontsize=8)
-    ax.set_yticks(range(len(names)), names, fontsize=8.5)
-    ax.tick_params(length=0)
-    ax.grid(False)
-    ax.set(xlabel="learning rate")
-    ax.set_title(title, fontsize=9.5)
     return ax
 
 
@@ -366,63 +308,4 @@ def plot_cells(
     ax.imshow(values, cmap=cmap, vmin=low, vmax=top, aspect="auto", interpolation="nearest")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.grid(False)
-    return ax
-
-
-def plot_votes(votes: Any, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """What each token adds to the gradient of a gate: votes (tokens, channels) left, their sums over tokens right."""
-    votes = np.asarray(votes, dtype=float)
-    reach = np.abs(votes).max()
-    shown = axes[0].imshow(votes, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
-    axes[0].figure.colorbar(shown, ax=axes[0])
-    axes[0].grid(False)
-    axes[0].set(xlabel="channel", ylabel="token", title="each token's vote: dL/dx_out times F(h)")
-    axes[1].bar(range(votes.shape[1]), votes.sum(0), color=COLOURS["gate"])
-    axes[1].axhline(0, color=COLOURS["data"], lw=0.8)
-    axes[1].set(xlabel="channel", ylabel="dL/dgate", title="the count: one number for each channel")
-    return axes
-
-
-def plot_paths(grid: Any, heights: Any, paths: dict[str, Any], ax: Axes) -> Axes:
-    """Walks (n, 2) over a square landscape, light is low: heights[i, j] belongs to x = grid[j], y = grid[i]."""
-    ax.contourf(grid, grid, heights, levels=14, cmap="Greys", alpha=0.7)
-    looks = (("data", "o"), ("white", "s"), ("data", "X"))
-    if len(paths) > len(looks):
-        raise ValueError(f"at most {len(looks)} walks can be told apart here, got {len(paths)}")
-    for (name, path), (face, marker) in zip(paths.items(), looks, strict=False):
-        look = {"marker": marker, "color": COLOURS["data"], "mfc": COLOURS.get(face, face)}
-        ax.plot(*np.asarray(path).T, **look, ms=5, label=name)
-        ax.plot(*np.asarray(path)[-1], **look, ms=10)
-    ax.set_aspect("equal")
-    ax.legend(loc="lower left", frameon=True)
-    return ax
-
-
-def plot_tree(
-    places: dict[str, tuple[float, float]], links: Sequence[tuple[str, str, str]], ax: Axes, colours: dict[str, str]
-) -> Axes:
-    """Names in boxes at (x, y), and links (from, to, what changed) as arrows with a word beside their middle."""
-    for start, end, word in links:
-        (x, y), (u, v) = places[start], places[end]
-        ax.annotate(
-            "",
-            (u, v),
-            (x, y),
-            arrowprops={"arrowstyle": "-|>", "color": COLOURS["quiet"], "shrinkA": 14, "shrinkB": 14},
-        )
-        ax.text(
-            (x + u) / 2,
-            (y + v) / 2,
-            word,
-            fontsize=8,
-            ha="center",
-            va="center",
-            bbox={"fc": "white", "ec": "none", "pad": 0.6},
-        )
-    for name, (x, y) in places.items():
-        box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": colours.get(name, COLOURS["data"]), "lw": 1.6}
-        ax.text(x, y, name, fontsize=8.5, weight="bold", ha="center", va="center", bbox=box)
-    ax.set_yticks([])
-    ax.grid(False)
-    ax.spines["left"].set_visible(False)
     return ax

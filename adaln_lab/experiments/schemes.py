@@ -1,14 +1,14 @@
-"""How a branch joins the stream: a dozen answers, one block that can be any of them.
+"""Residual schemes: a dozen published ways to add a branch to the residual stream, in one block.
 
-    x <- x + a * F(LN(x) * (1 + scale) + shift)           without norm: F(x);  post-norm: x <- LN(x + F(x))
+    x = x + a * F(LN(x) * (1 + scale) + shift)           without norm: F(x);  post-norm: x = LN(x + F(x))
 
-They differ in where the norm stands, what the gate a is made of, and where it starts:
+They differ in the place of the norm, in what the gate a depends on, and in its initial value:
 
     post-norm     arXiv 1706.03762, Fig. 1          ReZero        2003.04887, Eq. 1: no norm, one number a branch, 0
     pre-norm      2002.04745, Sec. 3.3              SkipInit      2002.10444: the same, here 1/sqrt(branches)
     LayerScale    2103.17239, Eq. 4: a fixed small  Fixup-like    1901.09321, Sec. 3: no norm, last Linear 0,
                   number a channel, then learned                  the others of the branch smaller with depth
-    adaLN, adaLN-Zero 2212.09748, Sec. 3.2          tanh, 1 + g   as in Lumina-Image 2.0 and HDM, by the gate alone
+    adaLN, adaLN-Zero 2212.09748, Sec. 3.2          tanh, 1 + g   only the gates of Lumina-Image 2.0 and HDM
 
 B batch, T tokens, D width, C width of c, L blocks.
 """
@@ -22,28 +22,20 @@ from torch import Tensor, nn
 from adaln_lab.conditioning import Block, BlockCondition, Condition
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.layers import MLP, SelfAttention
-from adaln_lab.norms import GATES, Modulation, ToModulation, gated, layer_norm, modulate
+from adaln_lab.norms import Modulation, ToModulation, gated, layer_norm, modulate
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way for a branch to join the stream. `start` gives a learned gate's first value from the branches' number."""
+    """One residual scheme. Vectors from c need norm "pre", and exclude a learned gate."""
 
     norm: str = "pre"  # "pre", "post" or "none"
-    order: tuple[str, ...] = ()  # the vectors that c makes; with "gate" among them the gate is a function of c
-    zero: bool = True  # do those vectors start at 0?
+    order: tuple[str, ...] = ()  # the vectors that are computed from c
+    zero: bool = True  # these vectors start at 0
     learned: str = ""  # a gate that is a parameter: "scalar" or "channel"
-    start: Callable[[int], float] = lambda _branches: 0.0
-    kind: str = "identity"  # what is done to the gate, a key of norms.GATES
+    start: Callable[[int], float] = lambda _branches: 0.0  # its first value, from the number of branches in the model
+    kind: str = "identity"  # the function applied to the gate, a key of GATES
     fixup: bool = False  # last Linear of a branch 0, the others divided by sqrt(branches)
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("pre", "post", "none") or self.learned not in ("", "scalar", "channel"):
-            raise ValueError(f"norm must be pre, post or none, learned scalar, channel or empty; got {self}")
-        if self.kind not in GATES:
-            raise ValueError(f"kind must be one of {', '.join(GATES)}; got {self.kind!r}")
-        if self.order and (self.norm != "pre" or self.learned):
-            raise ValueError(f"vectors from c need norm='pre' and no learned gate beside them; got {self}")
 
 
 def _layer_scale(branches: int) -> float:
@@ -68,19 +60,13 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def find_scheme(name: str) -> Scheme:
-    if name not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {name!r}")
-    return SCHEMES[name]
-
-
 class SchemeBlock(Block):
-    """Attention and MLP, each joining the stream as the scheme says. What c does not modulate has learned norms."""
+    """Attention and MLP, each added to the stream by the scheme. Norms that c does not modulate have gamma and beta."""
 
     def __init__(self, scheme: Scheme, depth: int, width: int, heads: int, c_width: int, mlp_ratio: float = 4.0):
         super().__init__()
         self.scheme = scheme
-        self.uses_ctx_as_tokens = not scheme.order  # a condition that modulates nothing comes as tokens
+        self.uses_ctx_as_tokens = not scheme.order  # without modulation the condition is given as tokens
         self.attn = SelfAttention(width, heads)
         self.mlp = MLP(width, mlp_ratio)
         if scheme.order:
@@ -112,12 +98,14 @@ class SchemeBlock(Block):
 
 
 def deep_dit(name: str, config: DiTConfig, seed: int = 0) -> TinyDiT:
-    """A TinyDiT whose blocks join the stream by the named scheme.
+    """A TinyDiT with blocks of the named scheme.
 
-    A scheme that modulates nothing gets the condition as in-context does: as tokens, with a plain last norm. For one
-    seed, embeddings and zero head start alike in all schemes, the blocks do not.
+    Without modulation the condition is given as tokens and the last norm is plain, as in the variant "in_context". For
+    one seed the embeddings and the zero output layer are the same in all schemes, the blocks are not.
     """
-    scheme = find_scheme(name)
+    if name not in SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {name!r}")
+    scheme = SCHEMES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TinyDiT(replace(config, variant="adaln_zero" if scheme.order else "in_context"))

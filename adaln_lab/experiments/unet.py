@@ -1,8 +1,8 @@
-"""TinyUNet: Stable Diffusion 1.5's way, small: the time by a shift in each ResNet block, the words by cross-attention.
+"""TinyUNet: a small Stable Diffusion 1.5. Time is a shift in each ResNet block, words enter by cross-attention.
 
-    24x24 -> 12x12 -> 6x6 -> 12x12 -> 24x24, with a skip from each size on the way down to the same on the way up
+    24x24 -> 12x12 -> 6x6 -> 12x12 -> 24x24, with a skip connection between equal sizes
 
-Differs from SD 1.5 in: pixels, not latents; three sizes, one ResNet block at each on the way down and up; attention
+Differs from SD 1.5 in: pixels, not latents; three sizes with one ResNet block each on the way down and up; attention
 only below full size, where it is cheap; words embedded by a table, not by CLIP. B batch, S words, N pixels a side.
 """
 
@@ -21,7 +21,7 @@ GROUPS = 8  # of group norm; SD 1.5 has 32, with 320 channels and more
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that decides the shape and the start of a TinyUNet."""
+    """Everything that determines the shape and the initial weights of a TinyUNet."""
 
     size: int = 24  # image height and width in pixels, a multiple of 4
     channels: int = 3
@@ -51,23 +51,23 @@ class TinyUNet(nn.Module):
         def resnet(channels: int, out: int) -> ResNetBlock:
             return ResNetBlock(channels, out, quarter, GROUPS)
 
-        def reader(channels: int) -> SpatialTransformer:
+        def attention(channels: int) -> SpatialTransformer:
             return SpatialTransformer(channels, config.heads, quarter, GROUPS)
 
-        self.enter = nn.Conv2d(config.channels, full, 3, padding=1)
+        self.conv_in = nn.Conv2d(config.channels, full, 3, padding=1)
         self.down_full = resnet(full, full)
         self.to_half = nn.Conv2d(full, half, 3, stride=2, padding=1)
-        self.down_half, self.read_half = resnet(half, half), reader(half)
+        self.down_half, self.attn_half = resnet(half, half), attention(half)
         self.to_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
-        self.middle, self.read_quarter = resnet(quarter, quarter), reader(quarter)
+        self.middle, self.attn_quarter = resnet(quarter, quarter), attention(quarter)
         self.from_quarter = nn.Conv2d(quarter, half, 3, padding=1)
-        self.up_half, self.reread_half = resnet(2 * half, half), reader(half)
+        self.up_half, self.attn_up_half = resnet(2 * half, half), attention(half)
         self.from_half = nn.Conv2d(half, full, 3, padding=1)
         self.up_full = resnet(2 * full, full)
         self.norm = nn.GroupNorm(GROUPS, full)
-        self.leave = nn.Conv2d(full, config.channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.conv_out = nn.Conv2d(full, config.channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.forward_with(x, self.precompute(t, y))
@@ -79,11 +79,11 @@ class TinyUNet(nn.Module):
     def forward_with(self, x: Tensor, pre: Condition) -> Tensor:
         """Image x (B, channels, N, N) under a precomputed condition -> velocity of the same shape."""
         t_emb, text = pre
-        full = self.down_full(self.enter(x), t_emb)  # (B, D, N, N)
-        half = self.read_half(self.down_half(self.to_half(full), t_emb), text)  # (B, 2 D, N/2, N/2)
-        x = self.read_quarter(self.middle(self.to_quarter(half), t_emb), text)  # (B, 4 D, N/4, N/4)
+        full = self.down_full(self.conv_in(x), t_emb)  # (B, D, N, N)
+        half = self.attn_half(self.down_half(self.to_half(full), t_emb), text)  # (B, 2 D, N/2, N/2)
+        x = self.attn_quarter(self.middle(self.to_quarter(half), t_emb), text)  # (B, 4 D, N/4, N/4)
         x = torch.cat([self.from_quarter(F.interpolate(x, scale_factor=2)), half], dim=1)
-        x = self.reread_half(self.up_half(x, t_emb), text)
+        x = self.attn_up_half(self.up_half(x, t_emb), text)
         x = torch.cat([self.from_half(F.interpolate(x, scale_factor=2)), full], dim=1)
         x = self.up_full(x, t_emb)
-        return self.leave(F.silu(self.norm(x)))
+        return self.conv_out(F.silu(self.norm(x)))

@@ -9,10 +9,10 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.training.train import Run, Step, TrainConfig
@@ -23,20 +23,25 @@ FORMAT = "adaln_lab run 2"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
 log = logging.getLogger("adaln_lab")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_model(model: TinyDiT, folder: Path | str, **more: Any) -> None:
     """model.safetensors and config.json into the folder; `more` joins the configuration (the data's name, say)."""
     folder = Path(folder)
-    write_json(folder / "config.json", {"model": asdict(model.config), **more})
+    write_json(folder / "config.json", {"class": type(model).__name__, "model": asdict(model.config), **more})
     save_tensors(model.state_dict(), folder / "model.safetensors")
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> TinyDiT:
-    """The model that `save_model` wrote, on the device, in eval mode."""
+def load_model(
+    folder: Path | str, device: torch.device | str = "cpu", kind: type[Model] = TinyDiT, config: type = DiTConfig
+) -> Model:
+    """The model that `save_model` wrote, on the device, in eval mode. ValueError if it is not of this kind."""
     folder = Path(folder)
-    config = read_json(folder / "config.json").get("model")
-    model = TinyDiT(_config(DiTConfig, config, folder / "config.json"))
+    about = read_json(folder / "config.json")
+    if about.get("class", TinyDiT.__name__) != kind.__name__:
+        raise ValueError(f"{folder} holds a {about['class']}, not a {kind.__name__}")
+    model = kind(_config(config, about.get("model"), folder / "config.json"))
     _fill(model, read_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
     return model.to(device).eval()
 

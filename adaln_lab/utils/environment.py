@@ -34,7 +34,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def home() -> Path:
-    """The folder for downloads and fitted judges: $ADALN_LAB_HOME, else ~/.cache/adaln_lab."""
+    """The folder for downloads and fitted classifiers: $ADALN_LAB_HOME, else ~/.cache/adaln_lab."""
     return Path(os.environ.get("ADALN_LAB_HOME") or Path.home() / ".cache" / "adaln_lab")
 
 

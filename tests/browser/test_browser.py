@@ -3,22 +3,19 @@
 nbclient and nbval never run a widget's JavaScript: they call a notebook well whose sliders are dead. The broken
 notebooks below prove that this test does not.
 
-    ADALN_LAB_SHOTS=shots python -m pytest -m browser -s     keeps screenshots, and how long each control takes
+    ADALN_LAB_SHOTS=shots python -m pytest -m browser -s     keeps screenshots
     ADALN_LAB_FULL=1 ...                                     walks every slider step by step from one end to the other
 """
 
 import os
 import re
-import statistics
-from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright", reason="no playwright: pip install playwright")
 
-from driver import ROOT, Lab, Move, explore
+from driver import ROOT, Lab, explore
 from playwright.sync_api import Browser
 from solved import copy_solved, refused
 
@@ -27,46 +24,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FULL = "ADALN_LAB_FULL" in os.environ
 
 
-@pytest.fixture(scope="module")
-def latencies(lab: Lab) -> Iterator[dict[str, list[Move]]]:
-    """Notebook -> its moves; in the end they are a table, the slowest control first, beside the screenshots."""
-    moves: dict[str, list[Move]] = {}
-    yield moves
-    busy = f"{os.cpu_count()} cores; {os.getloadavg()[2]:.1f} processes wanted one, over the last 15 minutes"
-    table = f"Milliseconds from event to painted picture. {busy}.\n\n{latency_table(moves)}"
-    (lab.shots / "latency.md").write_text(table)
-    print(f"\n{table}")
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_control_moves_its_picture(
-    path: Path, lab: Lab, browser: Browser, latencies: dict[str, list[Move]]
-) -> None:
+def test_every_control_moves_its_picture(path: Path, lab: Lab, browser: Browser) -> None:
     """As a reader has it who has done the exercises, so that test_solved need not run it once more."""
     names = copy_solved(path, lab.notebooks / path.name)
     with lab.open(browser, path.name) as notebook:
-        errors, latencies[path.stem] = explore(notebook, FULL)
+        errors, _ = explore(notebook, FULL)
     errors += [f"the check of {name} refuses its solution" for name in refused(names, lab.home)]
     assert not errors, "\n".join(errors)
-
-
-def latency_table(moves: dict[str, list[Move]]) -> str:
-    rows = []
-    for name, of_notebook in moves.items():
-        for control, of_control in groupby(of_notebook, key=lambda move: move.control):
-            times = {"keyboard": [], "mouse": []}
-            for move in of_control:
-                times[move.hand].append(move.ms)
-            both = sorted(times["keyboard"] + times["mouse"])
-            medians = [f"{statistics.median(some):.0f}" if some else "-" for some in times.values()]
-            p95 = both[round(0.95 * (len(both) - 1))]
-            rows.append(
-                (statistics.median(both), [name, control, len(both), *medians, f"{p95:.0f}", f"{both[-1]:.0f}"])
-            )
-    rows.sort(key=lambda row: row[0], reverse=True)
-    head = ["notebook", "control", "moves", "median by keyboard", "median by mouse", "p95", "worst"]
-    lines = [head, ["---"] * len(head), *(row for _, row in rows)]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 # The test's own test: what is good passes, and everything broken is named.

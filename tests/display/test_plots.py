@@ -26,22 +26,6 @@ def test_curves_are_all_drawn_and_told_apart(ax):
         plots.plot_lines(range(3), rows | {"e": [1, 2, 3]}, ax, "step", "loss")
 
 
-def test_spectra_are_told_apart_and_drawn_at_the_floor(ax):
-    plots.plot_spectra({name: [2.0, 1.0, 0.0] for name in "abcdef"}, ax, floor=1e-3)
-    looks = {(str(line.get_linestyle()), line.get_color(), line._dash_pattern[1] is None) for line in ax.get_lines()}
-    assert len(ax.get_lines()) == 6 and len(looks) >= 5
-    assert all(line.get_ydata()[-1] == 1e-3 for line in ax.get_lines())
-    with pytest.raises(ValueError, match="at most 6 curves"):
-        plots.plot_spectra({name: [1.0] for name in "abcdefg"}, ax)
-
-
-def test_a_profile_shows_stream_and_gradient(ax):
-    plots.plot_profile([1, 2, 4], [4, 2, 1], ax, reach=(0.5, 8))
-    stream, gradient = ax.get_lines()
-    assert list(stream.get_ydata()) == [1, 2, 4] and list(gradient.get_ydata()) == [4, 2, 1]
-    assert ax.get_ylim() == (0.5, 8)
-
-
 def test_a_wakeup_writes_powers_and_marks_silence(ax):
     plots.plot_wakeup(["a", "b"], [0, 1], [[0, 1e-3], [1, 1e-20]], ax)
     assert words(ax)[0] == words(ax)[3] == "0" != words(ax)[1] and len(words(ax)) == 4
@@ -49,20 +33,10 @@ def test_a_wakeup_writes_powers_and_marks_silence(ax):
         plots.plot_wakeup(["a"], [0], [[np.nan]], ax)
 
 
-def test_counts_are_written_where_any_learnt(ax):
-    plots.plot_success([[5, 0], [0, 3]], ["a", "b"], [0.1, 0.01], ax)
-    assert words(ax) == ["5", "", "", "3"]
-
-
 def test_an_infinite_mean_is_said_and_not_drawn(ax):
     plots.plot_intervals({"a": (0.5, 0.1), "b": (np.inf, np.nan)}, ax, "score", bar=0.4)
     assert words(ax) == ["diverged"] and len(ax.containers) == 1
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-
-
-def test_shares_keep_the_first_block_at_the_bottom(ax):
-    plots.plot_shares([[0.0, 0.1], [0.2, 0.3], [0.4, 0.5]], ax)
-    assert ax.images[0].origin == "lower" and ax.images[0].get_array().shape == (3, 2)
 
 
 # Notebook 01's drawings must be true to scale: height is the mean, dark is what shares.
@@ -156,16 +130,10 @@ def test_palette_stands_out_from_white():
 DRAWN = {
     "loss": lambda ax: plots.plot_loss(range(30), np.linspace(2, 1, 30), ax),
     "gates": lambda ax: plots.plot_gates(range(3), np.ones((3, 12, 2)), ax),
-    "bars": lambda ax: plots.plot_bars(["a", "b"], [1, 2], ax, "score", 1.5),
     "tokens": lambda ax: plots.plot_tokens({"dim": np.eye(3), "bright": 2 * np.eye(3)}, ax, sphere=True),
     "gradients": lambda ax: plots.plot_gradients(np.eye(3), np.eye(3), np.eye(3), ax),
-    "profile": lambda ax: plots.plot_profile([1, 2], [2, 1], ax),
-    "spectra": lambda ax: plots.plot_spectra({name: [2.0, 1.0] for name in "abcdef"}, ax),
     "lines": lambda ax: plots.plot_lines(range(3), {name: [1, 2, 3] for name in "abcd"}, ax, "step", "loss"),
     "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.1), "b": (np.inf, 0)}, ax, "score", bar=0.4),
-    "paths": lambda ax: plots.plot_paths([0, 1], np.eye(2), {name: np.eye(2) for name in "abc"}, ax),
-    "votes": lambda ax: plots.plot_votes(np.eye(3), [ax, ax.figure.add_subplot()])[1],
-    "tree": lambda ax: plots.plot_tree({"a": (0, 0), "b": (1, 1)}, [("a", "b", "gate")], ax, {}),
 }
 
 
@@ -181,10 +149,7 @@ def test_faint_things_are_noticed(ax):
     assert len(faint(ax)) == 3
 
 
-def test_walks_and_blocks_are_told_apart_without_colour(ax):
-    plots.plot_paths([0, 1], np.eye(2), {name: np.eye(2) for name in "abc"}, ax)
-    assert len({(line.get_marker(), line.get_markerfacecolor()) for line in ax.lines}) == 3
-    _, (ax,) = plots.new_figure()
+def test_blocks_are_told_apart_without_colour(ax):
     plots.plot_gates(range(3), np.ones((3, 4, 2)), ax)
     assert len({(line.get_linestyle(), line.get_linewidth()) for line in ax.lines}) == 8
     widths = [contrast(line.get_color()) for line in ax.lines[::2]]

@@ -116,21 +116,6 @@ def test_the_seed_decides_the_start_and_nothing_outside_changes():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"norm": "rms"},
-        {"learned": "vector"},
-        {"kind": "tan"},
-        {"norm": "post", "order": ("shift", "scale")},
-        {"order": ("gate",), "learned": "scalar"},
-    ],
-)
-def test_a_scheme_that_contradicts_itself_is_refused(wrong):
-    with pytest.raises(ValueError, match="must be|need"):
-        schemes.Scheme(**wrong)
-
-
 def test_an_unknown_scheme_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"scheme must be one of post-norm, .*; got 'deepnorm'"):
         schemes.deep_dit("deepnorm", DiTConfig())

@@ -1,10 +1,9 @@
-"""A race is exact, resumable and scored against an honest zero."""
+"""A sweep is reproducible and scored against the answer zero."""
 
 import json
 import math
 
 import pytest
-import torch
 
 from adaln_lab.__main__ import main
 from adaln_lab.data import datasets
@@ -19,17 +18,17 @@ def digits():
 
 def test_an_untrained_model_scores_one(digits):
     """The head starts at zero, so every scheme's answer is zero."""
-    assert sweep.race(Trial("adaLN", 2, 1e-3, 0), digits, steps=0) == pytest.approx(1.0)
+    assert sweep.train_and_score(Trial("adaLN", 2, 1e-3, 0), digits, steps=0) == pytest.approx(1.0)
 
 
-def test_a_race_is_decided_by_its_trial(digits):
-    a, b = (sweep.race(Trial("adaLN-Zero", 2, 1e-2, 0), digits, steps=5) for _ in range(2))
+def test_a_score_is_decided_by_its_trial(digits):
+    a, b = (sweep.train_and_score(Trial("adaLN-Zero", 2, 1e-2, 0), digits, steps=5) for _ in range(2))
     assert a == b < 1
-    assert sweep.race(Trial("adaLN-Zero", 2, 1e-2, 1), digits, steps=5) != a
+    assert sweep.train_and_score(Trial("adaLN-Zero", 2, 1e-2, 1), digits, steps=5) != a
 
 
 def test_a_run_that_explodes_scores_infinity(digits):
-    assert sweep.race(Trial("pre-norm", 2, 1e30, 0), digits, steps=5) == math.inf
+    assert sweep.train_and_score(Trial("pre-norm", 2, 1e30, 0), digits, steps=5) == math.inf
 
 
 def test_the_pixelwise_answer_is_the_best_of_its_kind(digits):
@@ -46,46 +45,27 @@ def test_the_pixelwise_answer_is_the_best_of_its_kind(digits):
 
 
 def test_whole_seeds_come_first():
-    """Whoever stops the race early has a smaller race, not a part of the map."""
-    trials = sweep.grid()
+    """A sweep that is stopped early is complete for its first seeds."""
+    trials = sweep.all_trials()
     assert [trial.seed for trial in trials] == sorted(trial.seed for trial in trials)
     assert len(set(trials)) == len(trials) == 12 * len(sweep.DEPTHS) * len(sweep.RATES) * len(sweep.SEEDS)
 
 
-def test_a_stopped_race_goes_on_where_it_was(digits, tmp_path, monkeypatch):
-    raced = []
-    monkeypatch.setattr(sweep, "race", lambda trial, data: raced.append(trial) or (math.inf if trial.lr > 1 else 0.5))
-    trials = [Trial("adaLN", 2, lr, 0) for lr in (0.1, 0.2, 3.0)]
-    out = tmp_path / "race.json"
-    next(sweep.run_grid(trials, digits, out, {"machine": "here"}))
-    list(sweep.run_grid(trials, digits, out, {"machine": "here"}))
-    assert raced == trials
-    table = json.loads(out.read_text())
-    assert table["rows"] == [["adaLN", 2, 0.1, 0, 0.5], ["adaLN", 2, 0.2, 0, 0.5], ["adaLN", 2, 3.0, 0, None]]
-    assert table["made"]["machine"] == "here" and table["made"]["seconds"] >= 0
-
-
-def test_a_file_that_holds_another_race_is_refused(digits, tmp_path):
-    for content in ("[]", '{"rows": []}', '{"made": {"steps": 7, "batch": 64}, "rows": []}'):
-        (tmp_path / "race.json").write_text(content)
-        with pytest.raises(ValueError, match="holds no race of 100 steps"):
-            next(sweep.run_grid([Trial("adaLN", 2, 0.1, 0)], digits, tmp_path / "race.json", {}))
-
-
-def test_the_stored_race_is_whole_and_says_how_it_was_made():
+def test_the_stored_sweep_is_whole_and_says_how_it_was_made():
     scores, made = sweep.stored_scores()
-    assert set(scores) == set(sweep.grid())
+    assert set(scores) == set(sweep.all_trials())
     assert made["command"].startswith("python -m adaln_lab schemes") and {"machine", "date", "seconds"} <= set(made)
 
 
 def test_one_stored_score_is_reproduced(digits):
-    """One of the quick cells, once more: other machines round otherwise, so within a margin."""
+    """One of the quick trials, once more: other machines round otherwise, so within a margin."""
     trial = Trial("adaLN-Zero", 4, 3e-3, 0)
-    assert sweep.race(trial, digits) == pytest.approx(sweep.stored_scores()[0][trial], rel=0.05)
+    assert sweep.train_and_score(trial, digits) == pytest.approx(sweep.stored_scores()[0][trial], rel=0.05)
 
 
 def test_the_command_runs_what_is_asked(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "grid", lambda: [Trial("adaLN", 2, 1e-3, seed) for seed in (0, 1)])
-    monkeypatch.setattr(sweep, "race", lambda trial, data: torch.tensor(0.25).item())
+    trials = [Trial("adaLN", 2, lr, 0) for lr in (1e-3, 1e30)]
+    monkeypatch.setattr(sweep, "all_trials", lambda seeds: trials)
+    monkeypatch.setattr(sweep, "train_and_score", lambda trial, data: 0.25 if trial.lr < 1 else math.inf)
     assert main(["schemes", "--out", str(tmp_path / "s.json"), "--seeds", "1"]) == 0
-    assert len(json.loads((tmp_path / "s.json").read_text())["rows"]) == 1
+    assert list(json.loads((tmp_path / "s.json").read_text())["results"].values()) == [0.25, None]

@@ -26,7 +26,7 @@ def files(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def quality(found: dict[str, float]) -> str:
     if "all" in found:
         return f"{found['all']:.3f}"
-    return f"{found['accuracy']:.3f}; {found['frechet']:.2f} ({found['floor']:.2f})"
+    return f"{found['accuracy']:.3f}; {found['frechet']:.2f} ({found['frechet_real']:.2f})"
 
 
 def row(name: str, config: dict[str, Any], run: dict[str, Any]) -> str:
@@ -49,11 +49,11 @@ def test_a_models_card_has_the_figures_of_its_files(name: str) -> None:
 
 
 def test_every_card_is_of_something_that_is_there() -> None:
-    table = CARDS.partition("## Models")[2].partition("## Judges")[0]
+    table = CARDS.partition("## Models")[2].partition("## Classifiers")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.M) == MODELS
     files = re.findall(r"^\| `([\w.]+/?)`", CARDS.partition("## Tables")[2], re.M)
     there = {path.name + "/" * path.is_dir() for path in ASSETS.iterdir()}
-    assert set(files) == {name for name in there if not re.match(r"dit_|judge_|README", name)}
+    assert set(files) == {name for name in there if not re.match(r"dit_|classifier_|README", name)}
 
 
 def test_every_data_set_has_a_card_with_origin_licence_cost_and_limits() -> None:
@@ -70,16 +70,16 @@ def test_counts_of_the_data_cards_are_those_of_the_data() -> None:
     assert f"| held out | {len(scenes.held_images):,} | {len(pairs.held_images) // 2:,} of seen," in CARDS
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_a_judges_card_has_its_accuracy_and_size(name: str) -> None:
-    card = CARDS.partition("## Judges")[2].partition("\n## ")[0]
-    weights = read_tensors(ASSETS / f"judge_{name}.safetensors")[0]
+@pytest.mark.parametrize(("name", "n"), [("digits", 1437), ("mnist", 4000)])
+def test_a_classifiers_card_has_its_accuracy_and_size(name: str, n: int) -> None:
+    card = CARDS.partition("## Classifiers")[2].partition("\n## ")[0]
+    weights = read_tensors(ASSETS / f"classifier_{name}_{n}.safetensors")[0]
     size = sum(value.numel() for key, value in weights.items() if key != "unit")
     assert f"({round(size, -3):,} parameters)" in card
-    assert str(files(name)[0]["made"]["guidance 1"]["judge"]) in card
+    assert str(files(name)[0]["made"]["guidance 1"]["classifier_accuracy"]) in card
 
 
 def test_the_tables_card_has_their_lengths() -> None:
-    for file, key in (("schemes.json", "rows"), ("compare.json", "cells")):
-        n = len(json.loads((ASSETS / file).read_text(encoding="utf8"))[key])
+    for file in ("schemes.json", "compare.json"):
+        n = len(json.loads((ASSETS / file).read_text(encoding="utf8"))["results"])
         assert re.search(rf"^\| `{file}` .*\b{n} runs", CARDS, re.M)

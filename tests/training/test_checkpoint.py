@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from adaln_lab.data import datasets, scenes
 from adaln_lab.data.scene_reader import scene_accuracy
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import judge
+from adaln_lab.experiments import classifier
 from adaln_lab.samplers import sample
 from adaln_lab.training import checkpoint
 from adaln_lab.training.train import Run, TrainConfig, train
@@ -152,9 +152,10 @@ def test_shipped_models_still_draw_as_well_as_they_say(name):
         found = scene_accuracy(sample(model, words, guidance=2.0), words)["all"]
     else:
         labels, figure = torch.arange(200) % 10, made["guidance 2"]["accuracy"]
-        reader = judge.Judge(1, 10)
-        reader.load_state_dict(read_tensors(asset(f"judge_{name}.safetensors"))[0])
-        found = judge.accuracy(reader.eval(), sample(model, labels, guidance=2.0), labels)
+        reader = classifier.Classifier(1, 10)
+        size = {"digits": 1437, "mnist": 4000}[name]
+        reader.load_state_dict(read_tensors(asset(f"classifier_{name}_{size}.safetensors"))[0])
+        found = classifier.accuracy(reader.eval(), sample(model, labels, guidance=2.0), labels)
     assert figure > 0.95
     assert found > figure - 4 * max(0.05, figure * (1 - figure)) ** 0.5 / 200**0.5
 

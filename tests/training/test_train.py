@@ -9,7 +9,7 @@ import torch
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments.judge import evaluate, load_judge
+from adaln_lab.experiments.classifier import evaluate, load_classifier
 from adaln_lab.samplers import sample
 from adaln_lab.training.muon import Muon
 from adaln_lab.training.recipes import recipe
@@ -60,7 +60,7 @@ def test_the_larger_recipe_learns_on_cuda(digits):
     losses = [s.loss for s in train(run, data)]
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
     labels = torch.arange(200, device="cuda") % 10
-    assert evaluate(sample(run.ema, labels, guidance=2.0), labels, data, load_judge(data)).accuracy > 0.5
+    assert evaluate(sample(run.ema, labels, guidance=2.0), labels, data, load_classifier(data)).accuracy > 0.5
 
 
 def test_recipes_fit_their_data_and_grow_on_cuda(digits):

@@ -1,8 +1,8 @@
-"""What `bench` measures against: DiT the way it is usually written. Nothing else uses this file.
+"""What `bench` measures against: DiT the way it is usually written.
 
-The same function as TinyDiT with the same number of parameters (tests/test_bench.py copies the weights over): each
-block makes its own six vectors with Sequential(SiLU, Linear), the optimiser is AdamW for everything, the average is a
-Python loop, the sampler asks the whole model at each step.
+The same function as TinyDiT with the same number of parameters (tests/test_bench.py copies the weights over). Each
+block makes its own six vectors with Sequential(SiLU, Linear), AdamW updates every parameter, the weight average is a
+Python loop, and the sampler runs the whole model, modulation included, at each step.
 """
 
 import copy

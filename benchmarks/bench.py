@@ -1,10 +1,14 @@
-"""How fast, measured on this machine: ratios against plain baselines, in the same run.
+"""How fast is this machine, and against what? Ratios to plain baselines, measured in the same run.
 
-`baselines` holds what ours is measured against, `stopwatch` how.
+    python -m benchmarks.bench --quick          from the root of the repository
+
+`baselines` holds the models that ours is measured against, `stopwatch` the way of measuring.
 """
 
+import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,18 +23,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
-from adaln_lab.baselines import TextbookDiT, TextbookTraining, textbook_sample
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import judge
+from adaln_lab.experiments import classifier
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.samplers import sample
-from adaln_lab.stopwatch import limits, race, verdict, wait
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.train import Run, TrainConfig, train
-from adaln_lab.utils.assets import stored
-from adaln_lab.utils.environment import machine
+from adaln_lab.utils.environment import machine, pick_device
+from adaln_lab.utils.files import write_json
+from benchmarks.baselines import TextbookDiT, TextbookTraining, textbook_sample
+from benchmarks.stopwatch import interleaved, limits, summarise, wait
+
+ROOT = Path(__file__).parents[1]
 
 SIZES = {"digits": DiTConfig(), "32x32": DiTConfig(size=32, channels=3, patch=4, width=192, depth=6)}
 ROUNDS_AND_SEEDS = {True: (5, 1), False: (21, 3)}  # quick or not
@@ -61,7 +68,7 @@ def training(k: DiTConfig, batch: int, rounds: int, device: torch.device, **how:
     pair, config = _pair(k, batch, device), TrainConfig(steps=10_000, batch=batch, gates_every=10_000, **how)
     steps = train(Run.new(k, config, device), _data(k, device))
     book = TextbookTraining(TextbookDiT(k).to(device))
-    shipped = race({"ours": lambda: next(steps), "textbook": lambda: book.step(pair)}, rounds, device)
+    shipped = interleaved({"ours": lambda: next(steps), "textbook": lambda: book.step(pair)}, rounds, device)
     models = {"ours": TinyDiT(k).to(device), "textbook": TextbookDiT(k).to(device)}
     optimizers = {name: torch.optim.AdamW(m.parameters(), fused=True) for name, m in models.items()}
 
@@ -70,20 +77,20 @@ def training(k: DiTConfig, batch: int, rounds: int, device: torch.device, **how:
         optimizers[name].step()
         optimizers[name].zero_grad()
 
-    neutral = race({name: partial(same_work, name) for name in models}, rounds, device)
-    return {"as shipped": verdict(shipped), "the same work": verdict(neutral)}
+    neutral = interleaved({name: partial(same_work, name) for name in models}, rounds, device)
+    return {"as shipped": summarise(shipped), "the same work": summarise(neutral)}
 
 
 def sampling(k: DiTConfig, rounds: int, device: torch.device, n: int = 16, steps: int = 20) -> dict[str, Any]:
     """Guided samples: ours (all modulation planned at once) against a condition at each step, and two calls a step."""
     y, noise = torch.arange(n, device=device) % k.n_classes, torch.randn(n, k.channels, k.size, k.size, device=device)
     ours, book = TinyDiT(k).to(device).eval(), TextbookDiT(k).to(device).eval()
-    contestants = {
+    candidates = {
         "ours": lambda: sample(ours, y, steps, guidance=2.0),
         "modulation at each step": lambda: textbook_sample(book, noise, y, steps, 2.0, batched=True),
         "two calls a step": lambda: textbook_sample(book, noise, y, steps, 2.0, batched=False),
     }
-    return verdict(race(contestants, rounds, device))
+    return summarise(interleaved(candidates, rounds, device))
 
 
 @torch.no_grad()
@@ -95,11 +102,11 @@ def modulation(k: DiTConfig, rounds: int, device: torch.device) -> dict[str, Any
     found = {}
     for rows in (1, 16, 64):
         c = torch.nn.functional.silu(torch.randn(rows, k.width, device=device))
-        contestants = {
+        candidates = {
             "ours": lambda c=c: [m(c) for m in linears],
             "one product": lambda c=c: torch.nn.functional.linear(c, weight, bias),
         }
-        found[f"{rows} rows"] = verdict(race(contestants, 10 * rounds, device))
+        found[f"{rows} rows"] = summarise(interleaved(candidates, 10 * rounds, device))
     return found
 
 
@@ -143,7 +150,7 @@ def to_quality(
 ) -> dict[str, Any]:
     """Seconds of training until the average's samples are read right, for three recipes on digits, each to the end."""
     data, found = datasets.load("digits", device), {}
-    reader, labels = judge.load_judge(data), torch.arange(500, device=device) % 10
+    reader, labels = classifier.load_classifier(data), torch.arange(500, device=device) % 10
     k, config = recipe("digits", "cpu")
     adam = replace(config, lr=2e-3, muon_lr=2e-3, steps=patience * config.steps)
     recipes = {
@@ -163,7 +170,7 @@ def to_quality(
                 if step.number % every == 0:
                     wait(device)
                     seconds += time.perf_counter() - start
-                    accuracy = judge.accuracy(reader, sample(run.ema, labels), labels)
+                    accuracy = classifier.accuracy(reader, sample(run.ema, labels), labels)
                     if accuracy >= bar:
                         break
                     start = time.perf_counter()
@@ -174,11 +181,11 @@ def to_quality(
 
 def memory(size: str, device: torch.device) -> dict[str, float]:
     """Peak MB of a process that imports torch and takes three training steps; on a GPU, of its memory."""
-    code = "from adaln_lab.bench import _peak; _peak({!r}, {!r}, {!r})"
+    code = "from benchmarks.bench import _peak; _peak({!r}, {!r}, {!r})"
     found = {}
     for name in ("ours", "textbook"):
         command = [sys.executable, "-c", code.format(name, size, str(device))]
-        found[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        found[name] = float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     return found
 
 
@@ -221,8 +228,8 @@ def engines(k: DiTConfig, batch: int, rounds: int, device: torch.device) -> dict
         name: train(Run.new(k, TrainConfig(steps=10_000, batch=batch, gates_every=10_000, **how), device), data)
         for name, how in hows.items()
     }
-    seconds = race({name: partial(next, steps) for name, steps in runs.items()}, rounds + 3, device)
-    return verdict({name: values[3:] for name, values in seconds.items()})
+    seconds = interleaved({name: partial(next, steps) for name, steps in runs.items()}, rounds + 3, device)
+    return summarise({name: values[3:] for name, values in seconds.items()})
 
 
 def parts(device: torch.device, quick: bool, engine: bool) -> int:
@@ -252,13 +259,13 @@ def bench(
         found[size]["sampling"] = sampling(k, rounds, device)
         each()
         for what, result in found[size].items():
-            _say_verdict(say, f"{size}: {what}", result)
+            _say_summary(say, f"{size}: {what}", result)
         found[size]["modulation"] = modulation(k, rounds, device)
         each()
         found[size]["work"] = work(k, 64, device)
         each()
         for rows, result in found[size]["modulation"].items():
-            _say_verdict(say, f"{size}: modulation of {rows}", result)
+            _say_summary(say, f"{size}: modulation of {rows}", result)
         reached = found[size]["work"]["GFLOP a step"] / found[size]["as shipped"]["ms"]["ours"]
         found[size]["work"]["TFLOP/s"] = reached
         found[size]["memory, MB"] = memory(size, device)
@@ -270,7 +277,7 @@ def bench(
         if engine or device.type == "cuda":
             found[size]["engines"] = engines(k, 64, rounds, device)
             each()
-            _say_verdict(say, f"{size}: engines", found[size]["engines"])
+            _say_summary(say, f"{size}: engines", found[size]["engines"])
     found["to 95 % on digits"] = to_quality(device, seeds, each=each)
     for name, runs in found["to 95 % on digits"].items():
         told = ", ".join(f"{r['seconds']:.1f} s ({r['steps']} steps, {r['accuracy']:.3f})" for r in runs)
@@ -278,13 +285,29 @@ def bench(
     return json.loads(json.dumps(found))
 
 
-def _say_verdict(say: Callable[[str], None], title: str, result: dict[str, Any]) -> None:
+def _say_summary(say: Callable[[str], None], title: str, result: dict[str, Any]) -> None:
     say(f"{title}: ours {result['ms']['ours']:.4g} ms")
     for name, ratio in result["ratio"].items():
         low, high = ratio["quartiles"]
         say(f"    {name:30} {result['ms'][name]:8.4g} ms   x {ratio['median']:.2f} ({low:.2f} .. {high:.2f})")
 
 
-def stored_bench(device: str = "cpu") -> dict[str, Any] | None:
-    """What `bench --json` found on the machine it names; None where nobody has measured such a device yet."""
-    return stored(f"bench_{device}")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.bench", description="Measure speed against plain baselines.")
+    parser.add_argument("--quick", action="store_true", help="few rounds, one seed")
+    parser.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
+    o = parser.parse_args(arguments)
+    try:
+        device = pick_device(o.device)
+    except ValueError as error:
+        parser.error(str(error))
+    with tqdm(total=parts(device, o.quick, o.engine), unit="part", file=sys.stderr, delay=1) as bar:
+        found = bench(device, o.quick, o.engine, say=partial(tqdm.write, file=sys.stdout), each=bar.update)
+    if o.json:
+        write_json(o.json, {"command": f"python -m benchmarks.bench {shlex.join(sys.argv[1:])}"} | found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A grid can be stopped at any time: it goes on where it was, and never mixes results of different settings."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from adaln_lab.experiments import grid
+
+
+@dataclass(frozen=True)
+class Trial:
+    name: str
+    lr: float
+
+
+TRIALS = [Trial("a", 0.5), Trial("a", 1e-5), Trial("b, c", 2.0)]
+SETTINGS = {"steps": 3, "rates": (1, 2)}
+
+
+def test_a_stopped_grid_goes_on_where_it_was(tmp_path):
+    measured = []
+    out = tmp_path / "grid.json"
+    run = partial(grid.run, TRIALS, lambda trial: measured.append(trial) or trial.lr, out, SETTINGS, "me")
+    next(run())
+    assert len(grid.missing(TRIALS, grid.read(out, SETTINGS))) == 2
+    list(run())
+    assert measured == TRIALS
+    table = json.loads(out.read_text())
+    assert table["results"] == {"a/0.5": 0.5, "a/1e-05": 1e-5, "b, c/2.0": 2.0}
+    assert table["made"]["command"] == "me" and table["made"]["seconds"] >= 0
+
+
+@pytest.mark.parametrize("content", ["[]", '{"results": {}}', '{"settings": {"steps": 7}, "made": {}, "results": {}}'])
+def test_a_file_of_other_settings_is_refused_and_left_alone(tmp_path, content):
+    (tmp_path / "grid.json").write_text(content)
+    with pytest.raises(ValueError, match="holds no results of the settings"):
+        next(grid.run(TRIALS, lambda trial: 1, tmp_path / "grid.json", SETTINGS, ""))
+    assert (tmp_path / "grid.json").read_text() == content
+
+
+def slow_but_for_the_first(trial, folder):
+    (folder / str(os.getpid())).touch()
+    time.sleep(0 if trial == TRIALS[0] else 600)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_grid(tmp_path):
+    """After Ctrl-C the parent neither waits for trials that take minutes nor leaves them running."""
+    (tmp_path / "pids").mkdir()
+    measure = partial(slow_but_for_the_first, folder=tmp_path / "pids")
+    results = grid.run(TRIALS, measure, tmp_path / "grid.json", SETTINGS, "", jobs=2)
+    assert next(results)[0] == TRIALS[0]
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 60
+    for pid in (tmp_path / "pids").iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.name), 0)
