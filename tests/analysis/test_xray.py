@@ -18,9 +18,10 @@ from adaln_lab.blocks.sd15 import ResNetBlock
 from adaln_lab.blocks.zoo import ZOO
 from adaln_lab.dit import DiTConfig, TinyDiT
 
-ROWS = {
-    row["name"]: row for row in json.loads((Path(__file__).parents[1] / "golden" / "xray.json").read_text())["rows"]
-}
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "xray.json").read_text())
+ROWS = {row["name"]: row for row in GOLDEN["rows"]}
+for _group in (group for row in ROWS.values() for group in row["groups"]):  # measured on freshly built models
+    _group["all_zero_now"] = _group.pop("zero_initialised_at_construction")
 FIELDS = (
     "blocks",
     "block_class",
@@ -36,7 +37,7 @@ FIELDS = (
     "post_norm",
     "source",
     "activation_before_linear",
-    "zero_initialised_at_construction",
+    "all_zero_now",
     "modulation_params",
     "modulation_numel",
 )
@@ -324,7 +325,7 @@ def test_on_meta_flows_are_read_and_numbers_are_unknown():
     x, c = torch.empty(2, 5, 24, device="meta"), torch.empty(2, 24, device="meta")
     (group,) = xray(model, lambda: model(x, c)).groups
     assert (group["n_vectors_per_block"], group["gate_bounding"]) == (6, "tanh")
-    assert group["zero_initialised_at_construction"] == "unknown"
+    assert group["all_zero_now"] == "unknown"
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, lambda m: nn.DataParallel(m, device_ids=[])])
@@ -466,10 +467,25 @@ def test_the_course_s_own_model_starts_at_zero_and_says_so():
     model = TinyDiT(DiTConfig())
     found = xray(model, lambda: model(randn(2, 1, 8, 8), torch.rand(2), torch.tensor([1, 2])))
     (group,) = found.groups
-    assert group["blocks"] == "blocks.*" and group["n_blocks"] == 4 and group["zero_initialised_at_construction"]
+    assert group["blocks"] == "blocks.*" and group["n_blocks"] == 4 and group["all_zero_now"]
     assert found.final_layer["module"] == "final.to_modulation.linear"
     assert "4 x AdaLNZeroBlock (blocks.*): 6 vectors on LayerNorm, gate raw" in str(found)
     assert "<td>to_modulation.linear: shift, scale, gate, shift, scale, gate</td>" in found._repr_html_()
+
+
+def test_zero_weights_are_reported_as_they_are_now_and_not_as_they_were_built():
+    """A trained model started at zero, but nothing in it says so; the report must not claim otherwise."""
+    config = DiTConfig(depth=2)
+    x, t, y = randn(2, 1, 8, 8), torch.rand(2), torch.tensor([1, 2])
+    fresh = TinyDiT(config)
+    trained = copy.deepcopy(fresh)
+    with torch.no_grad():
+        for block in trained.blocks:
+            block.to_modulation.linear.weight += 0.1
+    for model, zero, words in ((fresh, True, "all zero now"), (trained, False, "not zero now")):
+        found = xray(model, lambda model=model: model(x, t, y))
+        assert found.groups[0]["all_zero_now"] is zero and words in found.sentence()
+        assert "construction" not in str(found) and "initialised" not in str(found)
 
 
 def test_without_a_pass_it_does_not_guess():

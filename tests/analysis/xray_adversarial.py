@@ -104,7 +104,7 @@ def group(
         "post_norm": post,
         "source": source,
         "activation_before_linear": act,
-        "zero_initialised_at_construction": zero,
+        "all_zero_now": zero,
     }
     if roles is not None:
         words = roles.split()

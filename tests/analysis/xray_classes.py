@@ -65,7 +65,7 @@ def group(
         "post_norm": "none",
         "source": "per_block_linear",
         "activation_before_linear": "SiLU",
-        "zero_initialised_at_construction": False,
+        "all_zero_now": False,
         "modulation_params": sorted(params),
     } | fields
 
@@ -680,7 +680,7 @@ add(
     groups=[
         group(
             f"{kind}_transformer_blocks.*", f"Kandinsky5Transformer{coder}Block", 2,
-            {f"{kind}_modulation.out_layer": sublayers * SSG}, source=NARROW, zero_initialised_at_construction=True,
+            {f"{kind}_modulation.out_layer": sublayers * SSG}, source=NARROW, all_zero_now=True,
         )
         for kind, coder, sublayers in (("text", "Encoder", 2), ("visual", "Decoder", 3))
     ],
@@ -695,7 +695,7 @@ add(
         axes_dim=[4, 4],
     ),
     lambda: dict(hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=text()),
-    groups=[group("blocks.*", "PRXBlock", 2, {"modulation.lin": 2 * SSG}, zero_initialised_at_construction=True)],
+    groups=[group("blocks.*", "PRXBlock", 2, {"modulation.lin": 2 * SSG}, all_zero_now=True)],
     final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
     note="The blocks' Linears are zero at construction, the final one's is not.",
 )
@@ -710,7 +710,7 @@ add(
     groups=[
         group(
             "layers.*", "ErnieImageSharedAdaLNBlock", 2, {"/adaLN_modulation.1": 2 * SSG}, base_norm="RMSNorm",
-            base_norm_affine=True, source="fully_shared", zero_initialised_at_construction=True,
+            base_norm_affine=True, source="fully_shared", all_zero_now=True,
         )
     ],
     final_layer=final("final_norm.linear", activation="none"),
@@ -896,7 +896,7 @@ longcat_audio(
     "global", chunks={"/adaln_global_mlp.mlp.1": 2 * "gate scale shift "}, table="adaln_scale_shift",
     source="shared_linear_plus_table",
 )
-longcat_audio("local", chunks={"adaln_mlp.mlp.1": 2 * "gate scale shift "}, zero_initialised_at_construction=True)
+longcat_audio("local", chunks={"adaln_mlp.mlp.1": 2 * "gate scale shift "}, all_zero_now=True)
 
 add(
     "ace_step", "AceStepTransformer1DModel",

@@ -341,7 +341,7 @@ def describe(block: str, met: list[Touch], everywhere: dict, seen: Watch, params
         "post_norm": same_or_unknown([n[0] + " affine" * n[1] if n else "none" for n in after]),
         "source": source(block, roles, [n for n in tables if not any(n in m for m in seen.makers)], low, everywhere),
         "activation_before_linear": same_or_unknown([activation(d) for d in doors]) if is_clear else UNKNOWN,
-        "zero_initialised_at_construction": UNKNOWN
+        "all_zero_now": UNKNOWN
         if any(params[n].is_meta for n in names) or not names
         else not any(params[n].any() for n in names),
         "modulation_params": names,

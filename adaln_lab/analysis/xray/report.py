@@ -14,7 +14,7 @@ SAID = {
 }
 SHOWN = (
     "n_vectors_per_block", "chunk_order", "gate_bounding", "base_norm", "base_norm_affine", "post_norm", "source",
-    "activation_before_linear", "zero_initialised_at_construction", "modulation_numel",
+    "activation_before_linear", "all_zero_now", "modulation_numel",
 )  # fmt: skip
 
 
@@ -42,13 +42,14 @@ class Report:
             return SAID[self.verdict]
         return " ".join(
             f"{g['n_blocks']} x {g['block_class']} ({g['blocks'] or 'the module'}): {g['n_vectors_per_block']} vectors "
-            f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; {self._start(g)} as handed over."
+            f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; {self._zeros(g)}."
             for g in self.groups
         )
 
     @staticmethod
-    def _start(group: dict[str, Any]) -> str:
-        return {True: "all zero", False: "not zero"}.get(group["zero_initialised_at_construction"], "start unknown")
+    def _zeros(group: dict[str, Any]) -> str:
+        """Of the weights as they are now: how a trained model once started cannot be read from it."""
+        return {True: "all zero now", False: "not zero now"}.get(group["all_zero_now"], "weights have no values")
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """(of what, field, value) for a table."""
