@@ -1,9 +1,9 @@
-"""A block as a picture and in words, both made from what `dataflow` reads in the block: no block has drawing code.
+"""Draw a block and describe it in words, both from what `dataflow` reads in its code; no block has drawing code.
 
     thick line              the residual stream
     box                     a layer or a function; grey if it holds weights
     circled plus, times     add and multiply, element by element
-    coloured arrow          what the condition sends: shift, scale or gate
+    coloured arrow          a vector of the condition: shift, scale or gate
 
 B batch, T tokens, S condition tokens, D width, C width of c.
 """
@@ -23,7 +23,7 @@ from torch import nn
 from adaln_lab.analysis.dataflow import SIGNS, Graph, Op
 from adaln_lab.display.plots import COLOURS
 
-SHAPES = {  # a name of the course has one shape wherever it is used
+SHAPES = {  # the names that the course uses with one shape everywhere
     "x": "(B, T, D)", "c": "(B, C)", "ctx": "(B, S, D)", "[ctx, x]": "(B, S+T, D)", "img": "(B, T, D)",
     "txt": "(B, S, D)",
 }  # fmt: skip
@@ -31,26 +31,26 @@ RADIUS, GAP, ROW, TEXT, SMALL = 0.13, 0.22, 0.85, 9.5, 8.5  # inches; sizes of l
 
 
 def describe(block: nn.Module) -> str:
-    """The drawing in words, for alt texts; blocks that do the same have the same description.
+    """The drawing in words, for alt texts. Blocks that compute the same have the same description.
 
     x -> LN -> * (1 + scale) -> + shift -> SelfAttention -> * gate -> + x; ...; c -> SiLU -> Linear sends scale, ...
     """
-    graph, told, sentences = Graph(block), set(), []
+    graph, described, sentences = Graph(block), set(), []
 
     def step(op: Op, others: list[Op]) -> str:
         if op.kind in SIGNS:
             text = f"{SIGNS[op.kind]} {f'({op.label})' if ' ' in op.label else op.label}".strip()
         else:
-            inside = ["gamma", "beta"][: op.weights] if op.kind == "norm" else [way(sender) for sender in op.senders]
+            inside = ["gamma", "beta"][: op.weights] if op.kind == "norm" else [way(vector) for vector in op.conditions]
             text = op.label + f"({', '.join(inside)})" * bool(inside)
         return text + "".join(dict.fromkeys(f" with ({way(other)})" for other in others))  # q and k come one way
 
     def way(op: Op) -> str:
         if graph.on_stream(op):
             return graph.streams[op.lanes[0]].label
-        if op in told or not op.inputs:
+        if op in described or not op.inputs:
             return op.label
-        told.update([op] * (len(op.lanes) > 1))  # what two streams share is told once
+        described.update([op] * (len(op.lanes) > 1))  # what two streams share is described once
         return f"{way(op.inputs[0])} -> {step(op, op.inputs[1:])}"
 
     for stream, path in zip(graph.streams, graph.paths, strict=True):
@@ -66,10 +66,10 @@ def describe(block: nn.Module) -> str:
                 run = []
     for op in graph.ops:
         for lane, stream in enumerate(graph.streams):
-            sent = [u.kind for u in graph.users(op) if op in u.senders and u.kind in SIGNS and lane in u.lanes]
+            sent = [u.kind for u in graph.users(op) if op in u.conditions and u.kind in SIGNS and lane in u.lanes]
             if sent and not graph.is_stub(op):
-                whom = f" to {stream.label}" if len(graph.streams) > 1 else ""
-                sentences.append(f"{way(op)} sends {', '.join(sent)}{whom}")
+                target = f" to {stream.label}" if len(graph.streams) > 1 else ""
+                sentences.append(f"{way(op)} sends {', '.join(sent)}{target}")
     return "; ".join(sentences)
 
 
@@ -87,7 +87,7 @@ def diagram(block: nn.Module, title: str = "", ax: Axes | None = None) -> Figure
 
 
 class Picture:
-    """Rows from the top: a stream, its branches, the condition, the second stream's branches, the second stream."""
+    """The layout. Rows from the top: stream, branches, condition, branches of a second stream, second stream."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -98,29 +98,30 @@ class Picture:
         self.names = [path[0].label if path[-1].kind in ("add", "input") else "out" for path in graph.paths]
         self.tip = max(op.x + half(op)[0] for op in self.ops) + GAP
         self.width = self.tip + max(map(name_width, self.names))
-        stubs = [self.y[rows(op)[0]] - 0.45 for op in self.ops if op.lanes == (0,) and not {*op.senders} <= {*self.ops}]
+        with_stub = (op for op in self.ops if op.lanes == (0,) and not {*op.conditions} <= {*self.ops})
+        stubs = [self.y[rows(op)[0]] - 0.45 for op in with_stub]
         self.bottom = min([*self.y.values(), *stubs]) - 0.35
 
     def _order(self, row: tuple[int, int]) -> tuple[float, ...]:
         lane, depth = row
         if lane >= 0:
             return 2 * lane, depth * (1 - 2 * lane)
-        pull = [lane for op in self.ops for s in op.senders if s.depth == depth for lane in op.lanes]
-        return 1, sum(pull) / max(1, len(pull)), depth  # nearer to the stream it sends to
+        pull = [lane for op in self.ops for s in op.conditions if s.depth == depth for lane in op.lanes]
+        return 1, sum(pull) / max(1, len(pull)), depth  # near the stream it goes to
 
     def _place(self) -> None:
-        """Columns: every operation as far left as its inputs, its row and the rows that its wires cross allow."""
+        """Columns: each operation as far left as its inputs, its row and the rows crossed by its wires allow."""
         ends, arrows = dict.fromkeys(self.y.values(), 0.05), defaultdict(float)
         for op in self.ops:
             reach = [self.y[row] for o in [op, *(i for i in op.inputs if i.depth > op.depth)] for row in rows(o)]
-            if op.senders:
+            if op.conditions:
                 reach += [y for (lane, depth), y in self.y.items() if lane in op.lanes and depth > op.depth]
             crossed = [y for y in ends if min(reach) <= y <= max(reach)]
             right = max([ends[y] for y in crossed] + [i.x + half(i)[0] for i in op.inputs])
             op.x = right + GAP * bool(op.inputs) + half(op)[0]
-            for sender in op.senders:  # an arrow stands to the right of the one before and of its own label
-                label, is_rail = text_width(op.label, SMALL), sender in self.ops
-                rail = sender.x + half(sender)[0] if is_rail else 0
+            for vector in op.conditions:  # an arrow is to the right of the previous one and of its own label
+                label, is_rail = text_width(op.label, SMALL), vector in self.ops
+                rail = vector.x + half(vector)[0] if is_rail else 0
                 op.x = max(op.x, rail + 0.12, arrows[op.lanes] + label / (1 if is_rail else 2) + 0.14)
                 arrows[op.lanes] = op.x + (0 if is_rail else label / 2)
             if len(op.lanes) > 1:
@@ -136,18 +137,18 @@ class Picture:
             for i in op.inputs:
                 if not any((i, op) in pairwise(path) for path in self.graph.paths):
                     line(ax, self._wire(i, op))
-            for k, sender in enumerate(op.senders):
-                self._vector(ax, op, sender, op.x + 0.3 * (k - (len(op.senders) - 1) / 2))
+            for k, vector in enumerate(op.conditions):
+                self._vector(ax, op, vector, op.x + 0.3 * (k - (len(op.conditions) - 1) / 2))
             self._symbol(ax, op)
 
     def _wire(self, i: Op, op: Op) -> list[tuple[float, float]]:
-        """From the right of one operation to the left of the next, or, coming from a row further out, to its edge."""
+        """From the right of one operation to the left of the next; from a row further out, to its top or bottom."""
         width, height = half(op)
         lane = ((i if len(op.lanes) > 1 else op).lanes or (-1,))[0]
         start, goal = self.y[lane if len(i.lanes) > 1 else rows(i)[0][0], i.depth], self.y[lane, op.depth]
         out = i.x + half(i)[0]
         fork, side = out + 0.4 * GAP, -1 if lane == 1 else 1
-        if any(self.y[rows(o)[0]] == start == goal and i.x < o.x < op.x for o in self.ops):  # around what is between
+        if any(self.y[rows(o)[0]] == start == goal and i.x < o.x < op.x for o in self.ops):  # around them
             bend = start + side * 0.42
             return [(fork, start), (fork, bend), (op.x, bend), (op.x, goal + side * height)]
         if start == goal:
@@ -156,14 +157,14 @@ class Picture:
             return [(out, start), (op.x, start), (op.x, goal + (height if start > goal else -height))]
         return [(fork, start), (fork, goal), (op.x - width, goal)]
 
-    def _vector(self, ax: Axes, op: Op, sender: Op, x: float) -> None:
-        away = 1 if op.lanes == (1,) else -1  # the condition lies between two streams
+    def _vector(self, ax: Axes, op: Op, vector: Op, x: float) -> None:
+        away = 1 if op.lanes == (1,) else -1  # the condition is drawn between two streams
         edge = self.y[rows(op)[0]] + away * half(op)[1]
-        colour = COLOURS.get(op.kind, COLOURS["text" if sender.label == "ctx" else "quiet"])
-        label = op.label if op.kind in SIGNS else sender.label * (not sender.inputs)
-        if sender in self.ops:
-            y = self.y[rows(sender)[0]]
-            line(ax, [(sender.x + half(sender)[0], y), (x, y)], COLOURS["quiet"], 1.6, "-")
+        colour = COLOURS.get(op.kind, COLOURS["text" if vector.label == "ctx" else "quiet"])
+        label = op.label if op.kind in SIGNS else vector.label * (not vector.inputs)
+        if vector in self.ops:
+            y = self.y[rows(vector)[0]]
+            line(ax, [(vector.x + half(vector)[0], y), (x, y)], COLOURS["quiet"], 1.6, "-")
             ax.text(x - 0.06, edge + away * 0.3, label, size=SMALL, ha="right", va="center")
         else:
             y = edge + away * 0.3
@@ -188,12 +189,12 @@ class Picture:
 
 
 def rows(op: Op) -> list[tuple[int, int]]:
-    """Lane and depth; the condition's lane is -1. Joint attention stands in two rows and all between."""
+    """(lane, depth); the condition has lane -1. Joint attention has two rows and covers all between."""
     return [(lane, op.depth) for lane in op.lanes or (-1,)]
 
 
 def half(op: Op) -> tuple[float, float]:
-    """Half the width and half the height of what stands for an operation."""
+    """Half the width and half the height of an operation's symbol."""
     if op.kind in SIGNS:
         return RADIUS, RADIUS
     if op.kind == "input":
@@ -202,7 +203,7 @@ def half(op: Op) -> tuple[float, float]:
 
 
 def text(op: Op) -> str:
-    """What is written in a box."""
+    """The text in a box."""
     learned = "\n" + ", ".join(["γ", "β"][: op.weights]) if op.kind == "norm" and op.weights else ""
     return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "\n", op.label) + learned
 
@@ -215,7 +216,7 @@ def text_width(text: str, size: float = TEXT) -> float:
 
 
 def name_width(name: str) -> float:
-    """A tensor's name, bold, above its shape."""
+    """The width of a tensor's name or of the shape below it, whichever is wider."""
     return max(text_width(name, 12.5), text_width(SHAPES.get(name, ""), SMALL)) + 0.16
 
 

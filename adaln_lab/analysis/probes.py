@@ -1,10 +1,11 @@
-"""Look inside: how large a residual stream is at each depth, its gradient, what each block adds; and where words act.
+"""The size of a residual stream and of its gradient at each depth, what each block adds, and where words act.
 
-    r_l = |x_l - x_{l-1}| / |x_{l-1}|           what block l adds, next to what passes by
-    effective depth = sum_l r_l / (1 + r_l)     blocks on an average path, paths weighted by what they carry
+    r_l = |x_l - x_{l-1}| / |x_{l-1}|           relative update: what block l adds, relative to its input
+    effective depth = sum_l r_l / (1 + r_l)     number of blocks on an average path
 
-A stack of residual blocks is a sum over paths, each block either passed or skipped (Veit et al., arXiv 1605.06431). If
-block l weighs r_l and its skip 1, a path passes it with probability r_l / (1 + r_l).
+A stack of residual blocks is a sum over paths; a path goes through each block or around it (Veit et al., arXiv
+1605.06431). With weight r_l for block l and 1 for its skip connection, a path goes through it with probability
+r_l / (1 + r_l).
 L blocks, B batch, T tokens, D width.
 """
 
@@ -22,7 +23,7 @@ from adaln_lab.layers import CrossAttention
 
 
 def stream(blocks: Sequence[nn.Module], x: Tensor, cond: Condition) -> list[Tensor]:
-    """x_0, ..., x_L: the stream (B, T, D) before the first block and after each."""
+    """x_0, ..., x_L: the residual stream (B, T, D) before the first block and after each."""
     xs = [x]
     for block in blocks:
         xs.append(block(xs[-1], cond))
@@ -30,36 +31,36 @@ def stream(blocks: Sequence[nn.Module], x: Tensor, cond: Condition) -> list[Tens
 
 
 def model_stream(model: TinyDiT, x: Tensor, t: Tensor, y: Tensor) -> list[Tensor]:
-    """The same for a whole model and images x (B, channels, size, size)."""
+    """The residual stream of a whole model for images x (B, channels, size, size)."""
     cond = model.condition(t, y)
     return stream(model.blocks, model.enter(x, model.precompute(t, y)), cond)
 
 
-def size(x: Tensor) -> Tensor:
+def rms(x: Tensor) -> Tensor:
     """Root mean square of all entries."""
     return x.square().mean().sqrt()
 
 
 def depth_profile(blocks: Sequence[nn.Module], x: Tensor, cond: Condition, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Sizes (L + 1,) of the stream and of its gradient at each depth, when g (B, T, D) is the gradient at the end."""
+    """RMS (L + 1,) of the stream and of its gradient at each depth, given the gradient g (B, T, D) at the end."""
     xs = stream(blocks, x.detach().requires_grad_(), cond)
     gradients = torch.autograd.grad(xs[-1], xs, g)
-    return torch.stack([size(x) for x in xs]).detach(), torch.stack([size(g) for g in gradients])
+    return torch.stack([rms(x) for x in xs]).detach(), torch.stack([rms(g) for g in gradients])
 
 
-def added(xs: Sequence[Tensor]) -> Tensor:
-    """r (L,): what each block adds to the stream, relative to the stream that enters it."""
-    return torch.stack([size(after - before) / size(before) for before, after in pairwise(xs)])
+def relative_update(xs: Sequence[Tensor]) -> Tensor:
+    """r (L,): the size of what each block adds, relative to its input."""
+    return torch.stack([rms(after - before) / rms(before) for before, after in pairwise(xs)])
 
 
 def effective_depth(r: Tensor) -> Tensor:
-    """Blocks on an average path through the stack: sum of r / (1 + r), between 0 and L."""
+    """Number of blocks on an average path through the stack: sum of r / (1 + r), between 0 and L."""
     return (r / (1 + r)).sum()
 
 
 @contextlib.contextmanager
 def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Hooks that are gone when the block ends."""
+    """Remove the hooks at the end of the `with` block, also after an error."""
     try:
         yield
     finally:
@@ -69,10 +70,10 @@ def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
 
 @torch.no_grad()
 def word_attention(model: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    """How much each image token looks at each condition token, (L, B, H, T, S): one row for each cross-attention."""
+    """Attention weights of image tokens over condition tokens, (L, B, H, T, S): one entry per cross-attention layer."""
     found = []
 
-    def look(module: CrossAttention, given: tuple[Tensor, Tensor], _out: Tensor) -> None:
+    def record(module: CrossAttention, given: tuple[Tensor, Tensor], _out: Tensor) -> None:
         h, ctx = given
         q, k = module.q(h), module.kv(ctx).chunk(2, dim=-1)[0]
         q, k = (a.unflatten(-1, (module.heads, -1)).transpose(1, 2) for a in (q, k))  # (B, H, T or S, D/H)
@@ -80,18 +81,18 @@ def word_attention(model: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
 
     parts = [module for module in model.modules() if isinstance(module, CrossAttention)]
     if not parts:
-        raise ValueError("this model has no cross-attention, so no image token looks at a word")
-    with hooked([part.register_forward_hook(look) for part in parts]):
+        raise ValueError("expected a model with CrossAttention layers, got one without cross-attention")
+    with hooked([part.register_forward_hook(record) for part in parts]):
         model(x, t, y)
     return torch.stack(found)
 
 
 @torch.no_grad()
 def footprint(model: nn.Module, x: Tensor, t: Tensor, y: Tensor, change: Tensor, step: float = 1e-3) -> Tensor:
-    """Where the predicted picture moves when the embedded words move: |dv/ds| at words + s * change, for s = 0.
+    """Where the prediction v changes when the word embeddings change: |dv/ds| at embeddings + s * change, s = 0.
 
-    change (S, C) is a direction in the embedding of the words y (B, S). The mean over pictures x (B, channels, N, N)
-    and channels, (N, N), by a central difference; use float64.
+    `change` (S, C) is a direction in the embedding of the words y (B, S). Returns the mean over images x (B, channels,
+    N, N) and channels, (N, N), from a central difference; use float64.
     """
     moved = []
     for s in (step, -step):
@@ -102,7 +103,7 @@ def footprint(model: nn.Module, x: Tensor, t: Tensor, y: Tensor, change: Tensor,
 
 
 def word_change(model: nn.Module, y: Tensor, place: int, word: int) -> Tensor:
-    """The direction (S, C) in which the embedding moves when the word at `place` of y (S,) becomes `word`."""
+    """The change (S, C) of the embedding when the word at position `place` of y (S,) becomes `word`."""
     table = model.y_embed.table.weight
     change = torch.zeros(len(y), table.shape[1], dtype=table.dtype, device=table.device)
     change[place] = (table[word] - table[y[place]]).detach()
@@ -110,7 +111,7 @@ def word_change(model: nn.Module, y: Tensor, place: int, word: int) -> Tensor:
 
 
 def cell_shares(picture: Tensor) -> Tensor:
-    """What share of a map (N, N) lies in each of nine equal cells, (3, 3); N a multiple of 3."""
+    """The share of a map (N, N) in each of nine equal cells, (3, 3); N is a multiple of 3."""
     n = picture.shape[-1] // 3
     cells = picture.reshape(3, n, 3, n).sum((1, 3))
     return cells / cells.sum()

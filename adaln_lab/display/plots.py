@@ -234,7 +234,7 @@ def plot_shared(mask: Any, ax: Axes, title: str = "") -> Axes:
     return ax
 
 
-def plot_wakeup(
+def plot_gradient_onset(
     names: Sequence[str], steps: Sequence[int], norms: Any, ax: Axes, title: str = "", floor: float = 1e-15
 ) -> Axes:
     """Gradient norms (names, steps), rounded to powers of ten: shaded and written; hatched: `floor` or less."""

@@ -1,9 +1,10 @@
-"""The bug museum, part two: ten broken DiTs, each behind a letter. Every one of these bugs was once shipped.
+"""Ten broken DiTs, one per letter. Each of these bugs was once in published code.
 
-    model = museum.patient("A");   report, wakeup = museum.examine(model)
+    model = broken_model("A");   report, onset = xray_and_onset(model)
 
-A bug is one changed line of the adaLN-Zero block, or of what surrounds it; all the rest is the course's own model. The
-blocks share one name, since a report shows it. `BUGS` has the diagnoses, in alphabetical order and not in the letters'.
+A bug is one changed line of the adaLN-Zero block or of the code around it; the rest is the course's own model. All
+blocks have the same class name, because a report prints it. `BUGS` lists the diagnoses in alphabetical order, not in
+the order of the letters.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.analysis.wakeup import WakeUp, probe_wakeup
+from adaln_lab.analysis.gradient_onset import GradientOnset, measure_gradient_onset
 from adaln_lab.analysis.xray import Report, xray
 from adaln_lab.conditioning import AdaLNZeroBlock, BlockCondition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
@@ -94,19 +95,19 @@ class ZerosMissing(AdaLNZeroBlock):
 
 
 class NoOnePlus(AdaLNZeroBlock):
-    """Behind no letter: `scale` without `1 +` shows the same chart as zero times zero."""
+    """`scale` without `1 +`; has no letter, because its gradient onset is that of zero times zero."""
 
     def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
         return super().forward_with(x, changed(pre, lambda m: m._replace(scale=m.scale - 1)))
 
 
-class DeafFinalLayer(FinalLayer):
+class UnconditionedFinalLayer(FinalLayer):
     def forward_with(self, x: Tensor, pre: Modulation) -> Tensor:
         return self.linear(layer_norm(x))
 
 
-def made_of(block: type[AdaLNZeroBlock]) -> TinyDiT:
-    """The course's DiT with blocks of this class, which are all called Block."""
+def with_blocks(block: type[AdaLNZeroBlock]) -> TinyDiT:
+    """The course's DiT with blocks of this class, renamed to Block."""
     block = type("Block", (block,), {})
     model = TinyDiT(CONFIG)
     sizes = CONFIG.width, CONFIG.heads, CONFIG.width, CONFIG.mlp_ratio
@@ -114,9 +115,9 @@ def made_of(block: type[AdaLNZeroBlock]) -> TinyDiT:
     return model
 
 
-def deaf_at_the_end() -> TinyDiT:
-    model = made_of(AdaLNZeroBlock)
-    model.final = DeafFinalLayer(CONFIG.width, CONFIG.width, CONFIG.channels * CONFIG.patch**2)
+def unconditioned_at_the_end() -> TinyDiT:
+    model = with_blocks(AdaLNZeroBlock)
+    model.final = UnconditionedFinalLayer(CONFIG.width, CONFIG.width, CONFIG.channels * CONFIG.patch**2)
     return model
 
 
@@ -125,39 +126,39 @@ def initialised_again() -> TinyDiT:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
 
-    return made_of(AdaLNZeroBlock).apply(xavier)
+    return with_blocks(AdaLNZeroBlock).apply(xavier)
 
 
-PATIENTS: dict[str, Callable[[], TinyDiT]] = {
-    "healthy": lambda: made_of(AdaLNZeroBlock),
-    "A": lambda: made_of(SigmoidGate),
-    "B": lambda: made_of(AttentionTwice),
-    "C": lambda: made_of(ZerosMissing),
-    "D": lambda: made_of(DoubleAffine),
+MODELS: dict[str, Callable[[], TinyDiT]] = {
+    "correct": lambda: with_blocks(AdaLNZeroBlock),
+    "A": lambda: with_blocks(SigmoidGate),
+    "B": lambda: with_blocks(AttentionTwice),
+    "C": lambda: with_blocks(ZerosMissing),
+    "D": lambda: with_blocks(DoubleAffine),
     "E": initialised_again,
-    "F": lambda: made_of(Swapped),
-    "G": lambda: made_of(ZeroTimesZero),
-    "H": deaf_at_the_end,
-    "I": lambda: made_of(OneGate),
-    "J": lambda: made_of(Rebound),
-    "twin of G": lambda: made_of(NoOnePlus),
+    "F": lambda: with_blocks(Swapped),
+    "G": lambda: with_blocks(ZeroTimesZero),
+    "H": unconditioned_at_the_end,
+    "I": lambda: with_blocks(OneGate),
+    "J": lambda: with_blocks(Rebound),
+    "twin of G": lambda: with_blocks(NoOnePlus),
 }
 
 
-def patient(letter: str) -> TinyDiT:
-    """One broken model, fresh and in float64, the same at every call; "healthy" is the model without a bug."""
-    if letter not in PATIENTS:
-        raise ValueError(f"the museum has {', '.join(PATIENTS)}; got {letter!r}")
+def broken_model(letter: str) -> TinyDiT:
+    """One broken model, fresh and in float64, the same at every call; "correct" is the model without a bug."""
+    if letter not in MODELS:
+        raise ValueError(f"expected one of {', '.join(MODELS)}; got {letter!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PATIENTS[letter]().double()
+        return MODELS[letter]().double()
 
 
-def examine(model: TinyDiT) -> tuple[Report, WakeUp]:
-    """What the x-ray says of a model, and who hears its loss in the first three backward passes, by role."""
+def xray_and_onset(model: TinyDiT) -> tuple[Report, GradientOnset]:
+    """The x-ray of a model, and its gradient onset in the first three backward passes, by role."""
     generator = torch.Generator().manual_seed(0)
     x, v = torch.randn(2, 3, 1, 8, 8, generator=generator, dtype=torch.float64)
     t, y = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64), torch.tensor([3, 7, 10])
     report = xray(model, lambda: model(x, t, y))
-    heard = probe_wakeup(model, lambda model: (model(x, t, y) - v).square().mean(), steps=3, lr=0.5)
-    return report, heard.by_role()
+    onset = measure_gradient_onset(model, lambda model: (model(x, t, y) - v).square().mean(), steps=3, lr=0.5)
+    return report, onset.by_role()

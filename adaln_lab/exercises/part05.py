@@ -101,7 +101,7 @@ def guided_cases() -> list[tuple]:
     return [(draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1), guidance) for guidance in (3.0, 1.5, 0.0)]
 
 
-# modulated_branch: half of a DiT block, and the museum of its bugs
+# modulated_branch: half of a DiT block, and its common bugs
 
 
 def modulated_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:

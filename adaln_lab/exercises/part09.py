@@ -104,7 +104,7 @@ def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Te
 
 
 def not_put_back(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """The parameter keeps your nudge. Who examines a model gives it back as it was."""
+    """The parameter keeps your nudge. An inspection must leave the model as it was."""
     return moves(x, module, name)[0], module.get_parameter(name).data.add_(0.5)
 
 
@@ -230,7 +230,7 @@ register(
     )
 )
 
-# diagnoses: the bug museum, part two
+# diagnoses: ten broken models
 
 
 def diagnoses(doors: Tensor) -> Tensor:
@@ -247,32 +247,32 @@ def swapped(doors: Tensor, first: str, second: str) -> Tensor:
 
 
 def missing_and_undone(doors: Tensor) -> Tensor:
-    """C and E: both are not zero. An init that runs over the whole model reaches the head as well: who hears pass 0?"""
+    """C and E: neither is zero. An init of the whole model changes the head, too: which parts start in pass 0?"""
     return swapped(doors, "C", "E")
 
 
-def deaf_and_dead(doors: Tensor) -> Tensor:
-    """B and G: in both an MLP never hears. Look whether anybody else in its block does, the gate rows first of all."""
+def twice_and_dead(doors: Tensor) -> Tensor:
+    """B and G: in both the MLP never gets a gradient. Look at the other parts of the block, first the gate rows."""
     return swapped(doors, "B", "G")
 
 
 def weights_and_order(doors: Tensor) -> Tensor:
-    """D and F: both wake like the healthy one. One differs in the norm's own weights, one in the order of vectors."""
+    """D and F: both start as the correct model. One differs in the norm's weights, one in the order of vectors."""
     return swapped(doors, "D", "F")
 
 
 def one_gate_and_rebound(doors: Tensor) -> Tensor:
-    """I and J: in both scale rows hear in pass 1. Count vectors, and ask whether attention hears along with them."""
+    """I and J: in both the scale rows start in pass 1. Count the vectors, and look when attention starts."""
     return swapped(doors, "I", "J")
 
 
 def sigmoid_and_missing(doors: Tensor) -> Tensor:
-    """A and C: in both all blocks hear in pass 1. A gate can be open because of its number, or in spite of a zero."""
+    """A and C: in both all of a block starts in pass 1. A gate can be open also where its Linear gives zero."""
     return swapped(doors, "A", "C")
 
 
 def end_and_norm(doors: Tensor) -> Tensor:
-    """D and H: the blocks wake alike. Read the row "final AdaLN", and the column that speaks of the norm's weights."""
+    """D and H: the blocks start alike. Look at the part "final AdaLN" and at the column of the norm's weights."""
     return swapped(doors, "D", "H")
 
 
@@ -292,13 +292,13 @@ register(
         returns=("bugs",),
         cases=diagnoses_cases,
         hints=(
-            "Cross out what is as in the healthy row. Most patients differ from it in one place of the two tables.",
+            "Cross out what is as in the correct model. Most of the ten differ from it in one place of the two tables.",
             "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
-            "Of the rest: who never hears (B, G), who hears too soon (C, E, and only scale and shift in J)?",
+            "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; scale and shift in J)?",
         ),
         wrong=by_name(
             missing_and_undone,
-            deaf_and_dead,
+            twice_and_dead,
             weights_and_order,
             one_gate_and_rebound,
             sigmoid_and_missing,

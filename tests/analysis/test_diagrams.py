@@ -343,10 +343,10 @@ def test_numbers_and_their_order_are_told(join, words):
 @pytest.mark.parametrize(
     ("block", "complaint"),
     [
-        (Arithmetic(lambda x, c, out: torch.add(x, out, alpha=0.5)), "hides a factor"),
+        (Arithmetic(lambda x, c, out: torch.add(x, out, alpha=0.5)), "has a factor in the arguments"),
         (Arithmetic(lambda x, c, out: x[:, : len(x)] + out), "cannot be traced"),
-        (Hesitant(), "Hesitant takes a way that depends on numbers"),
-        (Forgetful(), "Forgetful must return one tensor made from its first"),
+        (Hesitant(), "the forward of Hesitant depends on values"),
+        (Forgetful(), "Forgetful must return one tensor computed from its first"),
         (ToModulation(8, 8), "ToModulation must return one tensor"),
     ],
 )

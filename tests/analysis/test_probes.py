@@ -33,9 +33,9 @@ def test_sizes_and_gradients_of_a_stack_whose_truth_is_known():
     torch.testing.assert_close(gradients, torch.tensor([6.0, 3.0, 1.0]))
 
 
-def test_added_and_effective_depth():
+def test_relative_update_and_effective_depth():
     xs = probes.stream([Scale(1.0), Scale(0.0), Scale(3.0)], torch.ones(2, 3, 8), COND)
-    r = probes.added(xs)
+    r = probes.relative_update(xs)
     torch.testing.assert_close(r, torch.tensor([1.0, 0.0, 3.0]))
     assert probes.effective_depth(r).item() == pytest.approx(0.5 + 0 + 0.75)
 
@@ -43,7 +43,7 @@ def test_added_and_effective_depth():
 def test_a_closed_stack_has_no_depth():
     torch.manual_seed(0)
     xs = probes.stream([AdaLNZeroBlock(8, 2, 8) for _ in range(3)], torch.randn(2, 3, 8), COND)
-    assert probes.effective_depth(probes.added(xs)).item() == 0
+    assert probes.effective_depth(probes.relative_update(xs)).item() == 0
 
 
 @pytest.mark.parametrize("variant", ["in_context", "cross_attention", "adaln", "adaln_zero"])
@@ -116,5 +116,5 @@ def test_word_attention_gives_the_layers_own_weights():
     nn.init.zeros_(layer.q.weight)
     even = probes.word_attention(model, X, T, Y)
     torch.testing.assert_close(even, torch.full_like(even, 1 / 3))
-    with pytest.raises(ValueError, match="no cross-attention"):
+    with pytest.raises(ValueError, match="without cross-attention"):
         probes.word_attention(Painter(), X, T, Y)

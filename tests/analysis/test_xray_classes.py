@@ -97,7 +97,7 @@ def test_names(name):
         assert {type(block).__name__ for block in blocks.values()} == {group["block_class"]}
         if "modulation_params" in group:
             params = [model.get_parameter(parameter) for parameter in fullest(group["modulation_params"])]
-            assert group["zero_initialised_at_construction"] == all(not p.any() for p in params)
+            assert group["all_zero_now"] == all(not p.any() for p in params)
     for pattern in TRUTH[name].get("unmodulated_blocks", []) + TRUTH[name].get("also_allowed", []):
         assert blocks_of(model, pattern)
 

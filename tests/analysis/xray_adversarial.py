@@ -1,16 +1,15 @@
-"""Models the x-ray has never met: small, hand-written in many hands, each beside what is true of it.
+"""Adversarial models for the x-ray: small hand-written models in many styles, each with what is true of it.
 
-    module, run = STRANGERS["gate_tanh"]()      # a fresh module, and the pass to watch
+    module, run = MODELS["gate_tanh"]()         # a fresh module and its forward pass
     TRUTH["gate_tanh"]["verdict"]               # "adaln"
 
-The first half is modulated by a condition in ways the real models do not show; the second half only looks so.
-Nothing here knows how the x-ray works: a row follows from the formula of the forward pass alone, and its `note` says
-how. Read a row so:
+The first half is modulated by a condition in ways that the real models do not show; the second half only looks so.
+A row follows from the formula of the forward pass alone, never from the x-ray, and its `note` says how. In a row
 
-- a field that is left out is a matter of definition, or has no word: it is not to be compared;
-- a frozenset, written `either(...)`, holds the words that are all right; `unknown` is never wrong, only less;
-- `accept_also` are verdicts that a reasonable reader could defend as well;
-- the groups of `other_conditional_modulation` are left out: only the verdict is certain.
+- a field that is left out is a matter of definition or has no name: it is not compared;
+- a frozenset, written `either(...)`, holds values that are all right; `unknown` is never wrong;
+- `accept_also` are verdicts that can be defended as well;
+- `other_conditional_modulation` has no groups: only its verdict is certain.
 """
 
 import functools
@@ -27,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 B, N, S, D = 2, 5, 7, 24  # items, tokens, text tokens, width: all different, so that no axis can be taken for another
 
 Built = tuple[nn.Module, Callable[[], Any]]
-STRANGERS: dict[str, Callable[[], Built]] = {}
+Builder = Callable[[], Built]
+MODELS: dict[str, Builder] = {}
 TRUTH: dict[str, dict[str, Any]] = {}
 
 
@@ -38,7 +38,7 @@ def either(*words: Any) -> frozenset[Any]:
     return frozenset(words)
 
 
-def stranger(
+def adversarial(
     verdict: str,
     note: str,
     *groups: dict[str, Any],
@@ -46,13 +46,13 @@ def stranger(
     rough: bool = True,
     train: bool = False,
     **fields: Any,
-) -> Callable[[Callable[[], Built]], Callable[[], Built]]:
+) -> Callable[[Builder], Builder]:
     """Register a builder and its row.
 
-    `rough` moves every parameter off its round value: norm weights of exactly 1 hide that they are there.
+    `rough` adds noise to every parameter: a norm weight of exactly 1 would hide that it is there.
     """
 
-    def register(build: Callable[[], Built]) -> Callable[[], Built]:
+    def register(build: Builder) -> Builder:
         @functools.wraps(build)
         def seeded() -> Built:
             with torch.random.fork_rng(devices=[]):
@@ -63,14 +63,54 @@ def stranger(
             return module.train(train), run
 
         row = {"verdict": verdict, "accept_also": list(accept_also), "note": note, **fields}
-        if verdict == "adaln":
+        if verdict in ("adaln", "none", "additive_only"):
             row = {"final_layer": None, **row, "groups": list(groups)}
-        elif verdict in ("none", "additive_only"):
-            row = {"final_layer": None, **row, "groups": []}
-        STRANGERS[build.__name__], TRUTH[build.__name__] = seeded, row
+        MODELS[build.__name__], TRUTH[build.__name__] = seeded, row
         return seeded
 
     return register
+
+
+def case(name: str, verdict: str, note: str, build: Builder, *groups: dict[str, Any], **row: Any) -> None:
+    """Register a model built from parts that are there already."""
+    build.__name__ = name
+    adversarial(verdict, note, *groups, **row)(build)
+
+
+def model(
+    verdict: str,
+    note: str,
+    *groups: dict[str, Any],
+    base: type[nn.Module] = nn.Module,
+    args: Callable[[], tuple] = tuple,
+    layers: Callable[[], dict[str, Any]] = dict,
+    inputs: Callable[[], tuple] = lambda: (tokens(), vector()),
+    method: str = "forward",
+    stack: Callable[..., nn.Module] = lambda build: build(),
+    **row: Any,
+) -> Callable[[Callable], Builder]:
+    """Register a `base(*args)` with these layers; its forward (or another method) is the decorated function."""
+
+    def register(forward: Callable) -> Builder:
+        def init(self: nn.Module) -> None:
+            base.__init__(self, *args())
+            for name, layer in layers().items():
+                setattr(self, name, layer)
+
+        made = type(forward.__name__, (base,), {"__init__": init, method: forward})
+
+        @functools.wraps(forward)
+        def build() -> Built:
+            return given(stack(made), *inputs())
+
+        return adversarial(verdict, note, *groups, **row)(build)
+
+    return register
+
+
+def block(*row: Any, stack: Callable[..., nn.Module] | None = None, **options: Any) -> Callable[[Callable], Builder]:
+    """The same for a block: two of them stand in a `stack`, by default a Tower."""
+    return model(*row, stack=lambda made: (stack or Tower)(made(), made()), **options)
 
 
 def group(
@@ -104,7 +144,7 @@ def group(
         "post_norm": post,
         "source": source,
         "activation_before_linear": act,
-        "zero_initialised_at_construction": zero,
+        "all_zero_now": zero,
     }
     if roles is not None:
         words = roles.split()
@@ -245,20 +285,19 @@ class Modulated(nn.Module):
 ADA = {"module": "ada", "linears": ["blocks.*.ada"]}
 
 
-# ------------------------------------------------------------------------------------- modulated: one thing varied
+# a table: as many arguments to a line as it holds
+# fmt: off
 
+# ------------------------------------------------------------------------------------- modulated: one thing varied
 
 def variation(name: str, note: str, options: dict[str, Any], **truth: Any) -> None:
     def build() -> Built:
         return given(Tower(Modulated(**options), Modulated(**options)), tokens(), vector())
 
-    build.__name__ = name
-    stranger("adaln", note, group(**ADA, **truth))(build)
-
+    case(name, "adaln", note, build, group(**ADA, **truth))
 
 def twice(roles: str) -> str:
     return f"{roles} {roles}"
-
 
 for _name, _roles in {
     "order_scale_shift_gate": "scale shift gate",
@@ -318,42 +357,33 @@ variation(
     post=either("LayerNorm affine", "LayerNorm"),
 )
 
-
-@stranger(
-    "adaln",
+case(
+    "narrow_condition", "adaln",
     "c is 6 wide and goes straight into each block's Linear: narrow, but a Linear for each block",
+    lambda: given(Tower(Modulated(width=6), Modulated(width=6)), tokens(), vector(6)),
     group(**ADA, source=either("per_block_linear", "low_rank")),
 )
-def narrow_condition() -> Built:
-    return given(Tower(Modulated(width=6), Modulated(width=6)), tokens(), vector(6))
-
 
 # ------------------------------------------------------------------- modulated: the same block, in other surroundings
 
+case(
+    "batch_of_one", "adaln", "DiT's formula; one item in the batch, so there is nothing to compare it with",
+    lambda: given(Tower(Modulated(), Modulated()), tokens(batch=1), vector(batch=1)), group(**ADA),
+)
 
-@stranger("adaln", "DiT's formula; one item in the batch, so there is nothing to compare it with", group(**ADA))
-def batch_of_one() -> Built:
-    return given(Tower(Modulated(), Modulated()), tokens(batch=1), vector(batch=1))
-
-
-@stranger(
-    "adaln",
-    "DiT's formula on a single token; per item and per token are the same thing here",
-    group(**ADA),
+case(
+    "one_token", "adaln", "DiT's formula on a single token; per item and per token are the same thing here",
+    lambda: given(Tower(Modulated(), Modulated()), tokens(1), vector()), group(**ADA),
     accept_also=["other_conditional_modulation"],
 )
-def one_token() -> Built:
-    return given(Tower(Modulated(), Modulated()), tokens(1), vector())
 
+case(
+    "half_precision", "adaln", "DiT's formula, weights and inputs in bfloat16",
+    lambda: given(Tower(Modulated(), Modulated()).bfloat16(), tokens().bfloat16(), vector().bfloat16()), group(**ADA),
+)
 
-@stranger("adaln", "DiT's formula, weights and inputs in bfloat16", group(**ADA))
-def half_precision() -> Built:
-    return given(Tower(Modulated(), Modulated()).bfloat16(), tokens().bfloat16(), vector().bfloat16())
-
-
-@stranger(
-    "adaln",
-    "nothing but a wrapper around DiT's formula: each path gains `module.`",
+@adversarial(
+    "adaln", "nothing but a wrapper around DiT's formula: each path gains `module.`",
     group("module.blocks.*", module="ada", linears=["module.blocks.*.ada"]),
 )
 def data_parallel() -> Built:
@@ -361,126 +391,77 @@ def data_parallel() -> Built:
     wrapped.device_ids = []  # no device to scatter over: it calls the module itself
     return given(wrapped, tokens(), vector())
 
-
-@stranger(
-    "adaln",
-    "adaLN-Zero as built: the modulation is there and every parameter of it is 0",
-    group(**ADA, zero=True),
-    rough=False,
-)
-def all_modulation_zero() -> Built:
-    model = Tower(Modulated(), Modulated())
-    for block in model.blocks:
-        nn.init.zeros_(block.ada.weight), nn.init.zeros_(block.ada.bias)
-    return given(model, tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "as DiT is built: modulation 0 and head 0, so no single nudge moves the output",
-    group(**ADA, zero=True),
-    rough=False,
-)
-def all_modulation_and_head_zero() -> Built:
-    model = Tower(Modulated(), Modulated())
-    for layer in (model.head, *(block.ada for block in model.blocks)):
+def zeroed(head: bool, modulation: bool) -> Built:
+    """A Tower whose head, or the modulation of its blocks, is all zero."""
+    tower = Tower(Modulated(), Modulated())
+    for layer in head * [tower.head] + modulation * [block.ada for block in tower.blocks]:
         nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    return given(model, tokens(), vector())
+    return given(tower, tokens(), vector())
 
-
-@stranger(
-    "adaln",
-    "only the head is 0: the modulation is random, hidden behind an output that is 0",
-    group(**ADA),
-    rough=False,
+case(
+    "all_modulation_zero", "adaln", "adaLN-Zero as built: the modulation is there and every parameter of it is 0",
+    lambda: zeroed(head=False, modulation=True), group(**ADA, zero=True), rough=False,
 )
-def head_zero() -> Built:
-    model = Tower(Modulated(), Modulated())
-    nn.init.zeros_(model.head.weight), nn.init.zeros_(model.head.bias)
-    return given(model, tokens(), vector())
+case(
+    "all_modulation_and_head_zero", "adaln", "as DiT is built: modulation and head 0, so no single change shows",
+    lambda: zeroed(head=True, modulation=True), group(**ADA, zero=True), rough=False,
+)
+case(
+    "head_zero", "adaln", "only the head is 0: the modulation is random, hidden behind an output that is 0",
+    lambda: zeroed(head=True, modulation=False), group(**ADA), rough=False,
+)
 
+case(
+    "dropout_in_training", "adaln", "DiT's formula with dropout on each branch, in training mode",
+    lambda: given(Tower(Modulated(drop=0.2), Modulated(drop=0.2)), tokens(), vector()), group(**ADA), train=True,
+)
 
-@stranger("adaln", "DiT's formula with dropout on each branch, in training mode", group(**ADA), train=True)
-def dropout_in_training() -> Built:
-    return given(Tower(Modulated(drop=0.2), Modulated(drop=0.2)), tokens(), vector())
+@model(
+    "adaln", "DiT's formula, each block run under torch.utils.checkpoint", group(**ADA), base=Tower,
+    args=lambda: (Modulated(), Modulated()),
+)
+def checkpointed(self, x, c):
+    for block in self.blocks:
+        x = checkpoint(block, x, c, use_reentrant=False)
+    return self.head(x)
 
-
-@stranger("adaln", "DiT's formula, each block run under torch.utils.checkpoint", group(**ADA))
-def checkpointed() -> Built:
-    class Checkpointed(Tower):
-        def forward(self, x, c):
-            for block in self.blocks:
-                x = checkpoint(block, x, c, use_reentrant=False)
-            return self.head(x)
-
-    return given(Checkpointed(Modulated(), Modulated()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "one block, applied three times: one block's parameters, six vectors",
+@model(
+    "adaln", "one block, applied three times: one block's parameters, six vectors",
     group("core", n_blocks=1, module="ada", linears=["core.ada"]),
+    layers=lambda: dict(core=Modulated(), head=nn.Linear(D, 4)),
 )
-def tied_block() -> Built:
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.core, self.head = Modulated(), nn.Linear(D, 4)
+def tied_block(self, x, c):
+    for _ in range(3):
+        x = self.core(x, c)
+    return self.head(x)
 
-        def forward(self, x, c):
-            for _ in range(3):
-                x = self.core(x, c)
-            return self.head(x)
-
-    return given(Recurrent(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "blocks in a ModuleDict, output in a dict; how two names make one pattern is left open",
+@model(
+    "adaln", "blocks in a ModuleDict, output in a dict; how two names make one pattern is left open",
     group(None, module="ada", linears=["stages.early.ada", "stages.late.ada"]),
+    layers=lambda: dict(stages=nn.ModuleDict({"early": Modulated(), "late": Modulated()})),
 )
-def blocks_in_a_dict() -> Built:
-    class Staged(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stages = nn.ModuleDict({"early": Modulated(), "late": Modulated()})
+def blocks_in_a_dict(self, sample, emb):
+    for stage in self.stages.values():
+        sample = stage(sample, emb)
+    return {"sample": sample, "emb": emb}
 
-        def forward(self, sample, emb):
-            for stage in self.stages.values():
-                sample = stage(sample, emb)
-            return {"sample": sample, "emb": emb}
-
-    return given(Staged(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "blocks as attributes block1 and block2; how two names make one pattern is left open",
+@model(
+    "adaln", "blocks as attributes block1 and block2; how two names make one pattern is left open",
     group(None, module="ada", linears=["block1.ada", "block2.ada"]),
+    layers=lambda: dict(block1=Modulated(), block2=Modulated(), time=nn.Linear(D, D)),
+    inputs=lambda: (tokens(), torch.tensor([0.2, 0.7])),
 )
-def blocks_as_attributes() -> Built:
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.block1, self.block2, self.time = Modulated(), Modulated(), nn.Linear(D, D)
-
-        def forward(self, x, t):
-            c = self.time(wave(t))
-            return self.block2(self.block1(x, c), c)
-
-    return given(Pair(), tokens(), torch.tensor([0.2, 0.7]))
-
+def blocks_as_attributes(self, x, t):
+    c = self.time(wave(t))
+    return self.block2(self.block1(x, c), c)
 
 @dataclass
 class State:
     x: Tensor
     c: Tensor
 
-
-@stranger(
-    "adaln",
-    "nn.Sequential hands on a dataclass (x, c); each step is DiT's formula",
+@adversarial(
+    "adaln", "nn.Sequential hands on a dataclass (x, c); each step is DiT's formula",
     group("*.inner", module="ada", linears=["*.inner.ada"]),
 )
 def sequential_of_states() -> Built:
@@ -496,13 +477,12 @@ def sequential_of_states() -> Built:
     x, c = tokens(), vector()
     return model, lambda: model(State(x, c)).x
 
+case(
+    "frozen", "adaln", "every parameter is frozen: no gradient will tell",
+    lambda: given(Tower(Modulated(), Modulated()).requires_grad_(False), tokens(), vector()), group(**ADA),
+)
 
-@stranger("adaln", "every parameter is frozen: no gradient will tell", group(**ADA))
-def frozen() -> Built:
-    return given(Tower(Modulated(), Modulated()).requires_grad_(False), tokens(), vector())
-
-
-@stranger("adaln", "the pass runs in inference mode: no graph will tell", group(**ADA))
+@adversarial("adaln", "the pass runs in inference mode: no graph will tell", group(**ADA))
 def inference_mode() -> Built:
     model, x, c = Tower(Modulated(), Modulated()), tokens(), vector()
 
@@ -512,8 +492,9 @@ def inference_mode() -> Built:
 
     return model, run
 
-
-@stranger("adaln", "the pass is three Euler steps: every block is seen three times, yet has six vectors", group(**ADA))
+@adversarial(
+    "adaln", "the pass is three Euler steps: every block is seen three times, yet has six vectors", group(**ADA),
+)
 def sampler_loop() -> Built:
     class Velocity(Tower):
         def __init__(self, *blocks):
@@ -533,73 +514,46 @@ def sampler_loop() -> Built:
 
     return model, run
 
-
-@stranger(
-    "adaln",
-    "guidance inside forward: blocks see twice the batch, with and without the condition",
+@model(
+    "adaln", "guidance inside forward: blocks see twice the batch, with and without the condition",
     group("model.blocks.*", module="ada", linears=["model.blocks.*.ada"]),
+    layers=lambda: dict(model=Tower(Modulated(), Modulated()), null=nn.Parameter(torch.randn(D))),
 )
-def guided() -> Built:
-    class Guided(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model, self.null = Tower(Modulated(), Modulated()), nn.Parameter(torch.randn(D))
+def guided(self, x, c):
+    with_c, without = self.model(torch.cat([x, x]), torch.cat([c, self.null.expand_as(c)])).chunk(2)
+    return without + 2 * (with_c - without)
 
-        def forward(self, x, c):
-            with_c, without = self.model(torch.cat([x, x]), torch.cat([c, self.null.expand_as(c)])).chunk(2)
-            return without + 2 * (with_c - without)
-
-    return given(Guided(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "a plain text encoder feeds a modulated denoiser: only the denoiser's blocks count",
-    group("denoiser.blocks.*", module="ada", linears=["denoiser.blocks.*.ada"]),
-    unmodulated_blocks=["encoder.*"],
+@model(
+    "adaln", "a plain text encoder feeds a modulated denoiser: only the denoiser's blocks count",
+    group("denoiser.blocks.*", module="ada", linears=["denoiser.blocks.*.ada"]), unmodulated_blocks=["encoder.*"],
+    layers=lambda: dict(encoder=nn.Sequential(Plain(), Plain()), denoiser=Tower(Modulated(), Modulated())),
+    inputs=lambda: (tokens(), tokens(S)),
 )
-def pipeline() -> Built:
-    class Pipeline(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder, self.denoiser = nn.Sequential(Plain(), Plain()), Tower(Modulated(), Modulated())
+def pipeline(self, x, text):
+    return self.denoiser(x, self.encoder(text).mean(1))
 
-        def forward(self, x, text):
-            return self.denoiser(x, self.encoder(text).mean(1))
-
-    return given(Pipeline(), tokens(), tokens(S))
-
-
-@stranger(
-    "adaln",
+case(
+    "some_blocks_plain", "adaln",
     "the first block of the list is plain, two are modulated; the pattern for two of three is left open",
-    group(None, module="ada", linears=["blocks.1.ada", "blocks.2.ada"]),
-    unmodulated_blocks=["blocks.0"],
+    lambda: given(Tower(Plain(), Modulated(), Modulated()), tokens(), vector()),
+    group(None, module="ada", linears=["blocks.1.ada", "blocks.2.ada"]), unmodulated_blocks=["blocks.0"],
 )
-def some_blocks_plain() -> Built:
-    return given(Tower(Plain(), Modulated(), Modulated()), tokens(), vector())
 
-
-@stranger(
-    "adaln",
-    "two kinds in one list: DiT's block, then one without shift and with a tanh gate",
+case(
+    "two_kinds", "adaln", "two kinds in one list: DiT's block, then one without shift and with a tanh gate",
+    lambda: given(Tower(Modulated(), Modulated("scale gate", torch.tanh)), tokens(), vector()),
     group("blocks.0", n_blocks=1, module="ada", linears=["blocks.0.ada"]),
     group("blocks.1", twice("scale gate"), n_blocks=1, module="ada", linears=["blocks.1.ada"], gate="tanh"),
 )
-def two_kinds() -> Built:
-    return given(Tower(Modulated(), Modulated("scale gate", torch.tanh)), tokens(), vector())
 
-
-@stranger("adaln", "the modulation's Linear is weight-normalised: its weight is no parameter", group(module="ada"))
+@adversarial("adaln", "the modulation's Linear is weight-normalised: its weight is no parameter", group(module="ada"))
 def weight_normed_modulation() -> Built:
     model = Tower(Modulated(), Modulated())
     for block in model.blocks:
         nn.utils.parametrizations.weight_norm(block.ada)
     return given(model, tokens(), vector())
 
-
 # ------------------------------------------------------------------------------------------ modulated: other hands
-
 
 class Unit(nn.Module):
     """DiT's block, as written by someone who names nothing and imports no layer but Linear."""
@@ -618,27 +572,17 @@ class Unit(nn.Module):
         y = ln_by_hand(u) * (t + 1.0) + s
         return u + v * self.f(F.relu(self.e(y)))
 
-
-@stranger(
-    "adaln",
-    "DiT's formula (shift, scale, gate twice) under one-letter names",
+@model(
+    "adaln", "DiT's formula (shift, scale, gate twice) under one-letter names",
     group("g.*", module="k", linears=["g.*.k"]),
+    layers=lambda: dict(g=nn.ModuleList([Unit(), Unit()]), o=nn.Linear(D, D)),
 )
-def one_letter_names() -> Built:
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.g, self.o = nn.ModuleList([Unit(), Unit()]), nn.Linear(D, D)
+def one_letter_names(self, u, w):
+    for g in self.g:
+        u = g(u, w)
+    return self.o(u)
 
-        def forward(self, u, w):
-            for g in self.g:
-                u = g(u, w)
-            return self.o(u)
-
-    return given(Net(), tokens(), vector())
-
-
-@stranger("adaln", "DiT's formula; c reaches the block as an attribute set from outside", group(**ADA))
+@adversarial("adaln", "DiT's formula; c reaches the block as an attribute set from outside", group(**ADA))
 def condition_as_attribute() -> Built:
     class Listening(Modulated):
         def forward(self, x):
@@ -654,8 +598,7 @@ def condition_as_attribute() -> Built:
 
     return given(Conductor(Listening(), Listening()), tokens(), vector())
 
-
-@stranger("adaln", "DiT's formula; x and c travel in a dict that each block rewrites", group(**ADA))
+@adversarial("adaln", "DiT's formula; x and c travel in a dict that each block rewrites", group(**ADA))
 def condition_in_a_dict() -> Built:
     class Step(Modulated):
         def forward(self, batch):
@@ -669,7 +612,6 @@ def condition_in_a_dict() -> Built:
 
     return given(Model(Step(), Step()), {"x": tokens(), "c": vector()})
 
-
 class Guest(nn.Module):
     """A block that is handed its six vectors, each (B, 1, D), and makes none itself."""
 
@@ -680,7 +622,6 @@ class Guest(nn.Module):
     def forward(self, x, shift1, scale1, gate1, shift2, scale2, gate2):
         x = torch.addcmul(x, gate1, self.attn(torch.addcmul(shift1, ln(x), 1 + scale1)))
         return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, ln(x), 1 + scale2)))
-
 
 class Host(nn.Module):
     """Guests, and `vectors(c)`: for each of them six vectors (B, 1, D)."""
@@ -694,57 +635,29 @@ class Host(nn.Module):
             x = block(x, *six)
         return self.head(x)
 
-
-@stranger(
-    "adaln",
-    "one Linear for the whole model; block i takes its six vectors from slice i; addcmul throughout",
-    group(linears=["mod"], source="one_linear_sliced_per_block"),
+@model(
+    "adaln", "one Linear for the whole model; block i takes its six vectors from slice i; addcmul throughout",
+    group(linears=["mod"], source="one_linear_sliced_per_block"), base=Host,
+    layers=lambda: dict(mod=nn.Linear(D, 2 * 6 * D)), method="vectors",
 )
-def one_linear_sliced() -> Built:
-    class Model(Host):
-        def __init__(self):
-            super().__init__()
-            self.mod = nn.Linear(D, 2 * 6 * D)
+def one_linear_sliced(self, c):
+    return [six.chunk(6, -1) for six in self.mod(F.silu(c))[:, None].chunk(2, -1)]
 
-        def vectors(self, c):
-            return [six.chunk(6, -1) for six in self.mod(F.silu(c))[:, None].chunk(2, -1)]
-
-    return given(Model(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "one Linear, and every block takes the same six vectors, as Flux.2's",
-    group(module="/mod", linears=["mod"], source="fully_shared"),
+@model(
+    "adaln", "one Linear, and every block takes the same six vectors, as Flux.2's",
+    group(module="/mod", linears=["mod"], source="fully_shared"), base=Host,
+    layers=lambda: dict(mod=nn.Linear(D, 6 * D)), method="vectors",
 )
-def fully_shared() -> Built:
-    class Model(Host):
-        def __init__(self):
-            super().__init__()
-            self.mod = nn.Linear(D, 6 * D)
+def fully_shared(self, c):
+    return [self.mod(F.silu(c))[:, None].chunk(6, -1)] * 2
 
-        def vectors(self, c):
-            return [self.mod(F.silu(c))[:, None].chunk(6, -1)] * 2
-
-    return given(Model(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "HDM's way: one MLP (Linear, Mish, Linear) makes the six vectors that all blocks share",
-    group(source=either("fully_shared", "approximator"), act="Mish"),
+@model(
+    "adaln", "HDM's way: one MLP (Linear, Mish, Linear) makes the six vectors that all blocks share",
+    group(source=either("fully_shared", "approximator"), act="Mish"), base=Host,
+    layers=lambda: dict(mod=nn.Sequential(nn.Linear(D, 4 * D), nn.Mish(), nn.Linear(4 * D, 6 * D))), method="vectors",
 )
-def fully_shared_mlp() -> Built:
-    class Model(Host):
-        def __init__(self):
-            super().__init__()
-            self.mod = nn.Sequential(nn.Linear(D, 4 * D), nn.Mish(), nn.Linear(4 * D, 6 * D))
-
-        def vectors(self, c):
-            return [self.mod(c)[:, None].chunk(6, -1)] * 2
-
-    return given(Model(), tokens(), vector())
-
+def fully_shared_mlp(self, c):
+    return [self.mod(c)[:, None].chunk(6, -1)] * 2
 
 class PixArt(Host):
     """Shared Linear plus a table for each block, as PixArt; the table lives in the block."""
@@ -764,7 +677,6 @@ class PixArt(Host):
     def vectors(self, c):
         return [(self.mod(F.silu(c)).unflatten(-1, (6, D)),)] * len(self.blocks)
 
-
 PIXART = {
     "module": "/mod",
     "linears": ["mod"],
@@ -772,25 +684,19 @@ PIXART = {
     "source": "shared_linear_plus_table",
 }
 
-
-@stranger("adaln", "PixArt: shared Linear + a table for each block", group(**PIXART))
-def shared_plus_table() -> Built:
-    return given(PixArt(torch.randn(6, D), torch.randn(6, D)), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "PixArt with tables of 0: they still count, and the shared Linear is not 0, so not all is 0",
-    group(**PIXART),
-    rough=False,
+case(
+    "shared_plus_table", "adaln", "PixArt: shared Linear + a table for each block",
+    lambda: given(PixArt(torch.randn(6, D), torch.randn(6, D)), tokens(), vector()), group(**PIXART),
 )
-def shared_plus_zero_table() -> Built:
-    return given(PixArt(torch.zeros(6, D), torch.zeros(6, D)), tokens(), vector())
 
+case(
+    "shared_plus_zero_table", "adaln",
+    "PixArt with tables of 0: they still count, and the shared Linear is not 0, so not all is 0",
+    lambda: given(PixArt(torch.zeros(6, D), torch.zeros(6, D)), tokens(), vector()), group(**PIXART), rough=False,
+)
 
-@stranger(
-    "adaln",
-    "PixArt's final table in every block: table + c itself, the same c for all six; no Linear at all",
+@adversarial(
+    "adaln", "PixArt's final table in every block: table + c itself, the same c for all six; no Linear at all",
     group(params=["blocks.*.table"], source=None, act="none"),
 )
 def table_plus_raw_condition() -> Built:
@@ -804,7 +710,6 @@ def table_plus_raw_condition() -> Built:
 
     return given(Model(torch.randn(6, D), torch.randn(6, D)), tokens(), vector())
 
-
 class Narrow(Guest):
     """Six vectors from two Linears with a waist of 4."""
 
@@ -815,343 +720,194 @@ class Narrow(Guest):
     def forward(self, x, c):
         return super().forward(x, *self.up(self.between(self.down(c)))[:, None].chunk(6, -1))
 
-
-@stranger(
-    "adaln",
-    "six vectors = up(down(c)) with a waist of 4 and nothing between: rank 4",
-    group(
-        module="up",
-        linears=["blocks.*.up"],
-        params=["blocks.*.down.weight"],
-        source="low_rank",
-        act="none",
-    ),
+case(
+    "low_rank", "adaln", "six vectors = up(down(c)) with a waist of 4 and nothing between: rank 4",
+    lambda: given(Tower(Narrow(lambda h: h), Narrow(lambda h: h)), tokens(), vector()),
+    group(module="up", linears=["blocks.*.up"], params=["blocks.*.down.weight"], source="low_rank", act="none"),
 )
-def low_rank() -> Built:
-    return given(Tower(Narrow(lambda h: h), Narrow(lambda h: h)), tokens(), vector())
 
-
-@stranger(
-    "adaln",
+case(
+    "low_rank_with_activation", "adaln",
     "six vectors = up(silu(down(c))) with a waist of 4: narrow, though an MLP; how it is called is open",
+    lambda: given(Tower(Narrow(F.silu), Narrow(F.silu)), tokens(), vector()),
     group(module="up", source=either("low_rank", "per_block_linear", "approximator")),
 )
-def low_rank_with_activation() -> Built:
-    return given(Tower(Narrow(F.silu), Narrow(F.silu)), tokens(), vector())
 
-
-@stranger(
+@model(
     "adaln",
     "Chroma: one MLP maps (c, number of the vector) to that vector, for all blocks; the number is a table's row",
-    group(source="approximator", act=None),
+    group(source="approximator", act=None), base=Host,
+    layers=lambda: dict(
+        index=nn.Parameter(torch.randn(2 * 6, D)),
+        approximator=nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D)),
+    ),
+    method="vectors",
 )
-def approximator() -> Built:
-    class Model(Host):
-        def __init__(self):
-            super().__init__()
-            self.index = nn.Parameter(torch.randn(2 * 6, D))
-            self.approximator = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D))
+def approximator(self, c):
+    inputs = torch.cat([c[:, None].expand(-1, 12, -1), self.index.expand(B, -1, -1)], -1)  # (B, 12, 2D)
+    made = self.approximator(inputs)[:, :, None].unbind(1)
+    return [made[:6], made[6:]]
 
-        def vectors(self, c):
-            inputs = torch.cat([c[:, None].expand(-1, 12, -1), self.index.expand(B, -1, -1)], -1)  # (B, 12, 2D)
-            made = self.approximator(inputs)[:, :, None].unbind(1)
-            return [made[:6], made[6:]]
-
-    return given(Model(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "six vectors from a wide MLP (Linear, GELU, Linear) in each block; no word for that source",
-    group(module="make.2", source=None, act="GELU"),
+@block(
+    "adaln", "six vectors from a wide MLP (Linear, GELU, Linear) in each block; no word for that source",
+    group(module="make.2", source=None, act="GELU"), base=Guest,
+    layers=lambda: dict(make=nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, 6 * D))),
 )
-def mlp_per_block() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.make = nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, 6 * D))
+def mlp_per_block(self, x, c):
+    return Guest.forward(self, x, *self.make(c)[:, None].chunk(6, -1))
 
-        def forward(self, x, c):
-            return super().forward(x, *self.make(c)[:, None].chunk(6, -1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "Flux's single block: attention and MLP side by side under one (shift, scale, gate)",
+@block(
+    "adaln", "Flux's single block: attention and MLP side by side under one (shift, scale, gate)",
     group(roles="shift scale gate", **ADA),
+    layers=lambda: dict(ada=nn.Linear(D, 3 * D), qkv_up=nn.Linear(D, 5 * D), down=nn.Linear(3 * D, D)),
 )
-def parallel_one_gate() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ada, self.qkv_up, self.down = nn.Linear(D, 3 * D), nn.Linear(D, 5 * D), nn.Linear(3 * D, D)
+def parallel_one_gate(self, x, c):
+    shift, scale, gate = self.ada(F.silu(c)).unsqueeze(1).chunk(3, -1)
+    q, k, v, up = self.qkv_up(ln(x) * (1 + scale) + shift).split((D, D, D, 2 * D), -1)
+    return x + gate * self.down(torch.cat([F.scaled_dot_product_attention(q, k, v), F.gelu(up)], -1))
 
-        def forward(self, x, c):
-            shift, scale, gate = self.ada(F.silu(c)).unsqueeze(1).chunk(3, -1)
-            q, k, v, up = self.qkv_up(ln(x) * (1 + scale) + shift).split((D, D, D, 2 * D), -1)
-            return x + gate * self.down(torch.cat([F.scaled_dot_product_attention(q, k, v), F.gelu(up)], -1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
+@block(
     "adaln",
     "three Linears for each block, one for its scales, one for its shifts, one for its gates; six vectors in all",
     group(
-        linears=["blocks.*.gamma", "blocks.*.beta", "blocks.*.alpha"],
-        roles="scale scale shift shift gate gate",
+        linears=["blocks.*.gamma", "blocks.*.beta", "blocks.*.alpha"], roles="scale scale shift shift gate gate",
         chunk_order=[
-            {"module": "gamma", "roles": ["scale", "scale"]},
-            {"module": "beta", "roles": ["shift", "shift"]},
+            {"module": "gamma", "roles": ["scale", "scale"]}, {"module": "beta", "roles": ["shift", "shift"]},
             {"module": "alpha", "roles": ["gate", "gate"]},
         ],
     ),
+    base=Guest, layers=lambda: dict(gamma=nn.Linear(D, 2 * D), beta=nn.Linear(D, 2 * D), alpha=nn.Linear(D, 2 * D)),
 )
-def separate_linears() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.gamma, self.beta, self.alpha = (nn.Linear(D, 2 * D) for _ in range(3))
+def separate_linears(self, x, c):
+    c = F.silu(c)[:, None]
+    (s1, s2), (b1, b2), (g1, g2) = (f(c).chunk(2, -1) for f in (self.gamma, self.beta, self.alpha))
+    return Guest.forward(self, x, b1, s1, g1, b2, s2, g2)
 
-        def forward(self, x, c):
-            c = F.silu(c)[:, None]
-            (s1, s2), (b1, b2), (g1, g2) = (f(c).chunk(2, -1) for f in (self.gamma, self.beta, self.alpha))
-            return super().forward(x, b1, s1, g1, b2, s2, g2)
+@block(
+    "adaln", "six vectors from silu(c) @ W, with W (D, 6D) a bare parameter", group(params=["blocks.*.W"]), base=Guest,
+    layers=lambda: dict(W=nn.Parameter(0.3 * torch.randn(D, 6 * D))),
+)
+def transposed_parameter(self, x, c):
+    return Guest.forward(self, x, *(F.silu(c) @ self.W)[:, None].split(D, -1))
 
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "six vectors from silu(c) @ W, with W (D, 6D) a bare parameter",
+@block(
+    "adaln", "six vectors from einsum with W (6, D, D); applied by einsum as well, gates included",
     group(params=["blocks.*.W"]),
+    layers=lambda: dict(W=nn.Parameter(0.3 * torch.randn(6, D, D)), attn=Attention(), mlp=mlp()),
 )
-def transposed_parameter() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.W = nn.Parameter(0.3 * torch.randn(D, 6 * D))
+def einsum_everywhere(self, x, c):
+    m = torch.einsum("bi,kij->kbj", F.silu(c), self.W)
+    h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[0]) + m[1, :, None]
+    x = x + torch.einsum("bnd,bd->bnd", self.attn(h), m[2])
+    h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[3]) + m[4, :, None]
+    return x + torch.einsum("bnd,bd->bnd", self.mlp(h), m[5])
 
-        def forward(self, x, c):
-            return super().forward(x, *(F.silu(c) @ self.W)[:, None].split(D, -1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "six vectors from einsum with W (6, D, D); applied by einsum as well, gates included",
-    group(params=["blocks.*.W"]),
+@block(
+    "adaln", "six vectors interleaved along the Linear's output: reshape(B, D, 6), so no role is a contiguous chunk",
+    group(linears=["blocks.*.ada"]), base=Guest, layers=lambda: dict(ada=nn.Linear(D, 6 * D)),
 )
-def einsum_everywhere() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.W = nn.Parameter(0.3 * torch.randn(6, D, D))
-            self.attn, self.mlp = Attention(), mlp()
+def interleaved_chunks(self, x, c):
+    return Guest.forward(self, x, *self.ada(F.silu(c)).reshape(-1, 1, D, 6).unbind(-1))
 
-        def forward(self, x, c):
-            m = torch.einsum("bi,kij->kbj", F.silu(c), self.W)
-            h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[0]) + m[1, :, None]
-            x = x + torch.einsum("bnd,bd->bnd", self.attn(h), m[2])
-            h = torch.einsum("bnd,bd->bnd", ln(x), 1 + m[3]) + m[4, :, None]
-            return x + torch.einsum("bnd,bd->bnd", self.mlp(h), m[5])
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "six vectors interleaved along the Linear's output: reshape(B, D, 6), so no role is a contiguous chunk",
-    group(linears=["blocks.*.ada"]),
+@block(
+    "adaln", "y = gamma * LN(x) + beta without the 1 +, as conditional BatchNorm writes it; no gate",
+    group(roles=twice("scale shift"), **ADA), layers=lambda: dict(attn=Attention(), mlp=mlp(), ada=nn.Linear(D, 4 * D)),
 )
-def interleaved_chunks() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.ada = nn.Linear(D, 6 * D)
+def scale_without_one(self, x, c):
+    a, b, a2, b2 = self.ada(F.silu(c)).unsqueeze(1).chunk(4, -1)
+    x = x + self.attn(a * ln(x) + b)
+    return x + self.mlp(a2 * ln(x) + b2)
 
-        def forward(self, x, c):
-            return super().forward(x, *self.ada(F.silu(c)).reshape(-1, 1, D, 6).unbind(-1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "y = gamma * LN(x) + beta without the 1 +, as conditional BatchNorm writes it; no gate",
-    group(roles=twice("scale shift"), **ADA),
-)
-def scale_without_one() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 4 * D)
-
-        def forward(self, x, c):
-            a, b, a2, b2 = self.ada(F.silu(c)).unsqueeze(1).chunk(4, -1)
-            x = x + self.attn(a * ln(x) + b)
-            return x + self.mlp(a2 * ln(x) + b2)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "branch(gate * LN(x)): what is called a gate multiplies the branch's input, so it is a scale",
+@block(
+    "adaln", "branch(gate * LN(x)): what is called a gate multiplies the branch's input, so it is a scale",
     group(roles=twice("scale"), module="to_gate", linears=["blocks.*.to_gate"], norm="RMSNorm"),
+    layers=lambda: dict(attn=Attention(), mlp=mlp(), to_gate=nn.Linear(D, 2 * D)),
 )
-def gate_in_name_only() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.to_gate = Attention(), mlp(), nn.Linear(D, 2 * D)
+def gate_in_name_only(self, x, c):
+    gate1, gate2 = self.to_gate(F.silu(c)).unsqueeze(1).chunk(2, -1)
+    x = x + self.attn(gate1 * rms_by_hand(x))
+    return x + self.mlp(gate2 * rms_by_hand(x))
 
-        def forward(self, x, c):
-            gate1, gate2 = self.to_gate(F.silu(c)).unsqueeze(1).chunk(2, -1)
-            x = x + self.attn(gate1 * rms_by_hand(x))
-            return x + self.mlp(gate2 * rms_by_hand(x))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "the modulated norm stands after the sum, on the stream itself: x = LN(x + branch) * (1 + s) + b",
+@block(
+    "adaln", "the modulated norm stands after the sum, on the stream itself: x = LN(x + branch) * (1 + s) + b",
     group(roles=twice("scale shift"), post=None, **ADA),
+    layers=lambda: dict(attn=Attention(), mlp=mlp(), ada=nn.Linear(D, 4 * D)),
 )
-def norm_after_the_sum() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 4 * D)
+def norm_after_the_sum(self, x, c):
+    s1, b1, s2, b2 = self.ada(F.silu(c))[:, None].chunk(4, -1)
+    x = ln(x + self.attn(x)) * (1 + s1) + b1
+    return ln(x + self.mlp(x)) * (1 + s2) + b2
 
-        def forward(self, x, c):
-            s1, b1, s2, b2 = self.ada(F.silu(c))[:, None].chunk(4, -1)
-            x = ln(x + self.attn(x)) * (1 + s1) + b1
-            return ln(x + self.mlp(x)) * (1 + s2) + b2
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "HDM: the skip carries the modulated x (x = AdaLN(x); x = x + (1 + g) * branch(x))",
+@block(
+    "adaln", "HDM: the skip carries the modulated x (x = AdaLN(x); x = x + (1 + g) * branch(x))",
     group(roles=twice("scale shift gate"), norm="RMSNorm", affine=True, gate="1+g", **ADA),
-)
-def skip_from_the_modulated() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
-            self.norms = nn.ModuleList(nn.RMSNorm(D) for _ in range(2))
-
-        def forward(self, x, c):
-            six = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
-            for norm, branch, (s, b, g) in zip(self.norms, (self.attn, self.mlp), (six[:3], six[3:]), strict=True):
-                x = norm(x) * (1 + s) + b
-                x = x + (1 + g) * branch(x)
-            return x
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "AuraFlow: attention reaches the output only through the MLP, the last sum starts from the block's input",
-    group(**ADA),
-)
-def skip_from_the_input() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
-
-        def forward(self, x, c):
-            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
-            a = x + g1 * self.attn(ln(x) * (1 + s1) + b1)
-            return x + g2 * self.mlp(ln(a) * (1 + s2) + b2)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "x = lerp(x, branch, sigmoid(g)): the condition blends stream and branch; a gate, nothing else",
-    group(roles=twice("gate"), gate="sigmoid", affine=True, **ADA),
-)
-def gate_by_lerp() -> Built:
-    class Block(Plain):
-        def __init__(self):
-            super().__init__()
-            self.ada = nn.Linear(D, 2 * D)
-
-        def forward(self, x, c):
-            g1, g2 = self.ada(F.silu(c)).unsqueeze(1).sigmoid().chunk(2, -1)
-            x = torch.lerp(x, self.attn(self.norm1(x)), g1)
-            return torch.lerp(x, self.mlp(self.norm2(x)), g2)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "one number for each item gates a whole branch; whether a number is a vector is left open",
-    group(
-        roles=None, has_scale=False, has_shift=False, has_gate=True, gate="tanh", affine=True, linears=["blocks.*.ada"]
+    layers=lambda: dict(
+        attn=Attention(), mlp=mlp(), ada=nn.Linear(D, 6 * D), norms=nn.ModuleList(nn.RMSNorm(D) for _ in range(2)),
     ),
-    accept_also=["other_conditional_modulation"],
 )
-def scalar_gate() -> Built:
-    class Block(Plain):
-        def __init__(self):
-            super().__init__()
-            self.ada = nn.Linear(D, 2)
+def skip_from_the_modulated(self, x, c):
+    six = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
+    for norm, branch, (s, b, g) in zip(self.norms, (self.attn, self.mlp), (six[:3], six[3:]), strict=True):
+        x = norm(x) * (1 + s) + b
+        x = x + (1 + g) * branch(x)
+    return x
 
-        def forward(self, x, c):
-            g1, g2 = self.ada(F.silu(c)).tanh()[:, :, None, None].unbind(1)
-            x = x + g1 * self.attn(self.norm1(x))
-            return x + g2 * self.mlp(self.norm2(x))
+@block(
+    "adaln", "AuraFlow: attention reaches the output only through the MLP, the last sum starts from the block's input",
+    group(**ADA), layers=lambda: dict(attn=Attention(), mlp=mlp(), ada=nn.Linear(D, 6 * D)),
+)
+def skip_from_the_input(self, x, c):
+    b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).unsqueeze(1).chunk(6, -1)
+    a = x + g1 * self.attn(ln(x) * (1 + s1) + b1)
+    return x + g2 * self.mlp(ln(a) * (1 + s2) + b2)
 
-    return given(Tower(Block(), Block()), tokens(), vector())
+@block(
+    "adaln", "x = lerp(x, branch, sigmoid(g)): the condition blends stream and branch; a gate, nothing else",
+    group(roles=twice("gate"), gate="sigmoid", affine=True, **ADA), base=Plain,
+    layers=lambda: dict(ada=nn.Linear(D, 2 * D)),
+)
+def gate_by_lerp(self, x, c):
+    g1, g2 = self.ada(F.silu(c)).unsqueeze(1).sigmoid().chunk(2, -1)
+    x = torch.lerp(x, self.attn(self.norm1(x)), g1)
+    return torch.lerp(x, self.mlp(self.norm2(x)), g2)
 
+@block(
+    "adaln", "one number for each item gates a whole branch; whether a number is a vector is left open",
+    group(
+        roles=None, has_scale=False, has_shift=False, has_gate=True, gate="tanh", affine=True, linears=["blocks.*.ada"],
+    ),
+    accept_also=["other_conditional_modulation"], base=Plain, layers=lambda: dict(ada=nn.Linear(D, 2)),
+)
+def scalar_gate(self, x, c):
+    g1, g2 = self.ada(F.silu(c)).tanh()[:, :, None, None].unbind(1)
+    x = x + g1 * self.attn(self.norm1(x))
+    return x + g2 * self.mlp(self.norm2(x))
 
-@stranger("adaln", "DiT's formula with in-place arithmetic: h.mul_(1 + s).add_(b)", group(**ADA))
-def in_place() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.ada = nn.Linear(D, 6 * D)
+@block(
+    "adaln", "DiT's formula with in-place arithmetic: h.mul_(1 + s).add_(b)", group(**ADA), base=Guest,
+    layers=lambda: dict(ada=nn.Linear(D, 6 * D)),
+)
+def in_place(self, x, c):
+    b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c))[:, None].chunk(6, -1)
+    x = x.clone()
+    x += self.attn(ln(x).mul_(1 + s1).add_(b1)).mul(g1)
+    x += self.mlp(ln(x).mul_(1 + s2).add_(b2)).mul(g2)
+    return x
 
-        def forward(self, x, c):
-            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c))[:, None].chunk(6, -1)
-            x = x.clone()
-            x += self.attn(ln(x).mul_(1 + s1).add_(b1)).mul(g1)
-            x += self.mlp(ln(x).mul_(1 + s2).add_(b2)).mul(g2)
-            return x
+@block(
+    "adaln", "DiT's formula on (N, B, D), tokens first, with torch's own attention", group(**ADA),
+    layers=lambda: dict(attn=nn.MultiheadAttention(D, 2), mlp=mlp(), ada=nn.Linear(D, 6 * D)),
+    inputs=lambda: (torch.randn(N, B, D), vector()),
+)
+def tokens_first(self, x, c):
+    b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).chunk(6, -1)  # each (B, D): it broadcasts over N by itself
+    h = ln(x) * (1 + s1) + b1
+    x = x + g1 * self.attn(h, h, h, need_weights=False)[0]
+    return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
 
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("adaln", "DiT's formula on (N, B, D), tokens first, with torch's own attention", group(**ADA))
-def tokens_first() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = nn.MultiheadAttention(D, 2), mlp(), nn.Linear(D, 6 * D)
-
-        def forward(self, x, c):
-            b1, s1, g1, b2, s2, g2 = self.ada(F.silu(c)).chunk(6, -1)  # each (B, D): it broadcasts over N by itself
-            h = ln(x) * (1 + s1) + b1
-            x = x + g1 * self.attn(h, h, h, need_weights=False)[0]
-            return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
-
-    return given(Tower(Block(), Block()), torch.randn(N, B, D), vector())
-
-
-@stranger("adaln", "DiT's formula on (B, D, N), channels first: Conv1d for Linear, the norm over axis 1", group(**ADA))
+@adversarial(
+    "adaln", "DiT's formula on (B, D, N), channels first: Conv1d for Linear, the norm over axis 1", group(**ADA),
+)
 def channels_first() -> Built:
     def norm(x):
         return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
@@ -1181,32 +937,22 @@ def channels_first() -> Built:
 
     return given(Model(), torch.randn(B, D, N), vector())
 
-
-@stranger(
-    "adaln", "DiT's formula on flat (B * N, D) tokens: each vector is repeated for its item's tokens", group(**ADA)
+@block(
+    "adaln", "DiT's formula on flat (B * N, D) tokens: each vector is repeated for its item's tokens", group(**ADA),
+    layers=lambda: dict(attn=Attention(), mlp=mlp(), ada=nn.Linear(D, 6 * D)),
+    inputs=lambda: (tokens().flatten(0, 1), vector()),
 )
-def flat_tokens() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.ada = Attention(), mlp(), nn.Linear(D, 6 * D)
+def flat_tokens(self, x, c):
+    six = self.ada(F.silu(c)).repeat_interleave(N, dim=0)  # (B * N, 6D)
+    b1, s1, g1, b2, s2, g2 = six.chunk(6, -1)
+    h = ln(x) * (1 + s1) + b1
+    x = x + g1 * self.attn(h.unflatten(0, (B, N))).flatten(0, 1)
+    return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
 
-        def forward(self, x, c):
-            six = self.ada(F.silu(c)).repeat_interleave(N, dim=0)  # (B * N, 6D)
-            b1, s1, g1, b2, s2, g2 = six.chunk(6, -1)
-            h = ln(x) * (1 + s1) + b1
-            x = x + g1 * self.attn(h.unflatten(0, (B, N))).flatten(0, 1)
-            return x + g2 * self.mlp(ln(x) * (1 + s2) + b2)
-
-    return given(Tower(Block(), Block()), tokens().flatten(0, 1), vector())
-
-
-@stranger(
-    "adaln",
-    "two streams, one joint attention: a Linear of six for the image and one for the text, so twelve",
+@adversarial(
+    "adaln", "two streams, one joint attention: a Linear of six for the image and one for the text, so twelve",
     group(
-        roles=twice(twice("shift scale gate")),
-        linears=["blocks.*.mod_x", "blocks.*.mod_y"],
+        roles=twice(twice("shift scale gate")), linears=["blocks.*.mod_x", "blocks.*.mod_y"],
         chunk_order=[
             {"module": "mod_x", "roles": twice("shift scale gate").split()},
             {"module": "mod_y", "roles": twice("shift scale gate").split()},
@@ -1244,13 +990,10 @@ def two_streams() -> Built:
 
     return given(Model(), tokens(), tokens(S), vector())
 
-
-@stranger(
-    "adaln",
-    "each sub-layer is wrapped with a norm and a Linear of its own; the layer that holds both is the block",
+@adversarial(
+    "adaln", "each sub-layer is wrapped with a norm and a Linear of its own; the layer that holds both is the block",
     group(
-        "layers.*",
-        linears=["layers.*.attn.to_cond", "layers.*.ff.to_cond"],
+        "layers.*", linears=["layers.*.attn.to_cond", "layers.*.ff.to_cond"],
         chunk_order=[
             {"module": "attn.to_cond", "roles": ["scale", "shift", "gate"]},
             {"module": "ff.to_cond", "roles": ["scale", "shift", "gate"]},
@@ -1288,53 +1031,36 @@ def wrapped_sublayers() -> Built:
 
     return given(Transformer(), tokens(), vector())
 
-
-@stranger(
-    "adaln",
-    "the whole model is one forward over ParameterLists: DiT's formula, but no module that would be a block",
+@model(
+    "adaln", "the whole model is one forward over ParameterLists: DiT's formula, but no module that would be a block",
     group(None, roles=None, n_blocks=None, params=["m.0", "m.1"], has_scale=True, has_shift=True, has_gate=True),
+    layers=lambda: dict(
+        m=nn.ParameterList(torch.randn(D, 6 * D) / 5 for _ in range(2)),
+        qkv=nn.ParameterList(torch.randn(D, 3 * D) / 5 for _ in range(2)),
+        up=nn.ParameterList(torch.randn(D, 2 * D) / 5 for _ in range(2)),
+        down=nn.ParameterList(torch.randn(2 * D, D) / 5 for _ in range(2)),
+    ),
 )
-def no_blocks_at_all() -> Built:
-    class Flat(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.m = nn.ParameterList(torch.randn(D, 6 * D) / 5 for _ in range(2))
-            self.qkv = nn.ParameterList(torch.randn(D, 3 * D) / 5 for _ in range(2))
-            self.up = nn.ParameterList(torch.randn(D, 2 * D) / 5 for _ in range(2))
-            self.down = nn.ParameterList(torch.randn(2 * D, D) / 5 for _ in range(2))
+def no_blocks_at_all(self, x, c):
+    for m, qkv, up, down in zip(self.m, self.qkv, self.up, self.down, strict=True):
+        b1, s1, g1, b2, s2, g2 = (F.silu(c) @ m).unsqueeze(1).chunk(6, -1)
+        x = x + g1 * F.scaled_dot_product_attention(*((ln(x) * (1 + s1) + b1) @ qkv).chunk(3, -1))
+        x = x + g2 * (F.gelu((ln(x) * (1 + s2) + b2) @ up) @ down)
+    return x
 
-        def forward(self, x, c):
-            for m, qkv, up, down in zip(self.m, self.qkv, self.up, self.down, strict=True):
-                b1, s1, g1, b2, s2, g2 = (F.silu(c) @ m).unsqueeze(1).chunk(6, -1)
-                x = x + g1 * F.scaled_dot_product_attention(*((ln(x) * (1 + s1) + b1) @ qkv).chunk(3, -1))
-                x = x + g2 * (F.gelu((ln(x) * (1 + s2) + b2) @ up) @ down)
-            return x
-
-    return given(Flat(), tokens(), vector())
-
-
-@stranger(
-    "adaln",
-    "a class picks (gamma, beta) of both norms from a table in each block; a table's row is no Linear",
+@block(
+    "adaln", "a class picks (gamma, beta) of both norms from a table in each block; a table's row is no Linear",
     group(roles=twice("scale shift"), params=["blocks.*.table.weight"], source=None, act=None),
+    layers=lambda: dict(attn=Attention(), mlp=mlp(), table=nn.Embedding(10, 4 * D)),
+    inputs=lambda: (tokens(), torch.tensor([3, 7])),
 )
-def label_tables() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.table = Attention(), mlp(), nn.Embedding(10, 4 * D)
+def label_tables(self, x, label):
+    gamma1, beta1, gamma2, beta2 = self.table(label).unsqueeze(1).chunk(4, -1)
+    x = x + self.attn(ln(x) * gamma1 + beta1)
+    return x + self.mlp(ln(x) * gamma2 + beta2)
 
-        def forward(self, x, label):
-            gamma1, beta1, gamma2, beta2 = self.table(label).unsqueeze(1).chunk(4, -1)
-            x = x + self.attn(ln(x) * gamma1 + beta1)
-            return x + self.mlp(ln(x) * gamma2 + beta2)
-
-    return given(Tower(Block(), Block()), tokens(), torch.tensor([3, 7]))
-
-
-@stranger(
-    "adaln",
-    "c is the text's mean, and the text is attended to as well: modulated, with an ungated cross-attention",
+@adversarial(
+    "adaln", "c is the text's mean, and the text is attended to as well: modulated, with an ungated cross-attention",
     group(**ADA),
 )
 def pooled_text() -> Built:
@@ -1354,23 +1080,13 @@ def pooled_text() -> Built:
 
     return given(Model(Block(), Block()), tokens(), tokens(S))
 
-
-@stranger(
-    "adaln",
-    "c = time(t) + pool(mean of x): partly the image itself, but t does decide",
-    group(**ADA),
+@model(
+    "adaln", "c = time(t) + pool(mean of x): partly the image itself, but t does decide", group(**ADA), base=Tower,
+    args=lambda: (Modulated(), Modulated()), layers=lambda: dict(time=nn.Linear(D, D), pool=nn.Linear(D, D)),
+    inputs=lambda: (tokens(), torch.tensor([0.2, 0.7])),
 )
-def condition_with_own_mean() -> Built:
-    class Model(Tower):
-        def __init__(self, *blocks):
-            super().__init__(*blocks)
-            self.time, self.pool = nn.Linear(D, D), nn.Linear(D, D)
-
-        def forward(self, x, t):
-            return super().forward(x, self.time(wave(t)) + self.pool(x.mean(1)))
-
-    return given(Model(Modulated(), Modulated()), tokens(), torch.tensor([0.2, 0.7]))
-
+def condition_with_own_mean(self, x, t):
+    return Tower.forward(self, x, self.time(wave(t)) + self.pool(x.mean(1)))
 
 class Final(nn.Module):
     """The last AdaLN and the head, with the roles of choice."""
@@ -1384,9 +1100,7 @@ class Final(nn.Module):
         m = dict(zip(self.roles, self.ada(F.silu(c)).unsqueeze(1).chunk(len(self.roles), -1), strict=True))
         return self.out(ln(x) * (1 + m["scale"]) + m.get("shift", 0))
 
-
 FINAL = {"module": "head.ada", "norm": "LayerNorm", "affine": False, "activation": "SiLU"}
-
 
 class Finished(Tower):
     """A Tower whose head sees c as well."""
@@ -1400,56 +1114,34 @@ class Finished(Tower):
             x = block(x, c)
         return self.head(x, c)
 
-
-@stranger(
-    "adaln",
-    "DiT's blocks and a final AdaLN with a scale only, as Lumina",
-    group(**ADA),
+case(
+    "with_final_scale", "adaln", "DiT's blocks and a final AdaLN with a scale only, as Lumina",
+    lambda: given(Finished(Final("scale"), Modulated(), Modulated()), tokens(), vector()), group(**ADA),
     final_layer={**FINAL, "roles": ["scale"]},
 )
-def with_final_scale() -> Built:
-    return given(Finished(Final("scale"), Modulated(), Modulated()), tokens(), vector())
 
-
-@stranger(
-    "adaln",
-    "DiT's blocks and a final AdaLN in diffusers' order: scale, shift",
-    group(**ADA),
+case(
+    "with_final_scale_shift", "adaln", "DiT's blocks and a final AdaLN in diffusers' order: scale, shift",
+    lambda: given(Finished(Final("scale shift"), Modulated(), Modulated()), tokens(), vector()), group(**ADA),
     final_layer={**FINAL, "roles": ["scale", "shift"]},
 )
-def with_final_scale_shift() -> Built:
-    return given(Finished(Final("scale shift"), Modulated(), Modulated()), tokens(), vector())
 
-
-@stranger(
-    "final_layer_only",
-    "plain blocks that ignore c; only the last norm is modulated",
-    final_layer={**FINAL, "roles": ["shift", "scale"]},
-    groups=[],
+case(
+    "final_layer_only", "final_layer_only", "plain blocks that ignore c; only the last norm is modulated",
+    lambda: given(Finished(Final(), Plain(), Plain()), tokens(), vector()),
+    final_layer={**FINAL, "roles": ["shift", "scale"]}, groups=[],
 )
-def final_layer_only() -> Built:
-    return given(Finished(Final(), Plain(), Plain()), tokens(), vector())
-
 
 # --------------------------------------------------------------------------- modulated by a condition, but not AdaLN
 
-
-@stranger(
+@block(
     "other_conditional_modulation",
     "each token has a condition of its own, c is (B, N, D): token-wise, though the formula is DiT's",
-    accept_also=["adaln"],
+    accept_also=["adaln"], base=Guest, layers=lambda: dict(ada=nn.Linear(D, 6 * D)),
+    inputs=lambda: (tokens(), tokens()),
 )
-def per_token_condition() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.ada = nn.Linear(D, 6 * D)
-
-        def forward(self, x, c):
-            return super().forward(x, *self.ada(F.silu(c)).chunk(6, -1))
-
-    return given(Tower(Block(), Block()), tokens(), tokens())
-
+def per_token_condition(self, x, c):
+    return Guest.forward(self, x, *self.ada(F.silu(c)).chunk(6, -1))
 
 class Convs(nn.Module):
     """A stack of residual blocks over images (B, D, 6, 6)."""
@@ -1463,149 +1155,95 @@ class Convs(nn.Module):
             x = block(x, c)
         return self.head(x)
 
-
 def image() -> Tensor:
     return torch.randn(B, D, 6, 6)
-
 
 class Res(nn.Module):
     """norm, convolution, and (scale, shift) from c; `affine` is what c does between them."""
 
-    def __init__(self, norm: nn.Module, affine: Callable[[Tensor, Tensor, Tensor], Tensor], width: int = 2 * D):
+    def __init__(self, norm: nn.Module, affine: Callable[[Tensor, Tensor, Tensor], Tensor]):
         super().__init__()
         self.norm, self.affine = norm, affine
-        self.emb, self.conv = nn.Linear(D, width), nn.Conv2d(D, D, 3, padding=1)
+        self.emb, self.conv = nn.Linear(D, 2 * D), nn.Conv2d(D, D, 3, padding=1)
 
     def forward(self, x, c):
         scale, shift = self.emb(F.silu(c))[:, :, None, None].chunk(2, 1)
         return x + self.conv(F.silu(self.affine(self.norm(x), scale, shift)))
 
+for _name, _note, _norm, _affine in (
+    ("adagn_conv", "AdaGN of a diffusion U-Net: GroupNorm(x) * (1 + s) + b in a conv block",
+     lambda: nn.GroupNorm(4, D), lambda h, s, b: h * (1 + s) + b),
+    ("adain_conv", "AdaIN: InstanceNorm(x) * scale + shift, both from a style vector",
+     lambda: nn.InstanceNorm2d(D), lambda h, s, b: h * s + b),
+    ("conditional_batch_norm", "conditional BatchNorm, in eval mode: BN(x) * (1 + s) + b from a condition",
+     lambda: nn.BatchNorm2d(D, affine=False), lambda h, s, b: h * (1 + s) + b),
+):
+    case(
+        _name, "other_conditional_modulation", _note,
+        lambda norm=_norm, affine=_affine: given(Convs(*(Res(norm(), affine) for _ in range(2))), image(), vector()),
+    )
 
-@stranger("other_conditional_modulation", "AdaGN of a diffusion U-Net: GroupNorm(x) * (1 + s) + b in a conv block")
-def adagn_conv() -> Built:
-    blocks = (Res(nn.GroupNorm(4, D), lambda h, s, b: h * (1 + s) + b) for _ in range(2))
-    return given(Convs(*blocks), image(), vector())
+@block(
+    "other_conditional_modulation", "FiLM: gamma * features + beta after a convolution, no norm anywhere", base=Res,
+    args=lambda: (nn.Identity(), torch.addcmul), stack=Convs, inputs=lambda: (image(), vector()),
+)
+def film_conv(self, x, c):
+    gamma, beta = self.emb(F.silu(c))[:, :, None, None].chunk(2, 1)
+    return x + F.relu(gamma * self.conv(x) + beta)
 
+@block(
+    "other_conditional_modulation", "FiLM on tokens: an MLP's residual block, gamma * x + beta, no norm anywhere",
+    layers=lambda: dict(film=nn.Linear(D, 2 * D), mlp=mlp()),
+)
+def film_tokens(self, x, c):
+    gamma, beta = self.film(c).unsqueeze(1).chunk(2, -1)
+    return x + self.mlp(gamma * x + beta)
 
-@stranger("other_conditional_modulation", "AdaIN: InstanceNorm(x) * scale + shift, both from a style vector")
-def adain_conv() -> Built:
-    blocks = (Res(nn.InstanceNorm2d(D), lambda h, s, b: h * s + b) for _ in range(2))
-    return given(Convs(*blocks), image(), vector())
-
-
-@stranger("other_conditional_modulation", "conditional BatchNorm, in eval mode: BN(x) * (1 + s) + b from a condition")
-def conditional_batch_norm() -> Built:
-    blocks = (Res(nn.BatchNorm2d(D, affine=False), lambda h, s, b: h * (1 + s) + b) for _ in range(2))
-    return given(Convs(*blocks), image(), vector())
-
-
-@stranger("other_conditional_modulation", "FiLM: gamma * features + beta after a convolution, no norm anywhere")
-def film_conv() -> Built:
-    class Film(Res):
-        def forward(self, x, c):
-            gamma, beta = self.emb(F.silu(c))[:, :, None, None].chunk(2, 1)
-            return x + F.relu(gamma * self.conv(x) + beta)
-
-    return given(Convs(*(Film(nn.Identity(), torch.addcmul) for _ in range(2))), image(), vector())
-
-
-@stranger("other_conditional_modulation", "FiLM on tokens: an MLP's residual block, gamma * x + beta, no norm anywhere")
-def film_tokens() -> Built:
-    class Film(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.film, self.mlp = nn.Linear(D, 2 * D), mlp()
-
-        def forward(self, x, c):
-            gamma, beta = self.film(c).unsqueeze(1).chunk(2, -1)
-            return x + self.mlp(gamma * x + beta)
-
-    return given(Tower(Film(), Film()), tokens(), vector())
-
-
-@stranger(
+@block(
     "other_conditional_modulation",
     "the condition scales the hidden layer of the MLP: FiLM within the branch of a normalised block",
     accept_also=["adaln"],
+    layers=lambda: dict(
+        norm1=nn.LayerNorm(D), norm2=nn.LayerNorm(D), attn=Attention(), up=nn.Linear(D, 2 * D),
+        down=nn.Linear(2 * D, D), film=nn.Linear(D, 2 * D),
+    ),
 )
-def film_on_hidden() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2, self.attn = nn.LayerNorm(D), nn.LayerNorm(D), Attention()
-            self.up, self.down, self.film = nn.Linear(D, 2 * D), nn.Linear(2 * D, D), nn.Linear(D, 2 * D)
+def film_on_hidden(self, x, c):
+    x = x + self.attn(self.norm1(x))
+    return x + self.down(F.gelu(self.up(self.norm2(x))) * self.film(c).unsqueeze(1))
 
-        def forward(self, x, c):
-            x = x + self.attn(self.norm1(x))
-            return x + self.down(F.gelu(self.up(self.norm2(x))) * self.film(c).unsqueeze(1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
+@block(
     "other_conditional_modulation",
     "StyleGAN2: the style scales the convolution's weights, item by item, and they are normalised again",
-    accept_also=["none"],
+    accept_also=["none"], layers=lambda: dict(style=nn.Linear(D, D), weight=nn.Parameter(torch.randn(D, D, 3, 3) / 15)),
+    stack=Convs, inputs=lambda: (image(), vector()),
 )
-def modulated_convolution() -> Built:
-    class Styled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.style, self.weight = nn.Linear(D, D), nn.Parameter(torch.randn(D, D, 3, 3) / 15)
+def modulated_convolution(self, x, w):
+    weight = self.weight * (1 + self.style(w))[:, None, :, None, None]  # (B, out, in, 3, 3)
+    weight = weight * torch.rsqrt(weight.pow(2).sum((2, 3, 4), keepdim=True) + 1e-8)
+    y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), padding=1, groups=x.shape[0])
+    return F.leaky_relu(y.view_as(x), 0.2)
 
-        def forward(self, x, w):
-            weight = self.weight * (1 + self.style(w))[:, None, :, None, None]  # (B, out, in, 3, 3)
-            weight = weight * torch.rsqrt(weight.pow(2).sum((2, 3, 4), keepdim=True) + 1e-8)
-            y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), padding=1, groups=x.shape[0])
-            return F.leaky_relu(y.view_as(x), 0.2)
-
-    return given(Convs(Styled(), Styled()), image(), vector())
-
-
-@stranger(
+@block(
     "other_conditional_modulation",
-    "the condition sets only the temperature of attention: one positive number for each item",
-    accept_also=["none"],
+    "the condition sets only the temperature of attention: one positive number for each item", accept_also=["none"],
+    layers=lambda: dict(norm=nn.LayerNorm(D), qkv=nn.Linear(D, 3 * D), out=nn.Linear(D, D), heat=nn.Linear(D, 1)),
 )
-def attention_temperature() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.qkv, self.out, self.heat = (
-                nn.LayerNorm(D),
-                nn.Linear(D, 3 * D),
-                nn.Linear(D, D),
-                nn.Linear(D, 1),
-            )
+def attention_temperature(self, x, c):
+    q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+    logits = q @ k.mT / D**0.5 * self.heat(c).exp()[:, None]
+    return x + self.out(logits.softmax(-1) @ v)
 
-        def forward(self, x, c):
-            q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
-            logits = q @ k.mT / D**0.5 * self.heat(c).exp()[:, None]
-            return x + self.out(logits.softmax(-1) @ v)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger(
+@block(
     "other_conditional_modulation",
-    "a hypernetwork writes the matrices of each MLP from c; no vector scales, shifts or gates",
-    accept_also=["none"],
+    "a hypernetwork writes the matrices of each MLP from c; no vector scales, shifts or gates", accept_also=["none"],
+    layers=lambda: dict(norm=nn.LayerNorm(D), write=nn.Linear(D, 2 * D * 8)),
 )
-def hypernetwork() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.write = nn.LayerNorm(D), nn.Linear(D, 2 * D * 8)
-
-        def forward(self, x, c):
-            up, down = self.write(c).view(-1, 2, 8, D).div(D**0.5).unbind(1)
-            return x + torch.einsum("bnk,bkd->bnd", F.gelu(torch.einsum("bnd,bkd->bnk", self.norm(x), up)), down)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
+def hypernetwork(self, x, c):
+    up, down = self.write(c).view(-1, 2, 8, D).div(D**0.5).unbind(1)
+    return x + torch.einsum("bnk,bkd->bnd", F.gelu(torch.einsum("bnd,bkd->bnk", self.norm(x), up)), down)
 
 # ----------------------------------------------------------------------------------------- only added, never multiplied
-
 
 class Added(Tower):
     """A Tower of plain blocks; time is added to the tokens once, at the door."""
@@ -1617,39 +1255,29 @@ class Added(Tower):
     def forward(self, x, t):
         return super().forward(x + self.time(wave(t))[:, None], None)
 
+case(
+    "time_added_once", "additive_only", "the embedding of t is added to the tokens once, before plain blocks",
+    lambda: given(Added(Plain(), Plain()), tokens(), torch.tensor([0.2, 0.7])),
+)
 
-@stranger("additive_only", "the embedding of t is added to the tokens once, before plain blocks")
-def time_added_once() -> Built:
-    return given(Added(Plain(), Plain()), tokens(), torch.tensor([0.2, 0.7]))
+@block(
+    "additive_only", "each block adds its own Linear(c) to the stream, before any norm: nothing follows a norm",
+    base=Plain, layers=lambda: dict(time_proj=nn.Linear(D, D)),
+)
+def time_added_in_every_block(self, x, c):
+    return Plain.forward(self, x + self.time_proj(F.silu(c))[:, None])
 
-
-@stranger("additive_only", "each block adds its own Linear(c) to the stream, before any norm: nothing follows a norm")
-def time_added_in_every_block() -> Built:
-    class Block(Plain):
-        def __init__(self):
-            super().__init__()
-            self.time_proj = nn.Linear(D, D)
-
-        def forward(self, x, c):
-            return super().forward(x + self.time_proj(F.silu(c))[:, None])
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("additive_only", "Stable Diffusion's resnet: conv(x) + Linear(silu(t)), then GroupNorm")
-def time_added_in_resnets() -> Built:
-    class Resnet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2, self.emb = nn.GroupNorm(4, D), nn.GroupNorm(4, D), nn.Linear(D, D)
-            self.conv1, self.conv2 = nn.Conv2d(D, D, 3, padding=1), nn.Conv2d(D, D, 3, padding=1)
-
-        def forward(self, x, c):
-            h = self.conv1(F.silu(self.norm1(x))) + self.emb(F.silu(c))[:, :, None, None]
-            return x + self.conv2(F.silu(self.norm2(h)))
-
-    return given(Convs(Resnet(), Resnet()), image(), vector())
-
+@block(
+    "additive_only", "Stable Diffusion's resnet: conv(x) + Linear(silu(t)), then GroupNorm",
+    layers=lambda: dict(
+        norm1=nn.GroupNorm(4, D), norm2=nn.GroupNorm(4, D), emb=nn.Linear(D, D), conv1=nn.Conv2d(D, D, 3, padding=1),
+        conv2=nn.Conv2d(D, D, 3, padding=1),
+    ),
+    stack=Convs, inputs=lambda: (image(), vector()),
+)
+def time_added_in_resnets(self, x, c):
+    h = self.conv1(F.silu(self.norm1(x))) + self.emb(F.silu(c))[:, :, None, None]
+    return x + self.conv2(F.silu(self.norm2(h)))
 
 class SqueezeExcite(Plain):
     """The branch is gated by the mean of its own tokens: a gate, but from no condition."""
@@ -1663,33 +1291,20 @@ class SqueezeExcite(Plain):
         h = self.mlp(self.norm2(x))
         return x + h * self.gate(h.mean(1, keepdim=True))
 
-
-@stranger(
-    "additive_only",
+case(
+    "squeeze_excite_with_added_time", "additive_only",
     "t is added at the door; the gates of squeeze-and-excitation come from the tokens, not from t itself",
+    lambda: given(Added(SqueezeExcite(), SqueezeExcite()), tokens(), torch.tensor([0.2, 0.7])),
 )
-def squeeze_excite_with_added_time() -> Built:
-    return given(Added(SqueezeExcite(), SqueezeExcite()), tokens(), torch.tensor([0.2, 0.7]))
 
-
-@stranger(
-    "additive_only",
-    "the condition adds a bias to the logits after the last layer, and is nowhere else",
-    accept_also=["none"],
+@model(
+    "additive_only", "the condition adds a bias to the logits after the last layer, and is nowhere else",
+    accept_also=["none"], base=Tower, args=lambda: (Plain(), Plain()), layers=lambda: dict(bias=nn.Linear(D, 4)),
 )
-def condition_in_the_head_bias() -> Built:
-    class Model(Tower):
-        def __init__(self, *blocks):
-            super().__init__(*blocks)
-            self.bias = nn.Linear(D, 4)
+def condition_in_the_head_bias(self, x, c):
+    return Tower.forward(self, x, None) + self.bias(c)[:, None]
 
-        def forward(self, x, c):
-            return super().forward(x, None) + self.bias(c)[:, None]
-
-    return given(Model(Plain(), Plain()), tokens(), vector())
-
-
-@stranger(
+@adversarial(
     "additive_only",
     "EDM's preconditioning: fixed numbers of sigma scale input and output; inside, sigma is only added",
     accept_also=["none", "other_conditional_modulation"],
@@ -1708,9 +1323,7 @@ def preconditioned() -> Built:
 
     return given(Preconditioned(), tokens(), torch.tensor([0.3, 2.0]))
 
-
 # ----------------------------------------------------------------------------------------------- look-alikes: decoys
-
 
 class Decoy(Plain):
     """A plain block that owns an adaLN_modulation, and uses it to no effect."""
@@ -1719,33 +1332,25 @@ class Decoy(Plain):
         super().__init__()
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(D, 6 * D))
 
+case(
+    "decoy_never_called", "none", "adaLN_modulation exists and is never called",
+    lambda: given(Tower(Decoy(), Decoy()), tokens(), vector()),
+)
 
-@stranger("none", "adaLN_modulation exists and is never called")
-def decoy_never_called() -> Built:
-    return given(Tower(Decoy(), Decoy()), tokens(), vector())
+@block("none", "adaLN_modulation is called, chunked, and its vectors are thrown away", base=Decoy)
+def decoy_discarded(self, x, c):
+    _shift, _scale, _gate, *_ = self.adaLN_modulation(c).chunk(6, -1)
+    return Decoy.forward(self, x)
 
+@block(
+    "none", "adaLN_modulation's vectors are multiplied by 0.0: no value of its parameters can move the output",
+    base=Decoy,
+)
+def decoy_times_zero(self, x, c):
+    shift, scale, *_ = (0.0 * self.adaLN_modulation(c))[:, None].chunk(6, -1)
+    return Decoy.forward(self, x * (1 + scale) + shift)
 
-@stranger("none", "adaLN_modulation is called, chunked, and its vectors are thrown away")
-def decoy_discarded() -> Built:
-    class Block(Decoy):
-        def forward(self, x, c):
-            _shift, _scale, _gate, *_ = self.adaLN_modulation(c).chunk(6, -1)
-            return super().forward(x)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("none", "adaLN_modulation's vectors are multiplied by 0.0: no value of its parameters can move the output")
-def decoy_times_zero() -> Built:
-    class Block(Decoy):
-        def forward(self, x, c):
-            shift, scale, *_ = (0.0 * self.adaLN_modulation(c))[:, None].chunk(6, -1)
-            return super().forward(x * (1 + scale) + shift)
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("none", "modulated blocks are registered, plain ones are run")
+@adversarial("none", "modulated blocks are registered, plain ones are run")
 def decoy_blocks_never_run() -> Built:
     class Model(Tower):
         def __init__(self):
@@ -1754,34 +1359,21 @@ def decoy_blocks_never_run() -> Built:
 
     return given(Model(), tokens(), vector())
 
+@block(
+    "none", "a learned scale_shift_table (6, D) applied as PixArt's, but no condition is ever added to it", base=Guest,
+    layers=lambda: dict(scale_shift_table=nn.Parameter(torch.randn(6, D))),
+)
+def table_without_condition(self, x, c):
+    return Guest.forward(self, x, *self.scale_shift_table.unbind(0))
 
-@stranger("none", "a learned scale_shift_table (6, D) applied as PixArt's, but no condition is ever added to it")
-def table_without_condition() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.scale_shift_table = nn.Parameter(torch.randn(6, D))
+@block(
+    "none", "the six vectors come from a learned constant through a Linear; c is ignored", base=Guest,
+    layers=lambda: dict(query=nn.Parameter(torch.randn(1, D)), ada=nn.Linear(D, 6 * D)),
+)
+def modulated_by_a_constant(self, x, c):
+    return Guest.forward(self, x, *self.ada(F.silu(self.query))[:, None].chunk(6, -1))
 
-        def forward(self, x, c):
-            return super().forward(x, *self.scale_shift_table.unbind(0))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("none", "the six vectors come from a learned constant through a Linear; c is ignored")
-def modulated_by_a_constant() -> Built:
-    class Block(Guest):
-        def __init__(self):
-            super().__init__()
-            self.query, self.ada = nn.Parameter(torch.randn(1, D)), nn.Linear(D, 6 * D)
-
-        def forward(self, x, c):
-            return super().forward(x, *self.ada(F.silu(self.query))[:, None].chunk(6, -1))
-
-    return given(Tower(Block(), Block()), tokens(), vector())
-
-
-@stranger("none", "scale and shift come from the position, a fixed buffer: the same for every input")
+@adversarial("none", "scale and shift come from the position, a fixed buffer: the same for every input")
 def modulated_by_position() -> Built:
     class Block(Plain):
         def __init__(self):
@@ -1803,8 +1395,7 @@ def modulated_by_position() -> Built:
 
     return given(Model(), tokens())
 
-
-@stranger("none", "classes named AdaLayerNormZero and adaln that are an ordinary affine LayerNorm")
+@adversarial("none", "classes named AdaLayerNormZero and adaln that are an ordinary affine LayerNorm")
 def famous_names() -> Built:
     class AdaLayerNormZero(nn.LayerNorm):
         pass
@@ -1820,9 +1411,7 @@ def famous_names() -> Built:
 
     return given(Tower(DiTBlock(), DiTBlock()), tokens(), vector())
 
-
 # ------------------------------------------------------------------------- look-alikes: honest models without AdaLN
-
 
 class Stack(nn.Module):
     """Blocks of one argument; nothing but x comes in."""
@@ -1834,11 +1423,10 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(x))
 
-
-@stranger("none", "squeeze-and-excitation on the branch: its (B, 1, D) gate comes from the branch itself")
-def squeeze_excite() -> Built:
-    return given(Stack(SqueezeExcite(), SqueezeExcite()), tokens())
-
+case(
+    "squeeze_excite", "none", "squeeze-and-excitation on the branch: its (B, 1, D) gate comes from the branch itself",
+    lambda: given(Stack(SqueezeExcite(), SqueezeExcite()), tokens()),
+)
 
 class Gated(nn.Module):
     """A Llama-like block: RMSNorm with a weight, and a gated MLP, act(gate(h)) * up(h)."""
@@ -1854,18 +1442,17 @@ class Gated(nn.Module):
         gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
         return x + self.down(self.act(gate) * up)
 
+case(
+    "swiglu", "none", "Llama: SwiGLU's gate is made of the token itself",
+    lambda: given(Stack(Gated(F.silu), Gated(F.silu)), tokens()),
+)
 
-@stranger("none", "Llama: SwiGLU's gate is made of the token itself")
-def swiglu() -> Built:
-    return given(Stack(Gated(F.silu), Gated(F.silu)), tokens())
+case(
+    "geglu", "none", "GEGLU's gate is made of the token itself",
+    lambda: given(Stack(Gated(F.gelu), Gated(F.gelu)), tokens()),
+)
 
-
-@stranger("none", "GEGLU's gate is made of the token itself")
-def geglu() -> Built:
-    return given(Stack(Gated(F.gelu), Gated(F.gelu)), tokens())
-
-
-@stranger("none", "a ViT with LayerScale: the gates are learned constants")
+@adversarial("none", "a ViT with LayerScale: the gates are learned constants")
 def layer_scale() -> Built:
     class Block(Plain):
         def __init__(self):
@@ -1886,50 +1473,32 @@ def layer_scale() -> Built:
 
     return given(ViT(), tokens())
 
+@block(
+    "none", "ReZero: one learned number gates each branch",
+    layers=lambda: dict(attn=Attention(), mlp=mlp(), alpha=nn.Parameter(torch.tensor(0.5))), stack=Stack,
+    inputs=lambda: (tokens(),),
+)
+def rezero(self, x):
+    x = x + self.alpha * self.attn(x)
+    return x + self.alpha * self.mlp(x)
 
-@stranger("none", "ReZero: one learned number gates each branch")
-def rezero() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn, self.mlp, self.alpha = Attention(), mlp(), nn.Parameter(torch.tensor(0.5))
+@block(
+    "none", "gated attention: the output is multiplied by a sigmoid of the token itself", base=Plain,
+    layers=lambda: dict(gate=nn.Linear(D, D)), stack=Stack, inputs=lambda: (tokens(),),
+)
+def gated_attention(self, x):
+    h = self.norm1(x)
+    x = x + torch.sigmoid(self.gate(h)) * self.attn(h)
+    return x + self.mlp(self.norm2(x))
 
-        def forward(self, x):
-            x = x + self.alpha * self.attn(x)
-            return x + self.alpha * self.mlp(x)
+@block(
+    "none", "a highway network on vectors (B, D): its gate is made of its own input",
+    layers=lambda: dict(transform=nn.Linear(D, D), carry=nn.Linear(D, D)), stack=Stack, inputs=lambda: (vector(),),
+)
+def highway(self, x):
+    return torch.lerp(x, F.relu(self.transform(x)), torch.sigmoid(self.carry(x)))
 
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "gated attention: the output is multiplied by a sigmoid of the token itself")
-def gated_attention() -> Built:
-    class Block(Plain):
-        def __init__(self):
-            super().__init__()
-            self.gate = nn.Linear(D, D)
-
-        def forward(self, x):
-            h = self.norm1(x)
-            x = x + torch.sigmoid(self.gate(h)) * self.attn(h)
-            return x + self.mlp(self.norm2(x))
-
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "a highway network on vectors (B, D): its gate is made of its own input")
-def highway() -> Built:
-    class Highway(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.transform, self.carry = nn.Linear(D, D), nn.Linear(D, D)
-
-        def forward(self, x):
-            return torch.lerp(x, F.relu(self.transform(x)), torch.sigmoid(self.carry(x)))
-
-    return given(Stack(Highway(), Highway()), vector())
-
-
-@stranger("none", "GPT-2 in small: token and position tables, causal attention, tied head")
+@adversarial("none", "GPT-2 in small: token and position tables, causal attention, tied head")
 def gpt() -> Built:
     class Block(Plain):
         def forward(self, x):
@@ -1951,14 +1520,12 @@ def gpt() -> Built:
 
     return given(GPT(), torch.randint(50, (B, N)))
 
-
-@stranger("none", "torch's own TransformerEncoderLayer, whose eval pass may be one fused call")
+@adversarial("none", "torch's own TransformerEncoderLayer, whose eval pass may be one fused call")
 def torch_encoder() -> Built:
     layers = (nn.TransformerEncoderLayer(D, 2, 2 * D, batch_first=True, norm_first=True) for _ in range(2))
     return given(Stack(*layers), tokens())
 
-
-@stranger("none", "a ResNet: BatchNorm's scale and shift are learned constants")
+@adversarial("none", "a ResNet: BatchNorm's scale and shift are learned constants")
 def resnet() -> Built:
     class Block(nn.Module):
         def __init__(self):
@@ -1972,48 +1539,34 @@ def resnet() -> Built:
     model = nn.Sequential(Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(D, 4))
     return given(model, image())
 
+@block(
+    "none", "MLP-Mixer: Linears over tokens and over channels, in turn",
+    layers=lambda: dict(norm1=nn.LayerNorm(D), norm2=nn.LayerNorm(D), tokens=mlp(N), channels=mlp(D)), stack=Stack,
+    inputs=lambda: (tokens(),),
+)
+def mixer(self, x):
+    x = x + self.tokens(self.norm1(x).mT).mT
+    return x + self.channels(self.norm2(x))
 
-@stranger("none", "MLP-Mixer: Linears over tokens and over channels, in turn")
-def mixer() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2, self.tokens, self.channels = nn.LayerNorm(D), nn.LayerNorm(D), mlp(N), mlp(D)
+@block(
+    "none", "gMLP: half of the channels, mixed over tokens, multiply the other half",
+    layers=lambda: dict(
+        norm=nn.LayerNorm(D), norm_gate=nn.LayerNorm(D), up=nn.Linear(D, 2 * D), mix=nn.Linear(N, N),
+        down=nn.Linear(D, D),
+    ),
+    stack=Stack, inputs=lambda: (tokens(),),
+)
+def spatial_gating(self, x):
+    u, v = F.gelu(self.up(self.norm(x))).chunk(2, -1)
+    return x + self.down(u * self.mix(self.norm_gate(v).mT).mT)
 
-        def forward(self, x):
-            x = x + self.tokens(self.norm1(x).mT).mT
-            return x + self.channels(self.norm2(x))
-
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "gMLP: half of the channels, mixed over tokens, multiply the other half")
-def spatial_gating() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.norm_gate, self.up = nn.LayerNorm(D), nn.LayerNorm(D), nn.Linear(D, 2 * D)
-            self.mix, self.down = nn.Linear(N, N), nn.Linear(D, D)
-
-        def forward(self, x):
-            u, v = F.gelu(self.up(self.norm(x))).chunk(2, -1)
-            return x + self.down(u * self.mix(self.norm_gate(v).mT).mT)
-
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "t is one more token among the tokens: in-context, nothing is scaled, shifted or gated")
-def time_as_a_token() -> Built:
-    class Model(Tower):
-        def __init__(self, *blocks):
-            super().__init__(*blocks)
-            self.time = nn.Linear(D, D)
-
-        def forward(self, x, t):
-            return super().forward(torch.cat([self.time(wave(t))[:, None], x], 1), None)[:, 1:]
-
-    return given(Model(Plain(), Plain()), tokens(), torch.tensor([0.2, 0.7]))
-
+@model(
+    "none", "t is one more token among the tokens: in-context, nothing is scaled, shifted or gated", base=Tower,
+    args=lambda: (Plain(), Plain()), layers=lambda: dict(time=nn.Linear(D, D)),
+    inputs=lambda: (tokens(), torch.tensor([0.2, 0.7])),
+)
+def time_as_a_token(self, x, t):
+    return Tower.forward(self, torch.cat([self.time(wave(t))[:, None], x], 1), None)[:, 1:]
 
 class Crossed(Plain):
     """Self-attention, cross-attention to the text, MLP; each behind an affine LayerNorm."""
@@ -2025,49 +1578,34 @@ class Crossed(Plain):
     def forward(self, x, text):
         return super().forward(x + self.cross(self.norm_cross(x), text))
 
-
-@stranger("none", "the condition is text, attended to by cross-attention only")
-def cross_attention_only() -> Built:
-    return given(Tower(Crossed(), Crossed()), tokens(), tokens(S))
-
-
-@stranger(
-    "none",
-    "cross-attention to a text of one token: softmax of one is 1, so each query receives the same vector",
-    accept_also=["additive_only"],
+case(
+    "cross_attention_only", "none", "the condition is text, attended to by cross-attention only",
+    lambda: given(Tower(Crossed(), Crossed()), tokens(), tokens(S)),
 )
-def cross_attention_to_one_token() -> Built:
-    return given(Tower(Crossed(), Crossed()), tokens(), tokens(1))
 
+case(
+    "cross_attention_to_one_token", "none",
+    "cross-attention to a text of one token: softmax of one is 1, so each query receives the same vector",
+    lambda: given(Tower(Crossed(), Crossed()), tokens(), tokens(1)), accept_also=["additive_only"],
+)
 
-@stranger("none", "Flamingo: cross-attention to the text behind tanh of a learned number; the gate knows no condition")
-def gated_cross_attention() -> Built:
-    class Block(Crossed):
-        def __init__(self):
-            super().__init__()
-            self.alpha = nn.Parameter(torch.tensor(0.7))
+@block(
+    "none", "Flamingo: cross-attention to the text behind tanh of a learned number; the gate knows no condition",
+    base=Crossed, layers=lambda: dict(alpha=nn.Parameter(torch.tensor(0.7))), inputs=lambda: (tokens(), tokens(S)),
+)
+def gated_cross_attention(self, x, text):
+    x = x + self.alpha.tanh() * self.cross(self.norm_cross(x), text)
+    return Plain.forward(self, x)
 
-        def forward(self, x, text):
-            x = x + self.alpha.tanh() * self.cross(self.norm_cross(x), text)
-            return Plain.forward(self, x)
+@model(
+    "none", "a learned table of positions multiplies the tokens: the same for every input", base=Stack,
+    args=lambda: (Plain(), Plain()), layers=lambda: dict(pos=nn.Parameter(torch.randn(N, D))),
+    inputs=lambda: (tokens(),),
+)
+def positions_multiplied(self, x):
+    return Stack.forward(self, x * (1 + self.pos))
 
-    return given(Tower(Block(), Block()), tokens(), tokens(S))
-
-
-@stranger("none", "a learned table of positions multiplies the tokens: the same for every input")
-def positions_multiplied() -> Built:
-    class Model(Stack):
-        def __init__(self):
-            super().__init__(Plain(), Plain())
-            self.pos = nn.Parameter(torch.randn(N, D))
-
-        def forward(self, x):
-            return super().forward(x * (1 + self.pos))
-
-    return given(Model(), tokens())
-
-
-@stranger("none", "padding: a mask (B, N, 1) multiplies the stream after each block; it has no parameters")
+@adversarial("none", "padding: a mask (B, N, 1) multiplies the stream after each block; it has no parameters")
 def padding_mask() -> Built:
     class Model(Tower):
         def forward(self, x, mask):
@@ -2078,8 +1616,7 @@ def padding_mask() -> Built:
     lengths = torch.tensor([3, 5])
     return given(Model(Plain(), Plain()), tokens(), (torch.arange(N) < lengths[:, None]).float()[..., None])
 
-
-@stranger("none", "stochastic depth in training mode: a random number for each item gates the branch", train=True)
+@adversarial("none", "stochastic depth in training mode: a random number for each item gates the branch", train=True)
 def drop_path() -> Built:
     class Block(Plain):
         def drop(self, h):
@@ -2091,88 +1628,61 @@ def drop_path() -> Built:
 
     return given(Stack(Block(), Block()), tokens())
 
+@model(
+    "none", "torch's LSTM: its gates multiply states, from the sequence itself",
+    layers=lambda: dict(rnn=nn.LSTM(D, D, num_layers=2, batch_first=True), head=nn.Linear(D, 4)),
+    inputs=lambda: (tokens(),),
+)
+def lstm(self, x):
+    return self.head(self.rnn(x)[0])
 
-@stranger("none", "torch's LSTM: its gates multiply states, from the sequence itself")
-def lstm() -> Built:
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.head = nn.LSTM(D, D, num_layers=2, batch_first=True), nn.Linear(D, 4)
+@block(
+    "none", "a GRU by hand, with LayerNorm: (B, D) gates multiply (B, D) states, from the sequence itself",
+    layers=lambda: dict(gates=nn.Linear(2 * D, 2 * D), candidate=nn.Linear(2 * D, D), norm=nn.LayerNorm(D)),
+    stack=Stack, inputs=lambda: (tokens(),),
+)
+def gru_by_hand(self, x):
+    h, states = x.new_zeros(len(x), D), []
+    for token in x.unbind(1):
+        r, z = torch.sigmoid(self.gates(torch.cat([token, h], -1))).chunk(2, -1)
+        h = torch.lerp(h, torch.tanh(self.candidate(torch.cat([token, r * self.norm(h)], -1))), z)
+        states.append(h)
+    return torch.stack(states, 1)
 
-        def forward(self, x):
-            return self.head(self.rnn(x)[0])
+@block(
+    "none", "a gated linear recurrence: each token decays the state by a sigmoid of itself",
+    layers=lambda: dict(norm=nn.LayerNorm(D), inputs=nn.Linear(D, 3 * D), out=nn.Linear(D, D)), stack=Stack,
+    inputs=lambda: (tokens(),),
+)
+def linear_recurrence(self, x):
+    decay, value, gate = self.inputs(self.norm(x)).chunk(3, -1)
+    state, states = torch.zeros_like(x[:, 0]), []
+    for a, v in zip(torch.sigmoid(decay).unbind(1), value.unbind(1), strict=True):
+        state = a * state + (1 - a) * v
+        states.append(state)
+    return x + self.out(F.silu(gate) * torch.stack(states, 1))
 
-    return given(Model(), tokens())
+@block(
+    "none", "a mixture of experts: the router weighs the experts' outputs by the token itself", base=Plain,
+    layers=lambda: dict(router=nn.Linear(D, 3), experts=nn.ModuleList(mlp() for _ in range(3))), stack=Stack,
+    inputs=lambda: (tokens(),),
+)
+def mixture_of_experts(self, x):
+    x = x + self.attn(self.norm1(x))
+    h = self.norm2(x)
+    weights = self.router(h).softmax(-1)  # (B, N, 3)
+    return x + sum(weights[..., i, None] * expert(h) for i, expert in enumerate(self.experts))
 
+@model(
+    "none", "RevIN: a series leaves with the std and mean (B, 1, D) it came with; both are its own statistics",
+    layers=lambda: dict(blocks=nn.Sequential(Plain(), Plain()), gamma=nn.Parameter(torch.ones(D))),
+    inputs=lambda: (tokens(),),
+)
+def reversible_norm(self, x):
+    mean, std = x.mean(1, keepdim=True), (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    return self.blocks((x - mean) / std * self.gamma) / self.gamma * std + mean
 
-@stranger("none", "a GRU by hand, with LayerNorm: (B, D) gates multiply (B, D) states, from the sequence itself")
-def gru_by_hand() -> Built:
-    class GRU(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gates, self.candidate = nn.Linear(2 * D, 2 * D), nn.Linear(2 * D, D)
-            self.norm = nn.LayerNorm(D)
-
-        def forward(self, x):
-            h, states = x.new_zeros(len(x), D), []
-            for token in x.unbind(1):
-                r, z = torch.sigmoid(self.gates(torch.cat([token, h], -1))).chunk(2, -1)
-                h = torch.lerp(h, torch.tanh(self.candidate(torch.cat([token, r * self.norm(h)], -1))), z)
-                states.append(h)
-            return torch.stack(states, 1)
-
-    return given(Stack(GRU(), GRU()), tokens())
-
-
-@stranger("none", "a gated linear recurrence: each token decays the state by a sigmoid of itself")
-def linear_recurrence() -> Built:
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.inputs, self.out = nn.LayerNorm(D), nn.Linear(D, 3 * D), nn.Linear(D, D)
-
-        def forward(self, x):
-            decay, value, gate = self.inputs(self.norm(x)).chunk(3, -1)
-            state, states = torch.zeros_like(x[:, 0]), []
-            for a, v in zip(torch.sigmoid(decay).unbind(1), value.unbind(1), strict=True):
-                state = a * state + (1 - a) * v
-                states.append(state)
-            return x + self.out(F.silu(gate) * torch.stack(states, 1))
-
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "a mixture of experts: the router weighs the experts' outputs by the token itself")
-def mixture_of_experts() -> Built:
-    class Block(Plain):
-        def __init__(self):
-            super().__init__()
-            self.router, self.experts = nn.Linear(D, 3), nn.ModuleList(mlp() for _ in range(3))
-
-        def forward(self, x):
-            x = x + self.attn(self.norm1(x))
-            h = self.norm2(x)
-            weights = self.router(h).softmax(-1)  # (B, N, 3)
-            return x + sum(weights[..., i, None] * expert(h) for i, expert in enumerate(self.experts))
-
-    return given(Stack(Block(), Block()), tokens())
-
-
-@stranger("none", "RevIN: a series leaves with the std and mean (B, 1, D) it came with; both are its own statistics")
-def reversible_norm() -> Built:
-    class RevIN(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks, self.gamma = nn.Sequential(Plain(), Plain()), nn.Parameter(torch.ones(D))
-
-        def forward(self, x):
-            mean, std = x.mean(1, keepdim=True), (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-            return self.blocks((x - mean) / std * self.gamma) / self.gamma * std + mean
-
-    return given(RevIN(), tokens())
-
-
-@stranger("none", "a VAE's latent: mean + std * noise, both from the input; then plain blocks decode it")
+@adversarial("none", "a VAE's latent: mean + std * noise, both from the input; then plain blocks decode it")
 def vae() -> Built:
     class VAE(Stack):
         def __init__(self):
@@ -2186,20 +1696,13 @@ def vae() -> Built:
 
     return given(VAE(), tokens())
 
+@model(
+    "none", "two towers compared: an image vector times a text vector, after plain blocks; nothing is modulated",
+    layers=lambda: dict(image=nn.Sequential(Plain(), Plain()), text=Plain(), scale=nn.Parameter(torch.tensor(2.0))),
+    inputs=lambda: (tokens(), tokens(S)),
+)
+def two_towers(self, x, y):
+    x, y = F.normalize(self.image(x).mean(1), dim=-1), F.normalize(self.text(y).mean(1), dim=-1)
+    return self.scale.exp() * x @ y.T
 
-@stranger("none", "two towers compared: an image vector times a text vector, after plain blocks; nothing is modulated")
-def two_towers() -> Built:
-    class Clip(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.image, self.text, self.scale = (
-                nn.Sequential(Plain(), Plain()),
-                Plain(),
-                nn.Parameter(torch.tensor(2.0)),
-            )
-
-        def forward(self, x, y):
-            x, y = F.normalize(self.image(x).mean(1), dim=-1), F.normalize(self.text(y).mean(1), dim=-1)
-            return self.scale.exp() * x @ y.T
-
-    return given(Clip(), tokens(), tokens(S))
+# fmt: on

@@ -65,9 +65,14 @@ def group(
         "post_norm": "none",
         "source": "per_block_linear",
         "activation_before_linear": "SiLU",
-        "zero_initialised_at_construction": False,
+        "all_zero_now": False,
         "modulation_params": sorted(params),
     } | fields
+
+
+def table_group(*place: Any, **fields: Any) -> dict:
+    """A group whose vectors are a shared Linear's output plus a table in each block."""
+    return group(*place, source="shared_linear_plus_table", **fields)
 
 
 def final(
@@ -94,6 +99,7 @@ def add(
     cls: str,
     config: dict,
     inputs: Callable[[], dict],
+    *groups: dict,
     verdict: str = "adaln",
     empty: tuple[str, ...] = (),
     **row: Any,
@@ -118,7 +124,7 @@ def add(
     TRUTH[name] = {
         "cls": cls,
         "verdict": verdict,
-        "groups": [],
+        "groups": list(groups),
         "final_layer": None,
         "accept_also": [],
         "note": "",
@@ -151,15 +157,11 @@ add(
         pos_embed_max_size=64,
     ),
     lambda: dict(hidden_states=image(), encoder_hidden_states=text(), timestep=torch.rand(B)),
-    groups=[
-        group(
-            "joint_transformer_blocks.*", "AuraFlowJointTransformerBlock", 2,
-            {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG}, bias=False,
-        ),
-        group(
-            "single_transformer_blocks.*", "AuraFlowSingleTransformerBlock", 2, {"norm1.linear": 2 * SSG}, bias=False
-        ),
-    ],
+    group(
+        "joint_transformer_blocks.*", "AuraFlowJointTransformerBlock", 2,
+        {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG}, bias=False,
+    ),
+    group("single_transformer_blocks.*", "AuraFlowSingleTransformerBlock", 2, {"norm1.linear": 2 * SSG}, bias=False),
     final_layer=final("norm_out.linear", norm="none"),
     note="The gated attention branch enters the MLP's norm, not the residual; the final layer modulates a stream that "
     "no norm has touched, so that its `affine` says nothing.",
@@ -172,12 +174,10 @@ add(
         sample_height=8, sample_frames=5, max_text_seq_length=5,
     ),
     lambda: dict(hidden_states=randn(B, 2, 4, 8, 8), encoder_hidden_states=text(), timestep=steps()),
-    groups=[
-        group(
-            "transformer_blocks.*", "CogVideoXBlock", 2, {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
-            base_norm_affine=True, source=NARROW,
-        )
-    ],
+    group(
+        "transformer_blocks.*", "CogVideoXBlock", 2, {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
+        base_norm_affine=True, source=NARROW,
+    ),
     final_layer=final("norm_out.linear", "shift scale", affine=True),
     note="One Linear per sub-layer, both streams; the affine LayerNorm is shared by the streams. An affine LayerNorm "
     "(norm_final) without modulation stands before the final one.",
@@ -194,7 +194,7 @@ add(
         original_size=torch.tensor([[64.0, 64.0], [32.0, 48.0]]), target_size=torch.full((B, 2), 64.0),
         crop_coords=torch.zeros(B, 2),
     ),
-    groups=[group("transformer_blocks.*", "CogView3PlusTransformerBlock", 2, {"norm1.linear": 4 * SSG}, source=NARROW)],
+    group("transformer_blocks.*", "CogView3PlusTransformerBlock", 2, {"norm1.linear": 4 * SSG}, source=NARROW),
     final_layer=final("norm_out.linear"),
     note="The first six vectors are the image's, the last six the text's.",
 )
@@ -210,12 +210,10 @@ add(
         original_size=torch.tensor([[64.0, 64.0], [32.0, 48.0]]), target_size=torch.full((B, 2), 64.0),
         crop_coords=torch.zeros(B, 2),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "CogView4TransformerBlock", 2,
-            {"norm1.linear": 2 * "shift shift scale scale gate gate "}, source=NARROW,
-        )
-    ],
+    group(
+        "transformer_blocks.*", "CogView4TransformerBlock", 2,
+        {"norm1.linear": 2 * "shift shift scale scale gate gate "}, source=NARROW,
+    ),
     final_layer=final("norm_out.linear"),
     note="Image and text alternate. SiLU is applied once, in the model's forward, as a function.",
 )
@@ -229,12 +227,7 @@ add(
         cross_attention_dim=16, caption_channels=24, sample_size=8,
     ),
     lambda: dict(hidden_states=image(), encoder_hidden_states=text(), timestep=steps()),
-    groups=[
-        group(
-            "transformer_blocks.*", "SanaTransformerBlock", 2, {"/time_embed.linear": 2 * SSG},
-            source="shared_linear_plus_table",
-        )
-    ],
+    table_group("transformer_blocks.*", "SanaTransformerBlock", 2, {"/time_embed.linear": 2 * SSG}),
     final_layer=TABLE_FINAL,
     note="GLUMBConv's gate comes from the features, not from the condition.",
 )
@@ -251,12 +244,7 @@ def wan(name: str, cls: str, block_class: str, frames: int = 2, **config: Any) -
         lambda: dict(
             hidden_states=image(4, frames, 8, 8), timestep=torch.tensor([3, 700]), encoder_hidden_states=text(20)
         ),
-        groups=[
-            group(
-                "blocks.*", block_class, 2, {"/condition_embedder.time_proj": 2 * SSG},
-                source="shared_linear_plus_table",
-            )
-        ],
+        table_group("blocks.*", block_class, 2, {"/condition_embedder.time_proj": 2 * SSG}),
         final_layer=TABLE_FINAL,
         note="The affine LayerNorm before the cross-attention is not modulated.",
     )
@@ -273,12 +261,10 @@ add(
         hidden_states=randn(B, 8, 4), encoder_hidden_states=text(), timestep=steps(),
         encoder_attention_mask=torch.ones(B, 5), num_frames=2, height=2, width=2,
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "LTXVideoTransformerBlock", 2, {"/time_embed.linear": 2 * SSG},
-            base_norm="RMSNorm", source="shared_linear_plus_table",
-        )
-    ],
+    table_group(
+        "transformer_blocks.*", "LTXVideoTransformerBlock", 2, {"/time_embed.linear": 2 * SSG},
+        base_norm="RMSNorm",
+    ),
     final_layer=TABLE_FINAL,
     note="RMSNorm in the blocks, LayerNorm at the end. The vectors have a token axis (of length 1 here).",
 )
@@ -289,12 +275,7 @@ add(
         cross_attention_dim=16, num_layers=2, sample_height=8, sample_width=8, sample_frames=2, caption_channels=24,
     ),
     lambda: dict(hidden_states=image(4, 2, 8, 8), encoder_hidden_states=text(), timestep=steps()),
-    groups=[
-        group(
-            "transformer_blocks.*", "AllegroTransformerBlock", 2, {"/adaln_single.linear": 2 * SSG},
-            source="shared_linear_plus_table",
-        )
-    ],
+    table_group("transformer_blocks.*", "AllegroTransformerBlock", 2, {"/adaln_single.linear": 2 * SSG}),
     final_layer=TABLE_FINAL,
     note="norm3 is never used.",
 )
@@ -307,11 +288,8 @@ add(
         norm_eps=1e-6, caption_channels=24, video_length=2,
     ),
     lambda: dict(hidden_states=image(4, 2, 8, 8), encoder_hidden_states=text(), timestep=steps()),
-    groups=[
-        group(
-            f"{kind}transformer_blocks.*", "BasicTransformerBlock", 2, {"/adaln_single.linear": 2 * SSG},
-            source="shared_linear_plus_table",
-        )
+    *[
+        table_group(f"{kind}transformer_blocks.*", "BasicTransformerBlock", 2, {"/adaln_single.linear": 2 * SSG})
         for kind in ("", "temporal_")
     ],
     final_layer=TABLE_FINAL,
@@ -331,7 +309,7 @@ add(
         hidden_states=image(), timestep=steps(), encoder_hidden_states=text(), text_embedding_mask=torch.ones(B, 5),
         encoder_hidden_states_t5=text(32, 6), text_embedding_mask_t5=torch.ones(B, 6),
     ),
-    groups=[group("blocks.*", "HunyuanDiTBlock", 4, {"norm1.linear": "shift"}, base_norm_affine=True)],
+    group("blocks.*", "HunyuanDiTBlock", 4, {"norm1.linear": "shift"}, base_norm_affine=True),
     final_layer=final("norm_out.linear"),
     note="Only the self-attention's norm is shifted; block 3 takes a long skip, which changes no field.",
 )
@@ -343,17 +321,15 @@ def hunyuan(kind: str, config: dict, inputs: Callable[[], dict]) -> None:
         f"Hunyuan{kind}Transformer{'3D' if kind == 'Video' else '2D'}Model".replace("Image2D", "ImageTransformer2D"),
         HEADS | dict(in_channels=4, out_channels=4, num_layers=2, num_single_layers=2, num_refiner_layers=2) | config,
         inputs,
-        groups=[
-            group(
-                "transformer_blocks.*", f"Hunyuan{kind}TransformerBlock", 2,
-                {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
-            ),
-            group("single_transformer_blocks.*", f"Hunyuan{kind}SingleTransformerBlock", 2, {"norm.linear": SSG}),
-            group(
-                "context_embedder.token_refiner.refiner_blocks.*", f"Hunyuan{kind}IndividualTokenRefinerBlock", 2,
-                {"norm_out.linear": "gate gate"}, base_norm_affine=True,
-            ),
-        ],
+        group(
+            "transformer_blocks.*", f"Hunyuan{kind}TransformerBlock", 2,
+            {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+        ),
+        group("single_transformer_blocks.*", f"Hunyuan{kind}SingleTransformerBlock", 2, {"norm.linear": SSG}),
+        group(
+            "context_embedder.token_refiner.refiner_blocks.*", f"Hunyuan{kind}IndividualTokenRefinerBlock", 2,
+            {"norm_out.linear": "gate gate"}, base_norm_affine=True,
+        ),
         final_layer=final("norm_out.linear"),
         note="The text refiner's blocks have a gate for each sub-layer, no scale and no shift; their condition is the "
         "timestep and the mean of the text, through an embedder of their own.",
@@ -389,16 +365,14 @@ add(
         hidden_states=image(4, 2, 8, 8), encoder_hidden_states=text(), timestep=steps(),
         encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool),
     ),
-    groups=[
-        group(
-            "transformer_blocks.0", "MochiTransformerBlock", 1,
-            {"norm1.linear": 2 * SG, "norm1_context.linear": 2 * SG}, **MOCHI,
-        ),
-        group(
-            "transformer_blocks.1", "MochiTransformerBlock", 1,
-            {"norm1.linear": 2 * SG, "norm1_context.linear_1": "scale"}, **MOCHI,
-        ),
-    ],
+    group(
+        "transformer_blocks.0", "MochiTransformerBlock", 1,
+        {"norm1.linear": 2 * SG, "norm1_context.linear": 2 * SG}, **MOCHI,
+    ),
+    group(
+        "transformer_blocks.1", "MochiTransformerBlock", 1,
+        {"norm1.linear": 2 * SG, "norm1_context.linear_1": "scale"}, **MOCHI,
+    ),
     final_layer=final("norm_out.linear"),
     note="The last block's text stream has a scale alone. The streams have different widths.",
 )
@@ -413,13 +387,11 @@ add(
         hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=text(), encoder_mask=torch.ones(B, 5),
         image_rotary_emb=torch.polar(torch.ones(8, 8, 4), randn(8, 8, 4)), cross_attention_kwargs={},
     ),
+    group(
+        "layers.*", "LuminaNextDiTBlock", 2, {"norm1.linear": 2 * SG}, base_norm="RMSNorm", base_norm_affine=True,
+        gate_bounding="tanh", post_norm="RMSNorm affine",
+    ),
     empty=("pad_token",),
-    groups=[
-        group(
-            "layers.*", "LuminaNextDiTBlock", 2, {"norm1.linear": 2 * SG}, base_norm="RMSNorm", base_norm_affine=True,
-            gate_bounding="tanh", post_norm="RMSNorm affine",
-        )
-    ],
     final_layer=final("norm_out.linear_1", "scale"),
     note="Each block also has a learned gate per head for the cross-attention (tanh, 0 at construction): no condition "
     "reaches it.",
@@ -439,17 +411,15 @@ add(
         adaln_lora_dim=4, max_size=(2, 8, 8), concat_padding_mask=False, extra_pos_embed_type=None,
     ),
     lambda: dict(hidden_states=image(4, 2, 8, 8), timestep=torch.tensor([3, 700]), encoder_hidden_states=text()),
-    groups=[
-        group(
-            "transformer_blocks.*", "CosmosTransformerBlock", 2, {f"norm{k}.linear_2": SSG for k in (1, 2, 3)},
-            source="low_rank", activation_before_linear=either("SiLU", "none"),
-            modulation_params=either(
-                sorted([*lora(2), "time_embed.t_embedder.linear_2.weight"]), sorted(lora(2)),
-                sorted(p for p in lora(2) if "linear_2" in p),
-                sorted([*(p for p in lora(2) if "linear_2" in p), "time_embed.t_embedder.linear_2.weight"]),
-            ),
-        )
-    ],
+    group(
+        "transformer_blocks.*", "CosmosTransformerBlock", 2, {f"norm{k}.linear_2": SSG for k in (1, 2, 3)},
+        source="low_rank", activation_before_linear=either("SiLU", "none"),
+        modulation_params=either(
+            sorted([*lora(2), "time_embed.t_embedder.linear_2.weight"]), sorted(lora(2)),
+            sorted(p for p in lora(2) if "linear_2" in p),
+            sorted([*(p for p in lora(2) if "linear_2" in p), "time_embed.t_embedder.linear_2.weight"]),
+        ),
+    ),
     final_layer=final("norm_out.linear_2", "shift scale", activation=either("SiLU", "none")),
     note="SiLU stands before the down-projection, nothing before the up-projection. A 3d vector of the timestep, "
     "time_embed.t_embedder.linear_2, is added to every sub-layer's (and its first 2d to the final one).",
@@ -466,7 +436,7 @@ add(
         hidden_states=randn(B, 6, 4), encoder_hidden_states=text(), timestep=torch.rand(B), img_ids=randn(6, 3),
         txt_ids=randn(5, 3),
     ),
-    groups=[
+    *[
         {
             key: value
             for key, value in group(blocks, block_class, 2, {"": roles}, source="approximator").items()
@@ -492,17 +462,15 @@ add(
         hidden_states=randn(B, 6, 4), encoder_hidden_states=text(), timestep=torch.rand(B), img_ids=randn(6, 4),
         txt_ids=randn(5, 4), guidance=torch.tensor([1.0, 4.0]),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "Flux2TransformerBlock", 2,
-            {"/double_stream_modulation_img.linear": 2 * SSG, "/double_stream_modulation_txt.linear": 2 * SSG},
-            bias=False, source="fully_shared",
-        ),
-        group(
-            "single_transformer_blocks.*", "Flux2SingleTransformerBlock", 2,
-            {"/single_stream_modulation.linear": SSG}, bias=False, source="fully_shared",
-        ),
-    ],
+    group(
+        "transformer_blocks.*", "Flux2TransformerBlock", 2,
+        {"/double_stream_modulation_img.linear": 2 * SSG, "/double_stream_modulation_txt.linear": 2 * SSG},
+        bias=False, source="fully_shared",
+    ),
+    group(
+        "single_transformer_blocks.*", "Flux2SingleTransformerBlock", 2,
+        {"/single_stream_modulation.linear": SSG}, bias=False, source="fully_shared",
+    ),
     final_layer=final("norm_out.linear"),
 )
 
@@ -555,13 +523,11 @@ def flux_like(name: str, prefix: str, cls: str, config: dict, inputs: Callable[[
             )
             | inputs()
         ),
-        groups=[
-            group(
-                "transformer_blocks.*", f"{prefix}TransformerBlock", 2,
-                {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
-            ),
-            group("single_transformer_blocks.*", f"{prefix}SingleTransformerBlock", 2, {"norm.linear": SSG}),
-        ],
+        group(
+            "transformer_blocks.*", f"{prefix}TransformerBlock", 2,
+            {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+        ),
+        group("single_transformer_blocks.*", f"{prefix}SingleTransformerBlock", 2, {"norm.linear": SSG}),
         final_layer=final("norm_out.linear"),
         note="The family of Flux.1.",
     )
@@ -585,10 +551,8 @@ add(
         hidden_states=image(), timesteps=steps(), encoder_hidden_states_t5=text(),
         encoder_hidden_states_llama3=randn(4, B, 5, 20), pooled_embeds=randn(B, 12),
     ),
-    groups=[
-        group("double_stream_blocks.*.block", "HiDreamImageTransformerBlock", 2, {"adaLN_modulation.1": 4 * SSG}),
-        group("single_stream_blocks.*.block", "HiDreamImageSingleTransformerBlock", 2, {"adaLN_modulation.1": 2 * SSG}),
-    ],
+    group("double_stream_blocks.*.block", "HiDreamImageTransformerBlock", 2, {"adaLN_modulation.1": 4 * SSG}),
+    group("single_stream_blocks.*.block", "HiDreamImageSingleTransformerBlock", 2, {"adaLN_modulation.1": 2 * SSG}),
     final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
     note="Each block stands in a wrapper that only calls it. The image's MLP is a mixture of experts, whose router "
     "sees the modulated tokens.",
@@ -601,12 +565,10 @@ add(
         sample_height=8, sample_frames=5, max_text_seq_length=5,
     ),
     lambda: dict(hidden_states=randn(B, 2, 4, 8, 8), encoder_hidden_states=text(), timestep=steps()),
-    groups=[
-        group(
-            "transformer_blocks.*", "ConsisIDBlock", 2, {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
-            base_norm_affine=True, source=NARROW,
-        )
-    ],
+    group(
+        "transformer_blocks.*", "ConsisIDBlock", 2, {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG},
+        base_norm_affine=True, source=NARROW,
+    ),
     final_layer=final("norm_out.linear", "shift scale", affine=True),
 )
 
@@ -617,12 +579,10 @@ add(
         num_layers=2, mmdit_layers=1, time_embed_dim=20, text_embed_dim=24,
     ),
     lambda: dict(hidden_states=image(4, 2, 8, 8), timestep=steps(), encoder_hidden_states=text()),
-    groups=[
-        group(
-            "transformer_blocks.*", "EasyAnimateTransformerBlock", 2,
-            {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG}, base_norm_affine=True, source=NARROW,
-        )
-    ],
+    group(
+        "transformer_blocks.*", "EasyAnimateTransformerBlock", 2,
+        {"norm1.linear": 2 * SSG, "norm2.linear": 2 * SSG}, base_norm_affine=True, source=NARROW,
+    ),
     final_layer=final("norm_out.linear", "shift scale", affine=True),
     note="Block 0 has attention and MLP weights of its own for the text, block 1 shares the image's: no field differs.",
 )
@@ -638,12 +598,10 @@ add(
         prior_token_drop=torch.zeros(B, 16, dtype=torch.bool), timestep=steps(),
         target_size=torch.tensor([[64.0, 64.0], [32.0, 48.0]]), crop_coords=torch.zeros(B, 2),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "GlmImageTransformerBlock", 2,
-            {"norm1.linear": 2 * "shift shift scale scale gate gate "}, source=NARROW,
-        )
-    ],
+    group(
+        "transformer_blocks.*", "GlmImageTransformerBlock", 2,
+        {"norm1.linear": 2 * "shift shift scale scale gate gate "}, source=NARROW,
+    ),
     final_layer=final("norm_out.linear"),
     note="Image and text alternate. SiLU is applied once, as a function, by the condition's embedder.",
 )
@@ -656,12 +614,7 @@ add(
         sample_size=8, rope_max_seq_len=32,
     ),
     lambda: dict(hidden_states=image(4, 2, 8, 8), encoder_hidden_states=text(20), timestep=steps()),
-    groups=[
-        group(
-            "transformer_blocks.*", "SanaVideoTransformerBlock", 2, {"/time_embed.linear": 2 * SSG},
-            source="shared_linear_plus_table",
-        )
-    ],
+    table_group("transformer_blocks.*", "SanaVideoTransformerBlock", 2, {"/time_embed.linear": 2 * SSG}),
     final_layer=TABLE_FINAL,
     note="The vectors have a token axis (of length 1 here).",
 )
@@ -677,10 +630,10 @@ add(
         pooled_projections=randn(B, 12), visual_rope_pos=[torch.arange(2), torch.arange(2), torch.arange(2)],
         text_rope_pos=torch.arange(5),
     ),
-    groups=[
+    *[
         group(
             f"{kind}_transformer_blocks.*", f"Kandinsky5Transformer{coder}Block", 2,
-            {f"{kind}_modulation.out_layer": sublayers * SSG}, source=NARROW, zero_initialised_at_construction=True,
+            {f"{kind}_modulation.out_layer": sublayers * SSG}, source=NARROW, all_zero_now=True,
         )
         for kind, coder, sublayers in (("text", "Encoder", 2), ("visual", "Decoder", 3))
     ],
@@ -695,7 +648,7 @@ add(
         axes_dim=[4, 4],
     ),
     lambda: dict(hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=text()),
-    groups=[group("blocks.*", "PRXBlock", 2, {"modulation.lin": 2 * SSG}, zero_initialised_at_construction=True)],
+    group("blocks.*", "PRXBlock", 2, {"modulation.lin": 2 * SSG}, all_zero_now=True),
     final_layer=final("final_layer.adaLN_modulation.1", "shift scale"),
     note="The blocks' Linears are zero at construction, the final one's is not.",
 )
@@ -707,12 +660,10 @@ add(
         text_in_dim=24, rope_axes_dim=(4, 2, 2),
     ),
     lambda: dict(hidden_states=image(), timestep=steps(), text_bth=text(), text_lens=torch.tensor([5, 3])),
-    groups=[
-        group(
-            "layers.*", "ErnieImageSharedAdaLNBlock", 2, {"/adaLN_modulation.1": 2 * SSG}, base_norm="RMSNorm",
-            base_norm_affine=True, source="fully_shared", zero_initialised_at_construction=True,
-        )
-    ],
+    group(
+        "layers.*", "ErnieImageSharedAdaLNBlock", 2, {"/adaLN_modulation.1": 2 * SSG}, base_norm="RMSNorm",
+        base_norm_affine=True, source="fully_shared", all_zero_now=True,
+    ),
     final_layer=final("final_norm.linear", activation="none"),
     note="The stream is [tokens, batch, width]. The last Linear is zero too: the output at construction is 0.",
 )
@@ -729,13 +680,11 @@ add(
         hidden_states=randn(B, 6, 4), encoder_hidden_states=randn(B, 5, 3, 12), timestep=torch.rand(B),
         position_ids=randn(11, 3),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "Krea2TransformerBlock", 2, {"/time_mod_proj": 2 * "scale shift gate "},
-            base_norm="RMSNorm", base_norm_affine=True, source="shared_linear_plus_table",
-            activation_before_linear=either("GELU", "GELU-like", "other"),
-        )
-    ],
+    table_group(
+        "transformer_blocks.*", "Krea2TransformerBlock", 2, {"/time_mod_proj": 2 * "scale shift gate "},
+        base_norm="RMSNorm", base_norm_affine=True,
+        activation_before_linear=either("GELU", "GELU-like", "other"),
+    ),
     final_layer={"roles": ["scale", "shift"], "norm": "RMSNorm", "affine": True, "activation": "none"},
     unmodulated_blocks=["text_fusion.layerwise_blocks.*", "text_fusion.refiner_blocks.*"],
     note="GELU (tanh) before the shared Linear; the tables are zero at construction, the Linear is not. The norm's "
@@ -754,13 +703,11 @@ add(
         hidden_states=randn(B, 16, 4), img_shapes=[(1, 4, 4)] * B, encoder_hidden_states=text(20),
         encoder_hidden_states_mask=torch.ones(B, 5, dtype=torch.bool), timestep=torch.rand(B),
     ),
+    group(
+        "transformer_blocks.*", "NucleusMoEImageTransformerBlock", 2, {"img_mod.1": 2 * SG},
+        gate_bounding="clamp(+-2) then tanh",
+    ),
     empty=("experts.gate_up_proj", "experts.down_proj"),
-    groups=[
-        group(
-            "transformer_blocks.*", "NucleusMoEImageTransformerBlock", 2, {"img_mod.1": 2 * SG},
-            gate_bounding="clamp(+-2) then tanh",
-        )
-    ],
     final_layer=final("norm_out.linear"),
     note="Block 0 has a dense MLP, block 1 a mixture of experts whose router also reads the timestep (concatenated): "
     "no field differs.",
@@ -778,12 +725,10 @@ add(
         segment_ids=torch.zeros(B, 11, dtype=torch.long),
         indicator=torch.tensor([3] * 5 + [2] * 6).expand(B, -1),  # text, then image
     ),
-    groups=[
-        group(
-            "layers.*", "Ideogram4TransformerBlock", 2, {"adaln_modulation": 2 * SG}, base_norm="RMSNorm",
-            base_norm_affine=True, gate_bounding="tanh", post_norm="RMSNorm affine", source=NARROW,
-        )
-    ],
+    group(
+        "layers.*", "Ideogram4TransformerBlock", 2, {"adaln_modulation": 2 * SG}, base_norm="RMSNorm",
+        base_norm_affine=True, gate_bounding="tanh", post_norm="RMSNorm affine", source=NARROW,
+    ),
     final_layer=final("final_layer.adaln_modulation", "scale"),
     note="SiLU once, as a function, in the model's forward (and a second time before the final Linear).",
 )
@@ -798,12 +743,10 @@ add(
         hidden_states=randn(B, 16, 4), encoder_hidden_states=text(), timestep=torch.rand(B),
         img_shapes=[[(1, 4, 4)]] * B, img_mask=torch.tensor([False] * 5 + [True] * 4).expand(B, -1),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "QwenImage21TransformerBlock", 2, {"/modulation.1": 2 * SG}, bias=False,
-            gate_bounding="tanh", source="fully_shared",
-        )
-    ],
+    group(
+        "transformer_blocks.*", "QwenImage21TransformerBlock", 2, {"/modulation.1": 2 * SG}, bias=False,
+        gate_bounding="tanh", source="fully_shared",
+    ),
     final_layer=final("norm_out.linear", "scale"),
     note="Image tokens are modulated by their timestep, text tokens by t = 0: chosen token by token.",
 )
@@ -816,7 +759,7 @@ add(
         gist_max_text_len=8, axes_dims=(8, 4, 4), axes_lens=(32, 16, 16),
     ),
     lambda: dict(hidden_states=image(), timestep=torch.rand(B), encoder_hidden_states=randn(B, 2, 5, 20)),
-    groups=[
+    *[
         group(
             blocks, "BriaFibo2TransformerBlock", n, {"adaLN_modulation.0": 2 * SG}, base_norm="RMSNorm",
             base_norm_affine=True, gate_bounding="tanh", post_norm="RMSNorm affine", activation_before_linear="none",
@@ -840,16 +783,14 @@ add(
         encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool), encoder_hidden_states_2=text(20, 3),
         encoder_attention_mask_2=torch.ones(B, 3, dtype=torch.bool), image_embeds=text(12, 2),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "HunyuanVideo15TransformerBlock", 2,
-            {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
-        ),
-        group(
-            "context_embedder.token_refiner.refiner_blocks.*", "HunyuanVideo15IndividualTokenRefinerBlock", 2,
-            {"norm_out.linear": "gate gate"}, base_norm_affine=True,
-        ),
-    ],
+    group(
+        "transformer_blocks.*", "HunyuanVideo15TransformerBlock", 2,
+        {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+    ),
+    group(
+        "context_embedder.token_refiner.refiner_blocks.*", "HunyuanVideo15IndividualTokenRefinerBlock", 2,
+        {"norm_out.linear": "gate gate"}, base_norm_affine=True,
+    ),
     final_layer=final("norm_out.linear"),
 )
 
@@ -863,13 +804,11 @@ add(
         hidden_states=image(4, 8), timestep=torch.rand(B), encoder_hidden_states=text(),
         global_hidden_states=randn(B, 12),
     ),
-    groups=[
-        group(
-            "transformer_blocks.*", "StableAudio3DiTBlock", 2, {"/global_cond_embedder.2": 2 * "scale shift gate "},
-            table="to_scale_shift_gate", base_norm="RMSNorm", base_norm_affine=True,
-            gate_bounding=either("sigmoid", "sigmoid(1-g)"), source="shared_linear_plus_table",
-        )
-    ],
+    table_group(
+        "transformer_blocks.*", "StableAudio3DiTBlock", 2, {"/global_cond_embedder.2": 2 * "scale shift gate "},
+        table="to_scale_shift_gate", base_norm="RMSNorm", base_norm_affine=True,
+        gate_bounding=either("sigmoid", "sigmoid(1-g)"),
+    ),
     note="The gate is sigmoid(1 - g): 0.73 where g is 0. The table is one vector of 6d. There is no modulated final "
     "layer, nor a norm.",
 )
@@ -886,7 +825,8 @@ def longcat_audio(kind: str, **fields: Any) -> None:
             hidden_states=randn(B, 8, 4), encoder_hidden_states=text(),
             encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool), timestep=torch.rand(B),
         ),
-        groups=[group("blocks.*", "AudioDiTBlock", 2, **fields)], final_layer=final("norm_out.linear"),
+        group("blocks.*", "AudioDiTBlock", 2, **fields),
+        final_layer=final("norm_out.linear"),
         note="LayerNorm as a function. The final modulation and the last Linear are zero: the output at construction "
         "is 0. The cross-attention's LayerNorms are affine and not modulated.",
     )
@@ -896,7 +836,7 @@ longcat_audio(
     "global", chunks={"/adaln_global_mlp.mlp.1": 2 * "gate scale shift "}, table="adaln_scale_shift",
     source="shared_linear_plus_table",
 )
-longcat_audio("local", chunks={"adaln_mlp.mlp.1": 2 * "gate scale shift "}, zero_initialised_at_construction=True)
+longcat_audio("local", chunks={"adaln_mlp.mlp.1": 2 * "gate scale shift "}, all_zero_now=True)
 
 add(
     "ace_step", "AceStepTransformer1DModel",
@@ -908,13 +848,11 @@ add(
         hidden_states=randn(B, 8, 4), timestep=torch.tensor([0.3, 0.9]), timestep_r=torch.tensor([0.1, 0.2]),
         encoder_hidden_states=text(), context_latents=randn(B, 8, 8),
     ),
-    groups=[
-        group(
-            "layers.*", "AceStepTransformerBlock", 2,
-            {"/time_embed.time_proj": 2 * SSG, "/time_embed_r.time_proj": 2 * SSG}, n_vectors_per_block=6,
-            base_norm="RMSNorm", base_norm_affine=True, source="shared_linear_plus_table",
-        )
-    ],
+    table_group(
+        "layers.*", "AceStepTransformerBlock", 2,
+        {"/time_embed.time_proj": 2 * SSG, "/time_embed_r.time_proj": 2 * SSG}, n_vectors_per_block=6,
+        base_norm="RMSNorm", base_norm_affine=True,
+    ),
     final_layer=final("TABLE scale_shift_table + raw t_emb", "shift scale", "RMSNorm", True, "none"),
     note="Two shared Linears, of t and of t - r, are added before the table.",
 )
@@ -923,13 +861,10 @@ add(
     "joyimage_edit", "JoyImageEditTransformer3DModel",
     dict(in_channels=4, hidden_size=16, num_attention_heads=2, text_dim=24, num_layers=2, rope_dim_list=[4, 2, 2]),
     lambda: dict(hidden_states=image(4, 1, 8, 8), timestep=steps(), encoder_hidden_states=text()),
-    groups=[
-        group(
-            "double_blocks.*", "JoyImageTransformerBlock", 2, {"/condition_embedder.time_proj": 2 * SSG},
-            table=("img_mod.modulate_table", "txt_mod.modulate_table"), n_vectors_per_block=either(12, 6),
-            source="shared_linear_plus_table",
-        )
-    ],
+    table_group(
+        "double_blocks.*", "JoyImageTransformerBlock", 2, {"/condition_embedder.time_proj": 2 * SSG},
+        table=("img_mod.modulate_table", "txt_mod.modulate_table"), n_vectors_per_block=either(12, 6),
+    ),
     note="Six vectors from the shared Linear, to which each stream adds a table of its own: twelve. The tables are "
     "zero at construction, the Linear is not. The final norm is not modulated.",
 )
@@ -944,8 +879,8 @@ add(
         hidden_states=image(4, 2, 8, 8), timestep=torch.tensor([3, 700]), encoder_hidden_states=text(20),
         control_hidden_states=image(6, 2, 8, 8),
     ),
-    groups=[
-        group(blocks, block_class, 2, {"/condition_embedder.time_proj": 2 * SSG}, source="shared_linear_plus_table")
+    *[
+        table_group(blocks, block_class, 2, {"/condition_embedder.time_proj": 2 * SSG})
         for blocks, block_class in (("blocks.*", "WanTransformerBlock"), ("vace_blocks.*", "WanVACETransformerBlock"))
     ],
     final_layer=TABLE_FINAL,
@@ -963,7 +898,7 @@ add(
         hidden_states=randn(B, 6, 4), encoder_hidden_states=text(), timestep=torch.rand(B), img_ids=randn(6, 4),
         txt_ids=randn(5, 4),
     ),
-    groups=[
+    *[
         group(
             "mode_blocks.image.*", "Flux3ModeTransformerBlock", 2, {"/early_stream_modulations.image.linear": SSG},
             bias=False, source="fully_shared",
@@ -994,12 +929,10 @@ add(
         norm_type="ada_norm",
     ),
     lambda: dict(hidden_states=image(16), encoder_hidden_states=text(), timestep=torch.tensor(3)),
-    groups=[
-        group(
-            "transformer_blocks.*", "BasicTransformerBlock", 2,
-            {"norm1.linear": "scale shift", "norm2.linear": "scale shift"},
-        )
-    ],
+    group(
+        "transformer_blocks.*", "BasicTransformerBlock", 2,
+        {"norm1.linear": "scale shift", "norm2.linear": "scale shift"},
+    ),
     note="One timestep (a number) for the whole batch: the class permits no other, it splits the vectors at their "
     "first axis. Each norm has a timestep table of its own. The MLP's norm is affine and not modulated.",
 )
@@ -1015,12 +948,10 @@ add(
         input_ids=torch.randint(0, 10, (B, 4, 4)), encoder_hidden_states=text(), pooled_text_emb=randn(B, 12),
         micro_conds=torch.rand(B, 5) * 100,
     ),
-    groups=[
-        group(
-            "transformer_layers.*", "BasicTransformerBlock", 2, {f"norm{k}.linear": "scale shift" for k in (1, 2, 3)},
-            bias=False, base_norm=either("RMSNorm", "LayerNorm", "mixed"), base_norm_affine=True,
-        )
-    ],
+    group(
+        "transformer_layers.*", "BasicTransformerBlock", 2, {f"norm{k}.linear": "scale shift" for k in (1, 2, 3)},
+        bias=False, base_norm=either("RMSNorm", "LayerNorm", "mixed"), base_norm_affine=True,
+    ),
     also_allowed=["down_block.res_blocks.*", "up_block.res_blocks.*"],
     unmodulated_blocks=["down_block.attention_blocks.*", "up_block.attention_blocks.*"],
     note="norm1 and norm2 are RMSNorms, norm3 is a LayerNorm. The ConvNeXt blocks around end in FiLM (scale, shift of "
@@ -1037,13 +968,11 @@ add(
         encodings_and_masks=[(text(16), torch.ones(B, 5))], decoder_input_tokens=randn(B, 8, 4),
         decoder_noise_time=torch.rand(B),
     ),
-    groups=[
-        group(
-            "decoders.*", "DecoderLayer", 2,
-            {"layer.0.FiLMLayer.scale_bias": "scale shift", "layer.2.film.scale_bias": "scale shift"}, bias=False,
-            base_norm="RMSNorm", base_norm_affine=True, source=NARROW,
-        )
-    ],
+    group(
+        "decoders.*", "DecoderLayer", 2,
+        {"layer.0.FiLMLayer.scale_bias": "scale shift", "layer.2.film.scale_bias": "scale shift"}, bias=False,
+        base_norm="RMSNorm", base_norm_affine=True, source=NARROW,
+    ),
     accept_also=["other_conditional_modulation"],
     note="Called FiLM, but it stands directly behind each RMSNorm, as AdaLN does. SiLU ends the shared condition MLP.",
 )

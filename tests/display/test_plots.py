@@ -26,11 +26,11 @@ def test_curves_are_all_drawn_and_told_apart(ax):
         plots.plot_lines(range(3), rows | {"e": [1, 2, 3]}, ax, "step", "loss")
 
 
-def test_a_wakeup_writes_powers_and_marks_silence(ax):
-    plots.plot_wakeup(["a", "b"], [0, 1], [[0, 1e-3], [1, 1e-20]], ax)
+def test_a_gradient_onset_writes_powers_and_marks_silence(ax):
+    plots.plot_gradient_onset(["a", "b"], [0, 1], [[0, 1e-3], [1, 1e-20]], ax)
     assert words(ax)[0] == words(ax)[3] == "0" != words(ax)[1] and len(words(ax)) == 4
     with pytest.raises(ValueError, match="not finite"):
-        plots.plot_wakeup(["a"], [0], [[np.nan]], ax)
+        plots.plot_gradient_onset(["a"], [0], [[np.nan]], ax)
 
 
 def test_an_infinite_mean_is_said_and_not_drawn(ax):
@@ -157,7 +157,7 @@ def test_blocks_are_told_apart_without_colour(ax):
 
 
 def test_powers_are_legible_on_every_shade(ax):
-    plots.plot_wakeup(["a"], range(10), [np.logspace(-8, 1, 10)], ax)
+    plots.plot_gradient_onset(["a"], range(10), [np.logspace(-8, 1, 10)], ax)
     shades = ax.collections[0].to_rgba(np.arange(-8, 2))[:, :3]
     for text, shade in zip(ax.texts, shades, strict=True):
         assert contrast(text.get_color(), paper=shade) >= 4.5, text.get_text()

@@ -1,79 +1,91 @@
-"""What the x-ray found, as a sentence, a table, a page and a dict."""
+"""The report of an x-ray: blocks grouped by kind, the final layer, a verdict; as text, table, HTML and dict."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from typing import Any
 
-SAID = {
-    "unknown": "What was seen does not decide it.",
-    "final_layer_only": "Only the last layer is modulated.",
-    "other_conditional_modulation": "A condition scales something that is no layer norm of tokens.",
-    "additive_only": "A condition is added, and multiplies nothing.",
-    "none": "No vector of a condition meets the stream.",
+from torch import Tensor, nn
+
+from adaln_lab.analysis.xray.blocks import (
+    UNKNOWN,
+    Uses,
+    ancestor_paths,
+    describe_block,
+    enclosing_blocks,
+    is_list_item,
+    residual_paths,
+)
+from adaln_lab.analysis.xray.record import Recorder
+from adaln_lab.analysis.xray.sites import Site, norm_of
+
+ADALN_NORMS = ("LayerNorm", "RMSNorm")  # norms of one token, as AdaLN modulates them
+VERDICTS = {
+    "unknown": "One pass does not decide it.",
+    "final_layer_only": "Only the final layer is modulated.",
+    "other_conditional_modulation": "A condition scales something other than a layer norm of tokens.",
+    "additive_only": "A condition is added and multiplies nothing.",
+    "none": "No conditioning vector meets the residual stream.",
 }
-SHOWN = (
+TABLE_FIELDS = (
     "n_vectors_per_block", "chunk_order", "gate_bounding", "base_norm", "base_norm_affine", "post_norm", "source",
-    "activation_before_linear", "zero_initialised_at_construction", "modulation_numel",
+    "activation_before_linear", "all_zero_now", "modulation_numel",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """Printing it shows sentence, table and evidence; `as_dict()` has every field."""
+    """What the x-ray found. Printing shows a sentence, a table and the evidence; `as_dict()` has every field."""
 
     verdict: str  # adaln, final_layer_only, other_conditional_modulation, additive_only, none, unknown
     groups: list[dict[str, Any]] = field(default_factory=list)  # one for each kind of modulated block
     final_layer: dict[str, Any] | None = None
-    share_blocks: float | None = None  # parameters of the blocks' modulation over all; None where nothing ran
+    share_blocks: float | None = None  # modulation parameters of the blocks over all; None without a pass
     share_blocks_plus_final: float | None = None
-    gates: dict[str, float] = field(default_factory=dict)  # block -> RMS of what its branches were multiplied by
+    gates: dict[str, float] = field(default_factory=dict)  # block -> RMS of the factors of its branches
     unmodulated_blocks: list[str] = field(default_factory=list)  # of the same class as modulated ones
     structure: list[dict[str, Any]] = field(default_factory=list)  # lists of equal modules, and their parameters
     evidence: list[str] = field(default_factory=list)  # how each of this is known
 
     def as_dict(self) -> dict[str, Any]:
-        shares = {f"{name}_tiny": getattr(self, name) for name in ("share_blocks", "share_blocks_plus_final")}
-        return asdict(self) | shares  # also under the names that the rows of tiny models have
+        return asdict(self)
 
     def sentence(self) -> str:
-        """What was found, in words."""
+        """The verdict in words."""
         if not self.groups:
-            return SAID[self.verdict]
+            return VERDICTS[self.verdict]
+        zeros = {
+            True: "all zero now",
+            False: "not zero now",
+            UNKNOWN: "weights have no values",
+        }  # now, not at its start
         return " ".join(
             f"{g['n_blocks']} x {g['block_class']} ({g['blocks'] or 'the module'}): {g['n_vectors_per_block']} vectors "
-            f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; {self._start(g)} as handed over."
+            f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; {zeros[g['all_zero_now']]}."
             for g in self.groups
         )
 
-    @staticmethod
-    def _start(group: dict[str, Any]) -> str:
-        return {True: "all zero", False: "not zero"}.get(group["zero_initialised_at_construction"], "start unknown")
-
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """(of what, field, value) for a table."""
+        """The rows of the table: (place, field, value)."""
         for g in self.groups:
-            yield from ((g["blocks"] or "the module", name, _said(g[name])) for name in SHOWN)
-        yield from (("final layer", name, _said(value)) for name, value in (self.final_layer or {}).items())
-        if not self.groups:
-            for part in self.structure:
-                yield (
-                    part["blocks"],
-                    part["block_class"],
-                    f"{part['n_blocks']}, {100 * part['share']:.3g} % of parameters",
-                )
+            yield from ((g["blocks"] or "the module", name, _format(g[name])) for name in TABLE_FIELDS)
+        yield from (("final layer", name, _format(value)) for name, value in (self.final_layer or {}).items())
+        for part in self.structure if not self.groups else ():
+            share = f"{part['n_blocks']}, {100 * part['share']:.3g} % of parameters"
+            yield part["blocks"], part["block_class"], share
 
     def __str__(self) -> str:
         lines, last = [f"verdict: {self.verdict}. {self.sentence()}"], None
         if self.share_blocks:
             lines.append(f"{100 * self.share_blocks:.3g} % of the parameters modulate blocks")
-        for of, name, value in self.rows():
-            lines += [of] * (of != last) + [f"    {name:34}{value}"]
-            last = of
+        for place, name, value in self.rows():
+            lines += [place] * (place != last) + [f"    {name:26}{value}"]
+            last = place
         return "\n".join([*lines, *(f"because {line}" for line in self.reasons())])
 
     def reasons(self) -> list[str]:
-        """The evidence for each statement: of the whole, then kind by kind."""
+        """The evidence for each statement: first for the whole, then for each kind of block."""
         return self.evidence + [f"{g['blocks'] or 'the module'}: {line}" for g in self.groups for line in g["evidence"]]
 
     __repr__ = __str__
@@ -81,11 +93,142 @@ class Report:
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in self.rows())
         because = "".join(f"<li>{escape(line)}</li>" for line in self.reasons())
-        said = f"<p><b>{self.verdict}</b>. {escape(self.sentence())}</p>"
-        return f"{said}<table>{cells}</table><details><summary>Evidence</summary><ul>{because}</ul></details>"
+        verdict = f"<p><b>{self.verdict}</b>. {escape(self.sentence())}</p>"
+        return f"{verdict}<table>{cells}</table><details><summary>Evidence</summary><ul>{because}</ul></details>"
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(f"{v['module']}: {', '.join(v['roles'])}" if isinstance(v, dict) else str(v) for v in value)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evidence: list[str]) -> Report:
+    params = dict(module.named_parameters())
+    modulating = [s for s in sites if s.role in ("scale", "shift", "gate")]
+    blocks, final_sites, misplaced = sites_by_block(modulating, recorder)
+    uses: Uses = defaultdict(set)
+    for block, of_block in blocks.items():
+        for s in of_block:
+            uses[s.source_linear].add((block, s.output_slice))
+    found = {block: describe_block(block, of_block, uses, recorder, params) for block, of_block in blocks.items()}
+    others = [block for block, facts in found.items() if facts["base_norm"] not in (*ADALN_NORMS, UNKNOWN)]
+    groups = group_blocks({block: facts for block, facts in found.items() if block not in others}, module, params)
+    final_sites = final_sites or sites_without_norm(sites, modulating, residual_paths(recorder, modulating))
+    final_sites = [s for s in final_sites if s.source_linear == final_sites[-1].source_linear]
+    final = final_layer(describe_block("", final_sites, uses, recorder, params), final_sites) if final_sites else None
+    roles = {s.role for s in sites if s not in misplaced} | ({"other"} if misplaced else set())
+    verdict = (
+        "adaln" if groups
+        else "other_conditional_modulation" if others or "other" in roles
+        else "final_layer_only" if final
+        else UNKNOWN if "undecided" in roles
+        else "additive_only" if "additive" in roles
+        else "none"
+    )  # fmt: skip
+    shares = parameter_shares(groups, final_sites, params)
+    gates = {block: rms for block, of_block in blocks.items() if (rms := gate_rms(of_block)) is not None}
+    also_ran = unmodulated(groups, module, recorder)
+    return Report(verdict, groups, final, *shares, gates, also_ran, structure(module), evidence)
+
+
+def sites_by_block(modulating: list[Site], recorder: Recorder) -> tuple[dict[str, list[Site]], list[Site], set[Site]]:
+    """Sites of each block, those of the final layer, and those whose norm is in another block, so not AdaLN."""
+    block_of = enclosing_blocks(modulating, recorder)
+    inside = {s for s, block in block_of.items() if block and s.result.path.startswith(block)}
+    misplaced = {s for s in inside if s.role != "gate" and not norm_of(s.stream)[2].startswith(block_of[s])}
+    blocks: dict[str, list[Site]] = defaultdict(list)
+    for s, block in block_of.items():
+        if block is not None and s not in misplaced:
+            blocks[block].append(s)
+    return blocks, [s for s, block in block_of.items() if block is None], misplaced
+
+
+def parameter_shares(groups: list[dict], final_sites: list[Site], params: dict[str, Tensor]) -> tuple[float, float]:
+    """The share of all parameters that modulates blocks, and with the final layer's."""
+    of_blocks = {name for g in groups for name in g["modulation_params"]}
+    of_final = {n for s in final_sites for n in (() if is_table_plus_condition(s) else s.source_linear)}
+    of_final |= {n for s in final_sites for n in s.vector.tables}
+    total = sum(p.numel() for p in params.values()) or 1
+    blocks, both = (sum(params[n].numel() for n in names) / total for names in (of_blocks, of_blocks | of_final))
+    return blocks, both
+
+
+def gate_rms(sites: list[Site]) -> float | None:
+    sizes = [s.vector.rms for s in sites if s.role == "gate" and s.vector.rms is not None]
+    return (sum(size * size for size in sizes) / len(sizes)) ** 0.5 if sizes else None
+
+
+def sites_without_norm(sites: list[Site], modulating: list[Site], residual: set[str]) -> list[Site]:
+    """A final layer without a norm: the scale and shift of the stream after the last block."""
+    after = sites[sites.index(modulating[-1]) + 1 :] if modulating else []
+    roles = {"other": "scale", "additive": "shift"}
+    found = [
+        replace(s, role=roles[s.role])
+        for s in after
+        if s.role in roles and not residual & {*ancestor_paths(s.result.path)} - {""}
+    ]
+    return found if any(s.role == "scale" for s in found) else []
+
+
+def is_table_plus_condition(s: Site) -> bool:
+    """Whether a vector is a row of a table plus the embedding of c itself, as in PixArt's final layer."""
+    return bool(s.vector.tables) and s.is_whole_output
+
+
+def final_layer(facts: dict[str, Any], sites: list[Site]) -> dict[str, Any]:
+    chunks = facts["chunk_order"]
+    first = {"module": UNKNOWN, "roles": UNKNOWN} if chunks == UNKNOWN else chunks[0]
+    module, applied = first["module"].lstrip("/"), facts["activation_before_linear"]
+    if is_table_plus_condition(sites[0]):
+        module, applied = f"TABLE {sites[0].vector.tables[-1]} + raw t_emb", "none"
+    norm, affine = facts["base_norm"], facts["base_norm_affine"]
+    return {"module": module, "roles": first["roles"], "norm": norm, "affine": affine, "activation": applied}
+
+
+def group_blocks(found: dict[str, dict[str, Any]], module: nn.Module, params: dict[str, Tensor]) -> list[dict]:
+    """Blocks of one list with the same class and facts form a group."""
+    kinds: dict[tuple, list[str]] = defaultdict(list)
+    for block, facts in found.items():
+        same = {k: v for k, v in facts.items() if k not in ("modulation_params", "evidence")}
+        kinds[path_pattern(block), type(module.get_submodule(block)).__name__, repr(same)].append(block)
+    groups = []
+    for (pattern, block_class, _), paths in kinds.items():
+        is_only_kind = sum(k[0] == pattern for k in kinds) == 1
+        names = sorted({n for block in paths for n in found[block]["modulation_params"]})
+        place = pattern if is_only_kind or len(paths) > 1 else paths[0]
+        groups.append(
+            {"blocks": place, "block_class": block_class, "n_blocks": len(paths)}
+            | found[paths[0]]
+            | {"modulation_params": names, "modulation_numel": sum(params[n].numel() for n in names)}
+        )
+    return groups
+
+
+def path_pattern(path: str) -> str:
+    """A path with a star in place of its last number."""
+    parts = path.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join("*" if i == numbers[-1] else part for i, part in enumerate(parts)) if numbers else path
+
+
+def unmodulated(groups: list[dict[str, Any]], module: nn.Module, recorder: Recorder) -> list[str]:
+    """Blocks that ran, have the class of a modulated block, and are not modulated."""
+    classes = {g["block_class"] for g in groups}
+    taken = {g["blocks"] for g in groups} | {path_pattern(g["blocks"]) for g in groups}
+    ran = [n for n, m in module.named_modules() if n in recorder.called and type(m).__name__ in classes]
+    return sorted({path_pattern(n) for n in ran} - taken)
+
+
+def structure(module: nn.Module) -> list[dict[str, Any]]:
+    """Lists of modules of one class, with their share of all parameters: known without a pass."""
+    total = sum(p.numel() for p in module.parameters()) or 1
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name, m in module.named_modules():
+        if is_list_item(name):
+            found[path_pattern(name), type(m).__name__].append(sum(p.numel() for p in m.parameters()))
+    return [
+        {"blocks": pattern, "block_class": block_class, "n_blocks": len(sizes), "share": sum(sizes) / total}
+        for (pattern, block_class), sizes in found.items()
+        if len(sizes) > 1 and sum(sizes) and "*" not in pattern.rpartition(".*")[0]
+    ]

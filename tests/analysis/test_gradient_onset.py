@@ -1,4 +1,4 @@
-"""What the wake-up probe must report, and what must be true of a fresh model, backward pass by backward pass."""
+"""Which parts of a fresh model get a gradient in which backward pass, and that the measurement reports it."""
 
 import copy
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.analysis.wakeup import ROLES, named_parts, probe_wakeup, role
+from adaln_lab.analysis.gradient_onset import ROLES, measure_gradient_onset, named_parts, role
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.layers import SelfAttention
 from adaln_lab.norms import ToModulation
 
-FLOOR = 1e-15  # below it: rounding
+FLOOR = 1e-15  # smaller norms are rounding
 
 
 def make(variant: str = "adaln_zero") -> TinyDiT:
@@ -26,8 +26,8 @@ def loss(model: nn.Module) -> Tensor:
     return (model(x, torch.linspace(0.1, 0.9, 6).double(), torch.arange(6)) - v).square().mean()
 
 
-def awake(probe, step: int) -> set[str]:
-    return {name for name, norm in zip(probe.names, probe.norms[:, step], strict=True) if norm > FLOOR}
+def reached(onset, step: int) -> set[str]:
+    return {name for name, norm in zip(onset.names, onset.norms[:, step], strict=True) if norm > FLOOR}
 
 
 def test_parts_are_all_parameters_and_nothing_twice():
@@ -62,63 +62,63 @@ def test_q_k_and_v_are_the_thirds_of_the_joint_linear():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_fresh_model_wakes_in_three_passes(optimizer: str):
-    """Head and gates are zero: the head moves first, then hears the gates, then everything behind them.
+def test_the_loss_reaches_all_of_a_fresh_model_in_three_passes(optimizer: str):
+    """Head and gates are zero: first the head gets a gradient, then the gates, then all that is behind them.
 
     What is zero stays exactly zero, so the pattern does not depend on the optimiser.
     """
-    probe = probe_wakeup(make(), loss, 3, optimizer, lr=0.01)
-    roles = [{role(name) for name in awake(probe, step)} for step in range(3)]
+    onset = measure_gradient_onset(make(), loss, 3, optimizer, lr=0.01)
+    roles = [{role(name) for name in reached(onset, step)} for step in range(3)]
     assert roles[0] == {"final linear"}
     assert roles[1] == roles[0] | {"final AdaLN", "patch embedding", "gate rows"}
     assert roles[2] == set(ROLES.values()) - {"key bias"}
 
 
-def test_with_a_head_that_is_not_zero_the_gates_hear_at_once():
+def test_with_a_head_that_is_not_zero_the_gates_get_a_gradient_in_pass_0():
     model = make()
     nn.init.constant_(model.final.linear.weight, 0.1)
     model.final.linear.weight.data[:, ::2] *= -2  # a constant row would only see the mean, which the norm removes
-    probe = probe_wakeup(model, loss, 2)
-    assert {role(name) for name in awake(probe, 0)} == {"final linear", "final AdaLN", "patch embedding", "gate rows"}
-    assert {role(name) for name in awake(probe, 1)} == set(ROLES.values()) - {"key bias"}
+    onset = measure_gradient_onset(model, loss, 2)
+    assert {role(name) for name in reached(onset, 0)} == {"final linear", "final AdaLN", "patch embedding", "gate rows"}
+    assert {role(name) for name in reached(onset, 1)} == set(ROLES.values()) - {"key bias"}
 
 
-def test_without_gates_one_zero_costs_one_pass():
-    probe = probe_wakeup(make("adaln"), loss, 2)
-    assert {role(name) for name in awake(probe, 0)} == {"final linear"}
-    assert "attention" in {role(name) for name in awake(probe, 1)}
+def test_without_gates_the_zero_head_delays_the_rest_by_one_pass():
+    onset = measure_gradient_onset(make("adaln"), loss, 2)
+    assert {role(name) for name in reached(onset, 0)} == {"final linear"}
+    assert "attention" in {role(name) for name in reached(onset, 1)}
 
 
-def test_zero_times_zero_never_wakes():
+def test_zero_times_zero_never_gets_a_gradient():
     """A zero gate on a branch whose last layer is zero: each one's gradient is the other, in every pass."""
     model = make()
     for block in model.blocks:
         nn.init.zeros_(block.attn.out.weight)
-    probe = probe_wakeup(model, loss, 12, "adam", lr=0.01)
-    dead = [n for n in probe.names if ".attn." in n or (":gate0" in n and "blocks" in n)]
-    norms = dict(zip(probe.names, probe.norms, strict=True))
+    onset = measure_gradient_onset(model, loss, 12, "adam", lr=0.01)
+    dead = [n for n in onset.names if ".attn." in n or (":gate0" in n and "blocks" in n)]
+    norms = dict(zip(onset.names, onset.norms, strict=True))
     assert not any(norms[name].any() for name in dead)
-    assert all(norms[name][-1] > FLOOR for name in probe.names if ":gate1" in name)  # the MLP's gates are well
+    assert all(norms[name][-1] > FLOOR for name in onset.names if ":gate1" in name)  # the MLP's gates learn
 
 
-def test_the_key_bias_hears_nothing_with_any_start():
-    """Softmax compares keys with one another: what is added to all of them changes nothing."""
+def test_the_key_bias_never_gets_a_gradient():
+    """Softmax is invariant to a constant added to all scores."""
     for variant in ("in_context", "adaln", "adaln_zero"):
-        probe = probe_wakeup(make(variant), loss, 4)
-        rows = [norms for name, norms in zip(probe.names, probe.norms, strict=True) if name.endswith("bias:k")]
+        onset = measure_gradient_onset(make(variant), loss, 4)
+        rows = [norms for name, norms in zip(onset.names, onset.norms, strict=True) if name.endswith("bias:k")]
         assert len(rows) == 2 and torch.stack(rows).max() <= FLOOR
 
 
 def test_norms_and_losses_are_those_of_a_loop_by_hand():
     model = make()
-    probe = probe_wakeup(model, loss, 3, "sgd", lr=0.1)
+    onset = measure_gradient_onset(model, loss, 3, "sgd", lr=0.1)
     by_hand = copy.deepcopy(model)
     for step in range(3):
         by_hand.zero_grad()
         value = loss(by_hand)
         value.backward()
-        assert probe.losses[step] == value.item()
-        norms = dict(zip(probe.names, probe.norms[:, step], strict=True))
+        assert onset.losses[step] == value.item()
+        norms = dict(zip(onset.names, onset.norms[:, step], strict=True))
         for name, p in by_hand.named_parameters():
             pieces = [norm for part, norm in norms.items() if part.split(":")[0] == name]
             torch.testing.assert_close(torch.stack(pieces).norm(), p.grad.norm())
@@ -130,28 +130,28 @@ def test_norms_and_losses_are_those_of_a_loop_by_hand():
 def test_the_model_is_left_as_it_was():
     model = make()
     before = copy.deepcopy(model.state_dict())
-    probe_wakeup(model, loss, 2, "adam", lr=0.1)
+    measure_gradient_onset(model, loss, 2, "adam", lr=0.1)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
 
 def test_roles_share_the_norm_of_their_parts():
-    probe = probe_wakeup(make(), loss, 3)
-    roles = probe.by_role()
+    onset = measure_gradient_onset(make(), loss, 3)
+    roles = onset.by_role()
     assert roles.names == list(ROLES.values()) and roles.steps == [0, 1, 2]
-    torch.testing.assert_close(roles.norms.square().sum(0), probe.norms.square().sum(0))
-    assert torch.equal(roles.losses, probe.losses)
+    torch.testing.assert_close(roles.norms.square().sum(0), onset.norms.square().sum(0))
+    assert torch.equal(roles.losses, onset.losses)
 
 
-def test_a_parameter_without_a_gradient_counts_as_asleep():
+def test_a_parameter_without_a_gradient_has_norm_zero():
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
-    probe = probe_wakeup(model, lambda m: m["used"](torch.ones(3, 2)).square().mean(), 2)
-    assert awake(probe, 1) == {"used.weight", "used.bias"}
-    assert probe.names == [name for name, _ in model.named_parameters()]  # nothing of a DiT in it, nothing to cut
+    onset = measure_gradient_onset(model, lambda m: m["used"](torch.ones(3, 2)).square().mean(), 2)
+    assert reached(onset, 1) == {"used.weight", "used.bias"}
+    assert onset.names == [name for name, _ in model.named_parameters()]  # no ToModulation, no attention: not split
 
 
-def test_doors():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="sgd, adam; got 'muon'"):
-        probe_wakeup(make(), loss, optimizer="muon")
+        measure_gradient_onset(make(), loss, optimizer="muon")
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        probe_wakeup(make(), loss, steps=0)
+        measure_gradient_onset(make(), loss, steps=0)

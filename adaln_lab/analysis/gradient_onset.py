@@ -1,10 +1,10 @@
-"""The wake-up probe: which parts of a model does the loss reach, backward pass by backward pass?
+"""Gradient onset: in which backward pass does each part of a fresh model first get a gradient?
 
-    pass k:   L.backward();   note |dL/dW| for every part;   W <- W - lr * dL/dW  (SGD), or Adam's step
+    pass k:   L.backward();   record |dL/dW| for every part;   W <- W - lr * dL/dW  (SGD), or Adam's step
 
-A fresh adaLN-Zero model is full of zeros, and a gradient is a product: most parts get exactly nothing in pass 0 and
-wake one after the other. A part is a parameter, cut where its rows do different work: the Linear behind a modulation
-into its vectors, attention's joint Linear into q, k and v.
+Many weights of a fresh adaLN-Zero model are zero. A gradient is a product of weights, so in pass 0 most parts get a
+gradient of exactly zero; later updates reach them one after the other. A part is a parameter, or some of its rows
+where these do different work: each vector of a modulation's Linear; q, k and v of attention's joint Linear.
 """
 
 import copy
@@ -18,7 +18,7 @@ from adaln_lab.layers import SelfAttention
 from adaln_lab.norms import ToModulation
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-ROLES = {  # what stands in a part's name -> what it is in a TinyDiT; the first that fits
+ROLES = {  # text in a part's name -> what the part is in a TinyDiT; the first match counts
     "final.linear": "final linear",
     "final.to_modulation": "final AdaLN",
     "x_embed": "patch embedding",
@@ -44,53 +44,53 @@ class Part(NamedTuple):
         return self.parameter[self.rows].numel()
 
 
-class WakeUp(NamedTuple):
-    """What a probe saw."""
+class GradientOnset(NamedTuple):
+    """Gradient norms of each part in the first backward passes."""
 
     names: list[str]  # of the parts, or of their roles
     steps: list[int]  # number of the backward pass, from 0
-    norms: Tensor  # (names, steps): gradient norms, exactly 0 where nothing arrives
+    norms: Tensor  # (names, steps): exactly 0 where no gradient arrives
     losses: Tensor  # (steps,): before the update
 
-    def by_role(self) -> "WakeUp":
-        """One row for each role in a TinyDiT: the norm over all parts that share it. Other parts keep their names."""
+    def by_role(self) -> "GradientOnset":
+        """One row per role in a TinyDiT: the norm over all parts with that role. Other parts keep their names."""
         roles = [role(name) for name in self.names]
         names = sorted(set(roles), key=[*ROLES.values(), *roles].index)
         rows = [self.norms[[r == name for r in roles]].square().sum(0).sqrt() for name in names]
-        return WakeUp(names, self.steps, torch.stack(rows), self.losses)
+        return GradientOnset(names, self.steps, torch.stack(rows), self.losses)
 
 
 def role(name: str) -> str:
-    """What a part of a TinyDiT does, in words: `blocks.0.to_modulation.linear.bias:gate1` is among the gate rows."""
+    """The role of a part of a TinyDiT: that of `blocks.0.to_modulation.linear.bias:gate1` is "gate rows"."""
     return next((role for key, role in ROLES.items() if key in name), name)
 
 
 def named_parts(model: nn.Module) -> dict[str, Part]:
-    """Every parameter by its name; where rows do different work, `name:gate0` (branch 0), `name:k` and the like."""
-    jobs = {}
+    """Every parameter by its name; where its rows do different work, as `name:gate0` (branch 0), `name:k` and so on."""
+    row_groups = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, ToModulation):
-            jobs[f"{prefix}linear"] = [f"{vector}{i}" for i in range(module.branches) for vector in module.order]
+            row_groups[f"{prefix}linear"] = [f"{vector}{i}" for i in range(module.branches) for vector in module.order]
         elif isinstance(module, SelfAttention):
-            jobs[f"{prefix}qkv"] = ["q", "k", "v"]
+            row_groups[f"{prefix}qkv"] = ["q", "k", "v"]
     parts = {}
     for name, p in model.named_parameters():
-        pieces = jobs.get(name.rpartition(".")[0])
-        if pieces is None:
+        groups = row_groups.get(name.rpartition(".")[0])
+        if groups is None:
             parts[name] = Part(p, slice(None))
             continue
-        n = len(p) // len(pieces)
-        parts |= {f"{name}:{piece}": Part(p, slice(i * n, (i + 1) * n)) for i, piece in enumerate(pieces)}
+        n = len(p) // len(groups)
+        parts |= {f"{name}:{group}": Part(p, slice(i * n, (i + 1) * n)) for i, group in enumerate(groups)}
     return parts
 
 
-def probe_wakeup(
+def measure_gradient_onset(
     model: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int = 4, optimizer: str = "sgd", lr: float = 0.1
-) -> WakeUp:
-    """Gradient norms of every part in `steps` backward passes, an update after each. `model` itself is left as it is.
+) -> GradientOnset:
+    """Gradient norms of every part in `steps` backward passes, with an update after each. Works on a copy of `model`.
 
-    loss(model) gives the scalar of one pass; optimizer is "sgd" (plain) or "adam" (torch's other defaults).
+    loss(model) returns the scalar loss of one pass; optimizer is "sgd" (plain) or "adam" (torch's other defaults).
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
@@ -107,4 +107,4 @@ def probe_wakeup(
         losses.append(value.item())
         update.step()
     norms, losses = torch.tensor(norms, dtype=torch.float64), torch.tensor(losses, dtype=torch.float64)
-    return WakeUp(list(parts), list(range(steps)), norms.T, losses)
+    return GradientOnset(list(parts), list(range(steps)), norms.T, losses)
