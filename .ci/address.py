@@ -20,7 +20,7 @@ URLS = re.compile(r'\n\[project\.urls\]\nRepository = "https://github\.com/(.*)"
 def first_cell(repo: str | None) -> str:
     """The first code cell of every notebook: is the course installed here? On Colab, install it where we can."""
     fetch = f'if "google.colab" in sys.modules:\n    %pip install --quiet git+https://github.com/{repo}\n'
-    upload = "; on Colab, upload its folder and run %pip install ./adaln-lab first"
+    upload = "; on Colab, upload its folder and %pip install ./adaln-lab first"
     return f"""import sys
 from importlib.util import find_spec
 

@@ -18,7 +18,7 @@ from jupyter_client.manager import KernelManager
 
 @contextmanager
 def addresses() -> Iterator[Iterator[dict[str, str]]]:
-    """Options for one KernelManager after another. A path of a socket has 103 letters at most: no pytest folder fits."""
+    """Options for one KernelManager after another. A socket's path has 103 letters at most: no pytest folder fits."""
     with tempfile.TemporaryDirectory(prefix="kernels") as folder:
         own = ({"transport": "ipc", "ip": f"{folder}/{number}"} for number in itertools.count())
         yield itertools.repeat({}) if sys.platform == "win32" else own

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +72,10 @@ WATCH = """(control, [event, timeout]) => {
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in."""
+    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in.
+
+    Its kernels talk over Unix sockets, see tests/kernels.py; their paths must be short, which macOS does not give us.
+    """
     home = folder / "home"
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -79,9 +83,8 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         path.write_text(json.dumps(values))
     (folder / "notebooks").mkdir()
     private = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
-        "ADALN_LAB_HOME": "",
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython", "ADALN_LAB_HOME": "",
     }  # fmt: skip
     env = os.environ | {key: str(home / value) for key, value in private.items()} | {"PYTHONPATH": str(ROOT)}
     env.setdefault("OMP_NUM_THREADS", "1")  # the browser needs a core, too
@@ -89,17 +92,19 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.news_url=None",
         f"--ServerApp.root_dir={folder / 'notebooks'}", f"--IdentityProvider.token={os.urandom(16).hex()}",
         "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
+        f"--KernelManager.transport={'ipc' if sys.platform == 'linux' else 'tcp'}",
     ]  # fmt: skip
-    with (folder / "jupyterlab.log").open("wb") as log:
+    with tempfile.TemporaryDirectory() as runtime, (folder / "jupyterlab.log").open("wb") as log:
+        env["JUPYTER_RUNTIME_DIR"] = runtime
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
-    try:
-        yield _address(server, home / "runtime", folder / "jupyterlab.log")
-    finally:
-        server.terminate()
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
+            yield _address(server, Path(runtime), folder / "jupyterlab.log")
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float = 60) -> str:
