@@ -20,15 +20,15 @@ URLS = re.compile(r'\n\[project\.urls\]\nRepository = "https://github\.com/(.*)"
 def first_cell(repo: str | None) -> str:
     """The first code cell of every notebook: is the course installed here? On Colab, install it where we can."""
     fetch = f'if "google.colab" in sys.modules:\n    %pip install --quiet git+https://github.com/{repo}\n'
-    upload = "; on Colab, upload its folder and %pip install ./adaln-lab first"
+    upload = '        " On Colab, upload its folder first, then: %pip install ./adaln-lab"\n'
     return f"""import sys
 from importlib.util import find_spec
 
 {fetch if repo else ""}if find_spec("adaln_lab") is None:
     raise ModuleNotFoundError(
         f"The course is not installed for {{sys.executable}}. "
-        "Choose the kernel of its .venv{"" if repo else upload}."
-    )"""
+        "Choose the kernel of its .venv (menu Kernel, Change Kernel), or start it with: make lab."
+{"" if repo else upload}    )"""
 
 
 def link(repo: str, notebook: str) -> str:
