@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import nbformat
-from jupyter_client import AsyncKernelManager
 from kernels import addresses
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -41,7 +41,8 @@ def run(path: Path) -> NotebookNode:
     with addresses() as own:
         NotebookClient(
             notebook,
-            km=AsyncKernelManager(kernel_name="python3", **next(own)),
+            kernel_name="python3",
+            config=Config(KernelManager=next(own)),
             timeout=300,
             startup_timeout=180,
             resources={"metadata": {"path": str(path.parent)}},
