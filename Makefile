@@ -2,7 +2,7 @@
 PYTHON ?= python3
 JUPYTER_ARGS ?=
 ONLY ?=
-REPO ?=
+REPO ?= $(GITHUB_REPOSITORY)
 
 VENV := .venv/bin/python
 
@@ -25,17 +25,18 @@ test: setup-test  ## all tests, quick ones first, then every notebook against it
 	export $(HERMETIC) ADALN_LAB_HOME="$$home" && \
 	export IPYTHONDIR="$$home/ipython" JUPYTER_CONFIG_DIR="$$home/config" JUPYTER_DATA_DIR="$$home/data" && \
 	$(VENV) -m pytest -n 2 --dist worksteal && \
-	$(VENV) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -n 2 --dist loadfile notebooks
+	$(VENV) -m pytest -p tests.kernels --nbval --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadfile notebooks
 
-lint: setup-test  ## check form and common mistakes, in notebooks too
+lint: setup-test  ## check form, common mistakes and which file imports which, in notebooks too
 	$(VENV) -m ruff format --check .
 	$(VENV) -m ruff check .
+	$(dir $(VENV))lint-imports --no-logo
 
 format: setup-test  ## mend what lint can mend
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
 
-notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one), the page of equations, the architecture
+notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) and the page of equations
 	$(VENV) tests/run_notebooks.py $(ONLY)
 	$(VENV) tests/ledger.py
 
@@ -43,12 +44,12 @@ html:  ## write the course as pages into html/, to be read without network or ke
 	@$(PYTHON) .ci/bootstrap.py --extra html
 	$(VENV) .ci/pages.py
 
-address:  ## write where the repository lives into all links (REPO=owner/name)
+address:  ## add the links that need the repository's place on GitHub (REPO=owner/name)
 	@$(PYTHON) .ci/address.py $(REPO)
 
 clean:  ## remove caches and build products; .venv and runs stay
-	rm -rf html build dist adaln_lab.egg-info .pytest_cache .ruff_cache
-	find .ci adaln_lab notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	rm -rf html build dist adaln_lab.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find .ci adaln_lab benchmarks notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 setup:
 	@$(PYTHON) .ci/bootstrap.py

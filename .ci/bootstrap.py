@@ -4,7 +4,7 @@
 
 Uses uv where it is on PATH, else pip; both read their usual settings (PIP_CONSTRAINT, UV_TORCH_BACKEND, ...).
 An expected failure is one line on stderr that says what to do, and exit status 2. To tell an old Python that it is
-too old, this file must parse there, even under 2.7: no f-strings, no annotations, ASCII only.
+too old, this file must parse there: no f-strings, no annotations, ASCII only.
 """
 
 import argparse

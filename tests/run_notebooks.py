@@ -15,32 +15,41 @@ import time
 from pathlib import Path
 
 import nbformat
+from kernels import addresses
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+    "language_info": {
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
 
 
 def run(path: Path) -> NotebookNode:
     """The notebook, executed in its own folder by this interpreter. Raises what nbclient raises when a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=300,
-        resources=resources,
-        store_widget_state=False,
-        record_timing=False,
-        coalesce_streams=True,
-        extra_arguments=["--log-level=ERROR"],  # ipykernel warns at each start that 127.0.0.1 is not encrypted
-    ).execute()
+    with addresses() as own:
+        NotebookClient(
+            notebook,
+            kernel_name="python3",
+            config=Config(KernelManager=next(own)),
+            timeout=300,
+            startup_timeout=180,
+            resources={"metadata": {"path": str(path.parent)}},
+            store_widget_state=False,
+            record_timing=False,
+            coalesce_streams=True,
+        ).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times that JupyterLab has recorded

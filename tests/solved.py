@@ -24,16 +24,13 @@ def stubs(nb: NotebookNode) -> dict[str, NotebookNode]:
 
 
 def copy_solved(path: Path, target: Path) -> list[str]:
-    """Write a copy that holds the solutions and no outputs: what is there after a run was made by it. The names."""
+    """Write a copy that holds the solutions; the names of the exercises."""
     nb = nbformat.read(path, as_version=4)
     found = stubs(nb)
     for name, cell in found.items():
         node, lines = _functions(cell.source)[name], cell.source.splitlines()
         lines[node.lineno - 1 : node.end_lineno] = source(EXERCISES[name].solution).splitlines()
         cell.source = "\n".join(lines)
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.update(outputs=[], execution_count=None)
     nbformat.write(nb, target)
     return list(found)
 

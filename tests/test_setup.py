@@ -1,13 +1,12 @@
 """The set-up: bootstrap says what to do instead of failing, installs once, and what is said in two places agrees."""
 
-import ast
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,6 @@ import pytest
 from packaging.requirements import Requirement
 
 import adaln_lab
-from adaln_lab.utils.environment import NEEDED
 
 ROOT = Path(__file__).parents[1]
 BOOTSTRAP = ROOT / ".ci" / "bootstrap.py"
@@ -32,49 +30,16 @@ def bootstrap() -> ModuleType:
 # What bootstrap refuses
 
 
-def test_bootstrap_names_the_remedy(bootstrap: ModuleType) -> None:
+def test_bootstrap_names_the_remedy_where_one_is_needed(bootstrap: ModuleType) -> None:
     with pytest.raises(bootstrap.Stop, match=r"Python 3\.10 .* make lab PYTHON="):
         bootstrap.check_python((3, 10))
     with pytest.raises(bootstrap.Stop, match="apt install python3-venv"):
         bootstrap.check_ensurepip(False)
     with pytest.raises(bootstrap.Stop, match=r"1\.5 GB are free .* about 9 GB.*whl/cpu"):
         bootstrap.check_disk(free_gb=1.5, needed_gb=9)
-
-
-def test_bootstrap_accepts_what_is_enough(bootstrap: ModuleType) -> None:
     bootstrap.check_python((3, 11))
     bootstrap.check_ensurepip(True)
     bootstrap.check_disk(free_gb=9, needed_gb=9)
-
-
-def test_bootstrap_parses_under_old_pythons() -> None:
-    """Where no old Python is at hand, this stands in for it: what came after 2.7 must not be in the source."""
-    text = BOOTSTRAP.read_text()
-    assert text.isascii()
-    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Nonlocal, ast.Starred, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(text)):
-        assert not isinstance(node, newer), f"line {node.lineno}"
-        assert not (isinstance(node, ast.FunctionDef) and (node.returns or node.args.kwonlyargs)), f"line {node.lineno}"
-        assert not (isinstance(node, ast.arg) and node.annotation), f"line {node.lineno}"
-        assert not (isinstance(node, ast.Raise) and node.cause), f"line {node.lineno}"
-
-
-def old_pythons() -> Iterator[str]:
-    named = [shutil.which(name) for name in ("python2.7", "python3.6", "python3.8", "python3.9", "python3.10")]
-    for python in [*filter(None, named), *map(str, Path.home().glob(".pyenv/versions/*/bin/python"))]:
-        probe = subprocess.run([python, "-c", "import sys; print(sys.version_info < (3, 11))"], capture_output=True)
-        if probe.stdout.strip() == b"True":
-            yield python
-
-
-def test_old_python_gets_one_line() -> None:
-    found = list(old_pythons())
-    if not found:
-        pytest.skip("no Python older than 3.11 on this machine")
-    for python in found:
-        done = subprocess.run([python, str(BOOTSTRAP)], capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, ""), python
-        assert re.fullmatch(r"bootstrap: this is Python .*\n", done.stderr), python
 
 
 # What bootstrap installs
@@ -172,45 +137,78 @@ def requirements() -> dict[str, Requirement]:
 
 
 def test_requirements_are_lower_bounds() -> None:
-    assert "torch" in requirements()
-    assert {r.name: [s.operator for s in r.specifier] for r in requirements().values()} == {
-        name: [">="] for name in requirements()
-    }
-
-
-def test_package_checks_for_the_versions_of_requirements() -> None:
-    bounds = {name: str(requirement.specifier) for name, requirement in requirements().items()}
-    assert {name: ">=" + ".".join(map(str, least)) for name, least in NEEDED.items()}.items() <= bounds.items()
+    """A range, so that every machine gets a matched set."""
+    assert {specifier.operator for r in requirements().values() for specifier in r.specifier} == {">="}
 
 
 def test_citation_has_the_version_of_the_package() -> None:
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == adaln_lab.__version__
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_commands_of_the_pages_exist(page: str) -> None:
-    if not (ROOT / page).exists():
-        pytest.skip(f"no {page}")
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"(?:`|^ *\$? *)make ([a-z]+)", (ROOT / page).read_text(), re.M))
-    assert named, f"{page} names no make target"
-    assert named <= targets
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "adaln_lab/assets/README.md")]
+PAGES += [ROOT / name for name in (".ci/run", ".pre-commit-config.yaml", ".devcontainer/devcontainer.json")]
+PAGES += sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PATH = re.compile(r"(?<![\w/.-])(?:\.ci|\.github|notebooks|tests|adaln_lab|benchmarks)(?:/[\w.-]*\w)+")
+TARGET = re.compile(r"(?:`|run: |&& |^ *)make ([a-z-]+)", re.M)
 
 
-def test_address_is_written_into_every_link(tmp_path: Path) -> None:
-    for name in (".ci/address.py", "pyproject.toml", "README.md", "notebooks/00_start_here.ipynb"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    old = re.search(r'^Repository = "https://github.com/(.+?)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_names_exists(page: Path) -> None:
+    """Files of the repository, links to what lies beside the page, targets of make. NAME and NN stand for any name."""
+    text = page.read_text(encoding="utf8").replace("\\", "")
+    missing = [path for path in PATH.findall(text) if not re.search("NN|NAME", path) and not (ROOT / path).exists()]
+    missing += [link for link in re.findall(r"\]\(([\w./-]+)\)", text) if not (page.parent / link).exists()]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.M)
+    assert missing + [target for target in TARGET.findall(text) if target not in targets] == []
 
-    def write(*repo: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, tmp_path / ".ci/address.py", *repo], capture_output=True, text=True)
 
-    refused = write()
+# Links to the repository appear with its address
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """What `make address` reads and writes, in a copy."""
+    for name in ("pyproject.toml", "README.md", ".ci", "notebooks"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def contents(course: Path) -> dict[str, str]:
+    """Relative path -> text, of all that holds a link."""
+    paths = [course / "pyproject.toml", course / "README.md", *sorted((course / "notebooks").glob("*.ipynb"))]
+    return {str(path.relative_to(course)): path.read_text(encoding="utf8") for path in paths}
+
+
+def address(course: Path, *repo: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(course / ".ci" / "address.py"), *repo]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_no_link_without_an_address_and_no_placeholder() -> None:
+    """As committed, or as a fork has it that knows its own: never an address that leads nowhere."""
+    texts = contents(ROOT)
+    if "[project.urls]" not in texts["pyproject.toml"]:
+        assert [name for name, text in texts.items() if "colab.research.google.com" in text] == []
+    assert [name for name, text in texts.items() if re.search(r"github(\.com)?/OWNER", text)] == []
+
+
+def test_address_reaches_every_link_changes_and_goes(course: Path) -> None:
+    before = contents(course)
+    assert address(course, "ada/gates").returncode == 0
+    written = contents(course)
+    assert [name for name, text in written.items() if "ada/gates" not in text] == []
+    assert tomllib.loads(written["pyproject.toml"])["project"]["urls"] == {"Repository": "https://github.com/ada/gates"}
+    address(course, "ada/gates")
+    assert contents(course) == written, "a second time changes nothing"
+    address(course, "bob/norms")
+    assert contents(course) == {name: text.replace("ada/gates", "bob/norms") for name, text in written.items()}
+    code = "import sys; sys.path.insert(0, '.ci'); import address; address.write(None)"
+    subprocess.run([sys.executable, "-c", code], cwd=course, check=True)
+    assert contents(course) == before or "[project.urls]" in before["pyproject.toml"], "what is committed is as written"
+
+
+def test_address_is_owner_and_name(course: Path) -> None:
+    before, refused = contents(course), address(course, "https://github.com/ada/gates")
     assert refused.returncode and "make address REPO=owner/name" in refused.stderr
-    assert write("ada/gates").returncode == 0
-    for name in ("pyproject.toml", "README.md", "notebooks/00_start_here.ipynb"):
-        text = (tmp_path / name).read_text()
-        assert "ada/gates" in text and old not in text
-    assert write(old).returncode == 0
-    assert (tmp_path / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), "there and back"
+    assert contents(course) == before

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,26 @@ ERRORS = f"""() => {{ {OUTPUTS}
     const boxes = [...document.querySelectorAll('.jupyter-widgets-error-widget')].map(() => 'a widget has no view');
     return [...raised, ...boxes, ...[...document.querySelectorAll('.adaln-error')].map(e => e.innerText)];
 }}"""
+READ = """() => {
+    const all = selector => [...document.querySelectorAll(selector)];
+    const texts = all('.jp-RenderedMarkdown').map(text => text.cloneNode(true));
+    texts.forEach(text => text.querySelectorAll('code, pre, script').forEach(e => e.remove()));
+    return {
+        pictures: all('.jp-OutputArea-output img').filter(i => i.complete && i.naturalWidth > 1).length,
+        formulas: all('mjx-container[display="true"], .MathJax_Display').length,
+        cut: all('mjx-container[display="true"] > mjx-math').map(e => [e, e.closest('.jp-RenderedMarkdown')])
+            .filter(([e, page]) => e.offsetWidth > page.clientWidth).map(([e]) => e.textContent.slice(0, 80)),
+        missing: all('img').filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80)),
+        raw: texts.map(text => text.textContent).filter(text => text.includes('$')).map(text => text.slice(0, 200)),
+        errors: all(':is(mjx-container, .MathJax) [style*="color: red"]').concat(  // a macro that MathJax does not know
+            all('mjx-merror, [data-mjx-error], .MathJax_Error, .merror, .noError')).map(e => e.textContent),
+        dialogs: all('.jp-Dialog').map(dialog => dialog.innerText),
+    };
+}"""
+IS_READ = f"""expected => {{
+    const found = ({READ})();
+    return found.raw.length === 0 && Object.entries(expected).every(([what, n]) => found[what] >= n);
+}}"""
 CARD = ".widget-vbox:has(> .widget-button)"
 EXPLORER = ".widget-vbox:has(img)"
 WATCH = """(control, [event, timeout]) => {
@@ -71,7 +92,10 @@ WATCH = """(control, [event, timeout]) => {
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in."""
+    """A private server for `folder`/notebooks on a free port; yields a notebook's address with {name} to fill in.
+
+    Its kernels talk over Unix sockets, see tests/kernels.py; their paths must be short, which macOS does not give us.
+    """
     home = folder / "home"
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -79,9 +103,8 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         path.write_text(json.dumps(values))
     (folder / "notebooks").mkdir()
     private = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
-        "ADALN_LAB_HOME": "",
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython", "ADALN_LAB_HOME": "",
     }  # fmt: skip
     env = os.environ | {key: str(home / value) for key, value in private.items()} | {"PYTHONPATH": str(ROOT)}
     env.setdefault("OMP_NUM_THREADS", "1")  # the browser needs a core, too
@@ -89,17 +112,19 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.news_url=None",
         f"--ServerApp.root_dir={folder / 'notebooks'}", f"--IdentityProvider.token={os.urandom(16).hex()}",
         "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
+        f"--KernelManager.transport={'ipc' if sys.platform == 'linux' else 'tcp'}",
     ]  # fmt: skip
-    with (folder / "jupyterlab.log").open("wb") as log:
+    with tempfile.TemporaryDirectory() as runtime, (folder / "jupyterlab.log").open("wb") as log:
+        env["JUPYTER_RUNTIME_DIR"] = runtime
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
-    try:
-        yield _address(server, home / "runtime", folder / "jupyterlab.log")
-    finally:
-        server.terminate()
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
+            yield _address(server, Path(runtime), folder / "jupyterlab.log")
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path, timeout: float = 60) -> str:
@@ -158,6 +183,10 @@ class Notebook:
             self.page.get_by_role("menuitem", name=item, exact=True).click()
         self.page.wait_for_function(HAS_RUN, timeout=1000 * timeout)
         self.page.wait_for_function(IS_SHOWN, timeout=30_000)
+
+    def clear(self) -> None:
+        """No outputs and no numbers: what is there after a run was made by it."""
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
 
     def errors(self) -> list[str]:
         return self.page.evaluate(ERRORS) + self._page_errors
@@ -323,6 +352,25 @@ class Choice(Control):
 
     def _go_back(self) -> None:
         self.start.press("Enter")
+
+
+def read(page: Page, path: Path, timeout: float = 30) -> list[str]:
+    """What is wrong with a notebook on a page, when all is there that should be, or after the time for it."""
+    notebook = nbformat.read(path, as_version=4)
+    bundles = [out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out]
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    texts += [data.get("text/markdown", "") for data in bundles]
+    expected = {
+        "pictures": sum("image/png" in data for data in bundles),
+        "formulas": sum(text.count("$$") // 2 for text in texts),
+    }
+    with suppress(TimeoutError):  # what is missing is told below
+        page.wait_for_function(IS_READ, arg=expected, timeout=1000 * timeout)
+    found = page.evaluate(READ)
+    complaints = [f"{found[what]} of {n} {what}" for what, n in expected.items() if found[what] != n]
+    return complaints + [
+        f"{what}: {found[what]}" for what in ("cut", "missing", "raw", "errors", "dialogs") if found[what]
+    ]
 
 
 def explore(notebook: Notebook, full: bool = False, timeout: float = 10) -> tuple[list[str], list[Move]]:
