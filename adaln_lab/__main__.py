@@ -27,7 +27,7 @@ from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
 from adaln_lab.utils.environment import machine, pick_device
-from adaln_lab.utils.files import read_json, save_tensors, write_json, write_whole
+from adaln_lab.utils.files import atomic_write, read_json, save_tensors, write_json
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
@@ -236,20 +236,20 @@ def command_sample(o: argparse.Namespace) -> None:
     if o.out.suffix == ".npz":
         import numpy as np
 
-        def write(aside: str) -> None:
-            with open(aside, "wb") as file:
-                np.savez(file, images=images.numpy(), labels=labels.numpy())
+        def write(file: Path) -> None:
+            with file.open("wb") as stream:  # a path would get the ending .npz
+                np.savez(stream, images=images.numpy(), labels=labels.numpy())
 
     else:
         from matplotlib.image import imsave
 
         from adaln_lab.display.plots import picture_grid
 
-        def write(aside: str) -> None:
+        def write(file: Path) -> None:
             grid = picture_grid(images, columns=min(10, o.n)).repeat(4, 0).repeat(4, 1)
-            imsave(aside, grid, cmap="gray", vmin=0, vmax=1, format="png")
+            imsave(file, grid, cmap="gray", vmin=0, vmax=1, format="png")
 
-    write_whole(o.out, write)
+    atomic_write(o.out, write)
 
 
 def command_evaluate(o: argparse.Namespace) -> None:
