@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # cross_attention: image tokens ask, words answer
 
@@ -62,7 +62,7 @@ def residual_added(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor
 
 
 def cross_attention_cases() -> list[tuple]:
-    return [(draw(2, 5, 4), draw(2, 3, 4, seed=1), *(draw(4, 4, seed=i) for i in (2, 3, 4)))]
+    return [(randn64(2, 5, 4), randn64(2, 3, 4, seed=1), *(randn64(4, 4, seed=i) for i in (2, 3, 4)))]
 
 
 # one_word: what is left of attention when there is nothing to choose from
@@ -99,7 +99,7 @@ def values_softened(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
 
 
 def one_word_cases() -> list[tuple]:
-    return [(draw(3, 1, 5), draw(5, 5, seed=1), draw(5, 5, seed=2))]
+    return [(randn64(3, 1, 5), randn64(5, 5, seed=1), randn64(5, 5, seed=2))]
 
 
 # same_bag: another scene, the same words
@@ -153,7 +153,7 @@ def light_counted_as_object(words: Tensor) -> Tensor:
 
 
 def same_bag_cases() -> list[tuple]:
-    return [(draw(4, 11),)]
+    return [(randn64(4, 11),)]
 
 
 # pool_objects: a vector that knows who has what
@@ -191,7 +191,7 @@ def words_interleaved(e: Tensor) -> Tensor:
 
 
 def pool_objects_cases() -> list[tuple]:
-    return [(draw(3, 11, 5),)]
+    return [(randn64(3, 11, 5),)]
 
 
 # read_maps: from attention weights to one map a word
@@ -229,7 +229,7 @@ def words_made_to_sum_to_one(weights: Tensor, side: int) -> Tensor:
 
 
 def read_maps_cases() -> list[tuple]:
-    return [(draw(2, 3, 9, 4).softmax(-1), 3)]
+    return [(randn64(2, 3, 9, 4).softmax(-1), 3)]
 
 
 register(
