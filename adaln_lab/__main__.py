@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
     add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
     add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
-    add.add_argument("--encoder", type=int, default=0, metavar="N", help="blocks that the words pass before pooling")
+    add.add_argument(
+        "--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling"
+    )
     add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
     add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
     add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
@@ -198,10 +200,10 @@ def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
     k = model.config
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if k.words > 1:
-        objects = (k.words - len(scenes.GLOBAL)) // len(scenes.LOCAL)
+    if k.context_length > 1:
+        objects = (k.context_length - len(scenes.GLOBAL)) // len(scenes.LOCAL)
         if text is None:
-            return scenes.draw(n, torch.Generator().manual_seed(1), objects)
+            return scenes.random_scenes(n, torch.Generator().manual_seed(1), objects)
         labels = scenes.parse(text.split(";"), objects)
     else:
         try:

@@ -1,6 +1,6 @@
 """Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
 
-Images are (N, channels, size, size) in [-1, 1], labels (N,), or words (N, S). A fixed part is held out; a DiT
+Images are (N, channels, size, size) in [-1, 1], labels (N,) or caption tokens (N, S). A fixed part is held out; a DiT
 sees only the rest. The data is small enough to live on the device, or is drawn there, so no worker process loads any.
 """
 
@@ -24,7 +24,7 @@ class Dataset:
     name: str
     source: str  # where the pictures came from, for people
     images: Tensor  # (N, channels, size, size) float32 in [-1, 1]: what a DiT is trained on
-    labels: Tensor  # (N,) int64, or words (N, S)
+    labels: Tensor  # (N,) int64, or caption tokens (N, S)
     held_images: Tensor  # (M, channels, size, size): what only judges and people see
     held_labels: Tensor  # (M,)
 
@@ -47,8 +47,8 @@ class EndlessPairs(Dataset):
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            words = scenes.draw(size, generator, objects=2, combinations="seen")
-            yield scenes.render(words, self.images.shape[-1], scenes.variations(words, generator)), words
+            tokens = scenes.random_scenes(size, generator, objects=2, combinations="seen")
+            yield scenes.render(tokens, self.images.shape[-1], scenes.random_jitter(tokens, generator)), tokens
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Dataset:
@@ -81,11 +81,11 @@ def _split(name: str, source: str, images: np.ndarray, labels: np.ndarray, every
 
 
 def _scenes(n: int = 12_000, held: int = 2_000) -> Dataset:
-    """Drawn on the spot, one object each, 32x32; labels are words (N, 7), which `adaln_lab.data.scenes` explains."""
+    """Drawn on the spot, one object each, 32x32; labels are tokens (N, 7), see `adaln_lab.data.scenes`."""
     generator = torch.Generator().manual_seed(0)
-    words = scenes.draw(n + held, generator)
-    images = scenes.render(words, 32, scenes.variations(words, generator))
-    return Dataset("scenes", "drawn scenes of one object", images[:n], words[:n], images[n:], words[n:])
+    tokens = scenes.random_scenes(n + held, generator)
+    images = scenes.render(tokens, 32, scenes.random_jitter(tokens, generator))
+    return Dataset("scenes", "drawn scenes of one object", images[:n], tokens[:n], images[n:], tokens[n:])
 
 
 def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
@@ -93,9 +93,9 @@ def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
     object of a colour and shape that training never joins."""
     generator = torch.Generator().manual_seed(0)
     kinds = ("seen", n), ("seen", n // 2), ("new", n // 2)
-    words = torch.cat([scenes.draw(k, generator, objects=2, combinations=kind) for kind, k in kinds])
-    images = scenes.render(words, size, scenes.variations(words, generator))
-    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], words[:n], images[n:], words[n:])
+    tokens = torch.cat([scenes.random_scenes(k, generator, objects=2, combinations=kind) for kind, k in kinds])
+    images = scenes.render(tokens, size, scenes.random_jitter(tokens, generator))
+    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], tokens[:n], images[n:], tokens[n:])
 
 
 def _mnist() -> Dataset:

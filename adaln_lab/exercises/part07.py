@@ -105,51 +105,51 @@ def one_word_cases() -> list[tuple]:
 # same_bag: another scene, the same words
 
 
-def same_bag(words: Tensor) -> Tensor:
-    """words (B, 11) -> the caption in which the two objects have exchanged their colours."""
-    words = words.clone()
-    words[:, [4, 8]] = words[:, [8, 4]]
-    return words
+def same_bag(tokens: Tensor) -> Tensor:
+    """tokens (B, 11) -> the caption in which the two objects have exchanged their colours."""
+    tokens = tokens.clone()
+    tokens[:, [4, 8]] = tokens[:, [8, 4]]
+    return tokens
 
 
-def objects_exchanged(words: Tensor) -> Tensor:
+def objects_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged whole objects: the scene is the same, only told in another order."""
-    return torch.cat([words[:, :3], words[:, 7:], words[:, 3:7]], 1)
+    return torch.cat([tokens[:, :3], tokens[:, 7:], tokens[:, 3:7]], 1)
 
 
-def looks_exchanged(words: Tensor) -> Tensor:
+def looks_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged colours and shapes together: each colour stays on its shape. Colours alone."""
-    words = words.clone()
-    words[:, [4, 5, 8, 9]] = words[:, [8, 9, 4, 5]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [4, 5, 8, 9]] = tokens[:, [8, 9, 4, 5]]
+    return tokens
 
 
-def sizes_exchanged(words: Tensor) -> Tensor:
+def sizes_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged the sizes, the first word of each object; its colour is the second."""
-    words = words.clone()
-    words[:, [3, 7]] = words[:, [7, 3]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [3, 7]] = tokens[:, [7, 3]]
+    return tokens
 
 
-def colour_copied(words: Tensor) -> Tensor:
+def colour_copied(tokens: Tensor) -> Tensor:
     """You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them."""
-    words = words.clone()
-    words[:, 8] = words[:, 4]
-    return words
+    tokens = tokens.clone()
+    tokens[:, 8] = tokens[:, 4]
+    return tokens
 
 
-def swapped_through_views(words: Tensor) -> Tensor:
+def swapped_through_views(tokens: Tensor) -> Tensor:
     """Your right-hand sides are views: the first colour is gone before the second line reads it. Clone, or index."""
-    words = words.clone()
-    words[:, 4], words[:, 8] = words[:, 8], words[:, 4]
-    return words
+    tokens = tokens.clone()
+    tokens[:, 4], tokens[:, 8] = tokens[:, 8], tokens[:, 4]
+    return tokens
 
 
-def light_counted_as_object(words: Tensor) -> Tensor:
+def light_counted_as_object(tokens: Tensor) -> Tensor:
     """You counted from the first word; three words for light and background come before the objects."""
-    words = words.clone()
-    words[:, [1, 5]] = words[:, [5, 1]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [1, 5]] = tokens[:, [5, 1]]
+    return tokens
 
 
 def same_bag_cases() -> list[tuple]:
@@ -273,12 +273,12 @@ register(
     Exercise(
         question="Make another scene from the same bag of words: let the two objects exchange their colours.",
         solution=same_bag,
-        returns=("words",),
+        returns=("tokens",),
         cases=same_bag_cases,
         hints=(
             "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
             "The colours stand at places 4 and 8. Work on a copy.",
-            "words[:, [4, 8]] = words[:, [8, 4]]",
+            "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
         ),
         wrong=by_name(
             objects_exchanged,

@@ -71,7 +71,7 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
     tests/test_judge.py holds this judge against a support vector machine on samples.
     """
     if data.labels.dim() != 1:
-        raise ValueError(f"a judge reads one label a picture; {data.name} have words, which scene_reader reads back")
+        raise ValueError(f"a judge reads one label a picture; {data.name} have captions, which scene_reader reads back")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(data.images.shape[1], data.n_classes).to(data.images.device)

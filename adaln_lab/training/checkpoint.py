@@ -19,7 +19,7 @@ from adaln_lab.training.train import Run, Step, TrainConfig
 from adaln_lab.utils.assets import asset
 from adaln_lab.utils.files import Damaged, atomic_write, pack, read_json, read_tensors, save_tensors, unpack, write_json
 
-FORMAT = "adaln_lab run 2"
+FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
 log = logging.getLogger("adaln_lab")

@@ -223,10 +223,10 @@ def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0
 def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
     """Every gate of the model, (depth, 2, times, K, D), for each label at the given times; None without gates.
 
-    Where a condition has several words, the label stands in every place.
+    Where a condition has several tokens, the label stands in every place.
     """
     k, device = model.config, next(model.parameters()).device
-    y = torch.arange(k.n_classes, device=device).repeat(len(times)).unsqueeze(1).expand(-1, k.words)
+    y = torch.arange(k.n_classes, device=device).repeat(len(times)).unsqueeze(1).expand(-1, k.context_length)
     t = times.to(device).repeat_interleave(k.n_classes)
     blocks = [_modulations(block) for block in model.plan(t, y).blocks]
     if not blocks[0] or blocks[0][0].gate is None:

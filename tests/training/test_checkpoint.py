@@ -148,8 +148,8 @@ def test_shipped_models_still_draw_as_well_as_they_say(name):
     made = json.loads((asset(f"dit_{name}") / "config.json").read_text())["made"]
     assert {"command", "machine", "torch", "date", "seed", "seconds"} <= made.keys()
     if name == "scenes":
-        words, figure = scenes.draw(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
-        found = scene_accuracy(sample(model, words, guidance=2.0), words)["all"]
+        tokens, figure = scenes.random_scenes(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
+        found = scene_accuracy(sample(model, tokens, guidance=2.0), tokens)["all"]
     else:
         labels, figure = torch.arange(200) % 10, made["guidance 2"]["accuracy"]
         reader = judge.Judge(1, 10)
