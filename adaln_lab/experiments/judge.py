@@ -95,9 +95,9 @@ def fit_judge(data: Dataset, steps: int = 1200, batch: int = 128, seed: int = 0)
 def load_judge(data: Dataset) -> Judge:
     """The judge of this data set: shipped for digits, otherwise fitted on first use and kept in the user's folder."""
     shipped = ASSETS / f"judge_{data.name}.safetensors"
-    kept = home() / "judges" / f"{data.name}_{len(data.images)}.safetensors"
     if shipped.is_file():
         return _read_judge(shipped, data)
+    kept = home() / "judges" / f"{data.name}_{len(data.images)}.safetensors"
     if not kept.exists():
         log.info("fitting a judge to %s (once; kept as %s)", data.name, kept)
         save_tensors(fit_judge(data).state_dict(), kept)
