@@ -28,7 +28,7 @@ from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
 from adaln_lab.utils.environment import pick_device
-from adaln_lab.utils.files import read_json, save_tensors, write_json, write_whole
+from adaln_lab.utils.files import atomic_write, read_json, save_tensors, write_json
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
     add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
     add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
-    add.add_argument("--encoder", type=int, default=0, metavar="N", help="blocks that the words pass before pooling")
+    add.add_argument(
+        "--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling"
+    )
     add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
     add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
     add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
@@ -192,10 +194,10 @@ def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor
     k = model.config
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if k.words > 1:
-        objects = (k.words - len(scenes.GLOBAL)) // len(scenes.LOCAL)
+    if k.context_length > 1:
+        objects = (k.context_length - len(scenes.GLOBAL)) // len(scenes.LOCAL)
         if text is None:
-            return scenes.draw(n, torch.Generator().manual_seed(1), objects)
+            return scenes.random_scenes(n, torch.Generator().manual_seed(1), objects)
         labels = scenes.parse(text.split(";"), objects)
     else:
         try:
@@ -230,20 +232,20 @@ def command_sample(o: argparse.Namespace) -> None:
     if o.out.suffix == ".npz":
         import numpy as np
 
-        def write(aside: str) -> None:
-            with open(aside, "wb") as file:
-                np.savez(file, images=images.numpy(), labels=labels.numpy())
+        def write(file: Path) -> None:
+            with file.open("wb") as stream:  # a path would get the ending .npz
+                np.savez(stream, images=images.numpy(), labels=labels.numpy())
 
     else:
         from matplotlib.image import imsave
 
         from adaln_lab.display.plots import picture_grid
 
-        def write(aside: str) -> None:
+        def write(file: Path) -> None:
             grid = picture_grid(images, columns=min(10, o.n)).repeat(4, 0).repeat(4, 1)
-            imsave(aside, grid, cmap="gray", vmin=0, vmax=1, format="png")
+            imsave(file, grid, cmap="gray", vmin=0, vmax=1, format="png")
 
-    write_whole(o.out, write)
+    atomic_write(o.out, write)
 
 
 def command_evaluate(o: argparse.Namespace) -> None:

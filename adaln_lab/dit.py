@@ -29,15 +29,15 @@ class DiTConfig:
     width: int = 64
     depth: int = 4
     heads: int = 4
-    n_classes: int = 10  # labels, or words in the vocabulary; one more row is the null label
-    words: int = 1  # words in a condition; 1 for a class label
+    n_classes: int = 10  # classes, or tokens in the vocabulary; one more row is the null label
+    context_length: int = 1  # tokens in a condition; 1 for a class label
     variant: str = "adaln_zero"
-    encoder: int = 0  # depth of the transformer that the words pass before they are pooled; 0 for none
+    encoder: int = 0  # depth of the transformer that the condition tokens pass before they are pooled; 0 for none
     mlp_ratio: float = 4.0
     label_std: float = 0.2  # start of the label table; DiT has 0.02, but here labels that differ at once learn sooner
 
     def __post_init__(self):
-        for name in ("size", "channels", "patch", "width", "depth", "heads", "n_classes", "words"):
+        for name in ("size", "channels", "patch", "width", "depth", "heads", "n_classes", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.variant not in VARIANTS:
@@ -102,7 +102,7 @@ class TinyDiT(nn.Module):
         block = VARIANTS[config.variant]
         width = c_width = config.width
         self.t_embed = TimeEmbed(c_width)
-        self.y_embed = LabelEmbed(config.n_classes, c_width, config.words, std=config.label_std)
+        self.y_embed = LabelEmbed(config.n_classes, c_width, config.context_length, std=config.label_std)
         self.encoder = TextEncoder(c_width, config.heads, config.encoder) if config.encoder else nn.Identity()
         self.x_embed = PatchEmbed(config.channels, config.patch, width)
         side = config.size // config.patch
@@ -115,7 +115,7 @@ class TinyDiT(nn.Module):
         return self.forward_with(x, self.precompute(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Condition:
-        """t (B,), y (B,) or (B, S) -> c = t_emb + sum of words, and ctx = [t_emb, words]; or c = t_emb, ctx = words."""
+        """t (B,), y (B,) or (B, S) -> c = t_emb + sum(y_emb), ctx = [t_emb, y_emb]; or c = t_emb, ctx = y_emb."""
         t_emb = self.t_embed(t)  # (B, C)
         y_emb = self.encoder(self.y_embed(y))  # (B, S, C)
         if self.blocks[0].splits_condition:
@@ -148,9 +148,10 @@ class TinyDiT(nn.Module):
             raise ValueError(f"x must be (B, {k.channels}, {k.size}, {k.size}), got {tuple(x.shape)}")
         if t.shape != x.shape[:1]:
             raise ValueError(f"t must hold one time for each image, ({len(x)},), got {tuple(t.shape)}")
-        if y.shape not in ((len(x),), (len(x), k.words)) or (y.dim() == 1 and k.words > 1):
+        if y.shape not in ((len(x),), (len(x), k.context_length)) or (y.dim() == 1 and k.context_length > 1):
             raise ValueError(
-                f"y must hold {k.words} label(s) for each image, ({len(x)}, {k.words}), got {tuple(y.shape)}"
+                f"y must hold {k.context_length} label(s) for each image, ({len(x)}, {k.context_length}), "
+                f"got {tuple(y.shape)}"
             )
         if torch.compiler.is_compiling() or x.is_cuda:
             return  # looking at values would stop the GPU at every step; embedding lookups check there

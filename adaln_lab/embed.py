@@ -1,8 +1,8 @@
-"""From the world into tokens and vectors: time, labels or words, patches, positions.
+"""From the world into tokens and vectors: time, labels or tokens, patches, positions.
 
     sinusoidal(s)_k = cos(s w_k), then sin(s w_k),    w_k = 10000^(-k / (F/2)),  k = 0 .. F/2 - 1
 
-B batch, S words of a condition, D width, F sinusoid features, P patch, K classes.
+B batch, S tokens of a condition, D width, F sinusoid features, P patch, K classes.
 """
 
 import math
@@ -54,23 +54,23 @@ class TimeEmbed(nn.Module):
 
 
 class LabelEmbed(nn.Module):
-    """Labels (B,) or words (B, S) in 0 .. K -> (B, S, C). Row K is the null label: "no condition", for guidance.
+    """Labels (B,) or token ids (B, S) in 0 .. K -> (B, S, C). Row K is the null label: "no condition", for guidance.
 
-    A class label is a caption of one word. With more words each place adds a learned position, so that tokens keep
+    A class label is a caption of one token. With more tokens each place adds a learned position, so that tokens keep
     their order; the pooled sum over S forgets it.
     """
 
-    def __init__(self, n_classes: int, c_width: int, words: int = 1, std: float = 0.02):
+    def __init__(self, n_classes: int, c_width: int, context_length: int = 1, std: float = 0.02):
         super().__init__()
-        self.n_classes, self.words = n_classes, words
+        self.n_classes, self.context_length = n_classes, context_length
         self.table = nn.Embedding(n_classes + 1, c_width)
         nn.init.normal_(self.table.weight, std=std)
-        if words > 1:
-            self.place = nn.Parameter(std * torch.randn(words, c_width))
+        if context_length > 1:
+            self.place = nn.Parameter(std * torch.randn(context_length, c_width))
 
     def forward(self, y: Tensor) -> Tensor:
-        e = self.table(y.reshape(len(y), self.words))  # (B, S, C)
-        return e if self.words == 1 else e + self.place
+        e = self.table(y.reshape(len(y), self.context_length))  # (B, S, C)
+        return e if self.context_length == 1 else e + self.place
 
 
 class TextEncoder(nn.Module):

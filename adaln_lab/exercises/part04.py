@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # pull_back: what autograd does with a stack
 
@@ -53,7 +53,7 @@ def last_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
 
 def pull_back_cases() -> list[tuple]:
     shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
-    return [(draw(b, n, seed=n), draw(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
+    return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
 
 
 # effective_depth: how many blocks an average path goes through
@@ -90,7 +90,7 @@ def one_common_weight(r: Tensor) -> Tensor:
 
 
 def effective_depth_cases() -> list[tuple]:
-    return [(draw(length, seed=length).abs() * (draw(length) > -1),) for length in (5, 3, 7)]
+    return [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)]
 
 
 # sandwich_branch: a branch whose step is bounded by its gate
@@ -144,11 +144,11 @@ def stream_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
 
 def sandwich_branch_cases() -> list[tuple]:
     """The branch is loud, mixes channels and is not linear: no mistake before it cancels with one after it."""
-    mix = 3 * draw(6, 6, seed=9)
+    mix = 3 * randn64(6, 6, seed=9)
     cases = []
     for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
-        scale, gate = 0.5 * draw(2, b, 1, 6, seed=10 + seed)
-        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), scale, gate, lambda h: (h @ mix) ** 2 + 0.3))
+        scale, gate = 0.5 * randn64(2, b, 1, 6, seed=10 + seed)
+        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), scale, gate, lambda h: (h @ mix) ** 2 + 0.3))
     return cases
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # flow_pair: where a training example comes from
 
@@ -61,7 +61,7 @@ def way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Ten
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
     shapes = [(4, 3, 5, 4), (2, 3, 4, 6), (5, 1, 2, 3)]
-    return [(draw(*s), draw(*s, seed=1), torch.linspace(0.1, 0.9, s[0], dtype=torch.float64)) for s in shapes]
+    return [(randn64(*s), randn64(*s, seed=1), torch.linspace(0.1, 0.9, s[0], dtype=torch.float64)) for s in shapes]
 
 
 # guided: classifier-free guidance
@@ -98,7 +98,7 @@ def condition_ignored(v_label: Tensor, v_null: Tensor, guidance: float) -> Tenso
 
 
 def guided_cases() -> list[tuple]:
-    return [(draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1), guidance) for guidance in (3.0, 1.5, 0.0)]
+    return [(randn64(2, 3, 4, 5), randn64(2, 3, 4, 5, seed=1), guidance) for guidance in (3.0, 1.5, 0.0)]
 
 
 # modulated_branch: half of a DiT block, and its common bugs
@@ -174,11 +174,11 @@ def default_eps(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: C
 
 def modulated_branch_cases() -> list[tuple]:
     """The branch mixes channels and is not linear, so that no mistake before it cancels with one after it."""
-    mix = draw(6, 6, seed=9) / 6**0.5
+    mix = randn64(6, 6, seed=9) / 6**0.5
     cases = []
     for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
-        shift, scale, gate = 0.5 * draw(3, b, 1, 6, seed=10 + seed)
-        cases.append((0.7 + 2 * draw(b, t, 6, seed=seed), shift, scale, gate, lambda h: torch.tanh(h @ mix)))
+        shift, scale, gate = 0.5 * randn64(3, b, 1, 6, seed=10 + seed)
+        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), shift, scale, gate, lambda h: torch.tanh(h @ mix)))
     return cases
 
 
@@ -225,7 +225,7 @@ def channels_apart(images: Tensor, patch: int) -> Tensor:
 
 
 def patchify_cases() -> list[tuple]:
-    return [(draw(2, 3, 4, 6), 2), (draw(3, 1, 9, 6), 3), (draw(1, 2, 8, 4), 4)]
+    return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 2, 8, 4), 4)]
 
 
 register(

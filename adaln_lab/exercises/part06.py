@@ -7,7 +7,7 @@ order shift, scale, gate. Of every exercise first the solution, then mistakes, e
 import torch
 from torch import Tensor
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # clamp_gates: an intervention, written out
 
@@ -50,7 +50,7 @@ def whole_block_clamped(table: Tensor, block: int, value: float) -> Tensor:
 
 
 def clamp_gates_cases() -> list[tuple]:
-    return [(draw(4, 2, 3, 5, 6, 7), 2, 0.5), (draw(3, 2, 3, 2, 4, 5), 0, 0.0)]
+    return [(randn64(4, 2, 3, 5, 6, 7), 2, 0.5), (randn64(3, 2, 3, 2, 4, 5), 0, 0.0)]
 
 
 # borrow: one label's modulation under another's name
@@ -83,7 +83,7 @@ def blended(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
 
 
 def borrow_cases() -> list[tuple]:
-    return [(draw(5, 2, 3), draw(5, 2, 3, seed=1), 2), (draw(4, 3), draw(4, 3, seed=1), 1)]
+    return [(randn64(5, 2, 3), randn64(5, 2, 3, seed=1), 2), (randn64(4, 3), randn64(4, 3, seed=1), 1)]
 
 
 # variance_shares: what time explains, what the label explains, and what only both together do
@@ -136,7 +136,7 @@ def not_divided(m: Tensor) -> Tensor:
 
 
 def variance_shares_cases() -> list[tuple]:
-    return [(draw(5, 4, 3) + 2.0,), (draw(6, 1, 3, seed=1) + 2 * draw(1, 7, 3, seed=2) + 1.0,)]
+    return [(randn64(5, 4, 3) + 2.0,), (randn64(6, 1, 3, seed=1) + 2 * randn64(1, 7, 3, seed=2) + 1.0,)]
 
 
 # footprint: where a change falls
@@ -179,7 +179,10 @@ def area_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
 def footprint_cases() -> list[tuple]:
     inside = torch.zeros(5, 6, dtype=torch.bool)
     inside[:2, :3] = True
-    return [(draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1), inside), (draw(2, 1, 5, 6), draw(2, 1, 5, 6, seed=3), ~inside)]
+    return [
+        (randn64(4, 3, 5, 6), randn64(4, 3, 5, 6, seed=1), inside),
+        (randn64(2, 1, 5, 6), randn64(2, 1, 5, 6, seed=3), ~inside),
+    ]
 
 
 register(

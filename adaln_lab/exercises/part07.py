@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # cross_attention: image tokens ask, words answer
 
@@ -62,7 +62,7 @@ def residual_added(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor
 
 
 def cross_attention_cases() -> list[tuple]:
-    return [(draw(2, 5, 4), draw(2, 3, 4, seed=1), *(draw(4, 4, seed=i) for i in (2, 3, 4)))]
+    return [(randn64(2, 5, 4), randn64(2, 3, 4, seed=1), *(randn64(4, 4, seed=i) for i in (2, 3, 4)))]
 
 
 # one_word: what is left of attention when there is nothing to choose from
@@ -99,61 +99,61 @@ def values_softened(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
 
 
 def one_word_cases() -> list[tuple]:
-    return [(draw(3, 1, 5), draw(5, 5, seed=1), draw(5, 5, seed=2))]
+    return [(randn64(3, 1, 5), randn64(5, 5, seed=1), randn64(5, 5, seed=2))]
 
 
 # same_bag: another scene, the same words
 
 
-def same_bag(words: Tensor) -> Tensor:
-    """words (B, 11) -> the caption in which the two objects have exchanged their colours."""
-    words = words.clone()
-    words[:, [4, 8]] = words[:, [8, 4]]
-    return words
+def same_bag(tokens: Tensor) -> Tensor:
+    """tokens (B, 11) -> the caption in which the two objects have exchanged their colours."""
+    tokens = tokens.clone()
+    tokens[:, [4, 8]] = tokens[:, [8, 4]]
+    return tokens
 
 
-def objects_exchanged(words: Tensor) -> Tensor:
+def objects_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged whole objects: the scene is the same, only told in another order."""
-    return torch.cat([words[:, :3], words[:, 7:], words[:, 3:7]], 1)
+    return torch.cat([tokens[:, :3], tokens[:, 7:], tokens[:, 3:7]], 1)
 
 
-def looks_exchanged(words: Tensor) -> Tensor:
+def looks_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged colours and shapes together: each colour stays on its shape. Colours alone."""
-    words = words.clone()
-    words[:, [4, 5, 8, 9]] = words[:, [8, 9, 4, 5]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [4, 5, 8, 9]] = tokens[:, [8, 9, 4, 5]]
+    return tokens
 
 
-def sizes_exchanged(words: Tensor) -> Tensor:
+def sizes_exchanged(tokens: Tensor) -> Tensor:
     """You exchanged the sizes, the first word of each object; its colour is the second."""
-    words = words.clone()
-    words[:, [3, 7]] = words[:, [7, 3]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [3, 7]] = tokens[:, [7, 3]]
+    return tokens
 
 
-def colour_copied(words: Tensor) -> Tensor:
+def colour_copied(tokens: Tensor) -> Tensor:
     """You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them."""
-    words = words.clone()
-    words[:, 8] = words[:, 4]
-    return words
+    tokens = tokens.clone()
+    tokens[:, 8] = tokens[:, 4]
+    return tokens
 
 
-def swapped_through_views(words: Tensor) -> Tensor:
+def swapped_through_views(tokens: Tensor) -> Tensor:
     """Your right-hand sides are views: the first colour is gone before the second line reads it. Clone, or index."""
-    words = words.clone()
-    words[:, 4], words[:, 8] = words[:, 8], words[:, 4]
-    return words
+    tokens = tokens.clone()
+    tokens[:, 4], tokens[:, 8] = tokens[:, 8], tokens[:, 4]
+    return tokens
 
 
-def light_counted_as_object(words: Tensor) -> Tensor:
+def light_counted_as_object(tokens: Tensor) -> Tensor:
     """You counted from the first word; three words for light and background come before the objects."""
-    words = words.clone()
-    words[:, [1, 5]] = words[:, [5, 1]]
-    return words
+    tokens = tokens.clone()
+    tokens[:, [1, 5]] = tokens[:, [5, 1]]
+    return tokens
 
 
 def same_bag_cases() -> list[tuple]:
-    return [(draw(4, 11),)]
+    return [(randn64(4, 11),)]
 
 
 # pool_objects: a vector that knows who has what
@@ -191,7 +191,7 @@ def words_interleaved(e: Tensor) -> Tensor:
 
 
 def pool_objects_cases() -> list[tuple]:
-    return [(draw(3, 11, 5),)]
+    return [(randn64(3, 11, 5),)]
 
 
 # read_maps: from attention weights to one map a word
@@ -229,7 +229,7 @@ def words_made_to_sum_to_one(weights: Tensor, side: int) -> Tensor:
 
 
 def read_maps_cases() -> list[tuple]:
-    return [(draw(2, 3, 9, 4).softmax(-1), 3)]
+    return [(randn64(2, 3, 9, 4).softmax(-1), 3)]
 
 
 register(
@@ -273,12 +273,12 @@ register(
     Exercise(
         question="Make another scene from the same bag of words: let the two objects exchange their colours.",
         solution=same_bag,
-        returns=("words",),
+        returns=("tokens",),
         cases=same_bag_cases,
         hints=(
             "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
             "The colours stand at places 4 and 8. Work on a copy.",
-            "words[:, [4, 8]] = words[:, [8, 4]]",
+            "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
         ),
         wrong=by_name(
             objects_exchanged,

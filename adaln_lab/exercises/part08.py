@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # lumina_block: no shift, bounded gates, a norm on both sides of a branch
 
@@ -63,11 +63,11 @@ def _same(h: Tensor) -> Tensor:
 
 
 def lumina_block_cases() -> list[tuple]:
-    vectors = tuple(0.4 * torch.tanh(draw(2, 1, 6, seed=i)) for i in range(4))
-    weights = [1 + 0.3 * draw(6, seed=10 + i) for i in range(4)]
+    vectors = tuple(0.4 * torch.tanh(randn64(2, 1, 6, seed=i)) for i in range(4))
+    weights = [1 + 0.3 * randn64(6, seed=10 + i) for i in range(4)]
     norms = tuple(lambda h, w=w: F.rms_norm(h, (6,), w, 1e-5) for w in weights)
-    a, b = draw(6, 6, seed=20), draw(6, 6, seed=21)
-    return [(draw(2, 5, 6, seed=22), vectors, norms, lambda h: torch.cumsum(h @ a, 1), lambda h: torch.tanh(h @ b))]
+    a, b = randn64(6, 6, seed=20), randn64(6, 6, seed=21)
+    return [(randn64(2, 5, 6, seed=22), vectors, norms, lambda h: torch.cumsum(h @ a, 1), lambda h: torch.tanh(h @ b))]
 
 
 register(
@@ -133,8 +133,10 @@ def no_skip_at_all(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) 
 
 
 def hdm_step_cases() -> list[tuple]:
-    vectors, w, a = tuple(draw(2, 1, 6, seed=i) for i in range(3)), draw(6, seed=3), draw(6, 6, seed=4)
-    return [(3 * draw(2, 5, 6, seed=5), vectors, lambda h: F.rms_norm(h, (6,), w, 1e-6), lambda h: torch.tanh(h @ a))]
+    vectors, w, a = tuple(randn64(2, 1, 6, seed=i) for i in range(3)), randn64(6, seed=3), randn64(6, 6, seed=4)
+    return [
+        (3 * randn64(2, 5, 6, seed=5), vectors, lambda h: F.rms_norm(h, (6,), w, 1e-6), lambda h: torch.tanh(h @ a))
+    ]
 
 
 register(
@@ -182,7 +184,7 @@ def half_lost(weight: Tensor) -> Tensor:
 
 
 def swap_halves_cases() -> list[tuple]:
-    return [(draw(8, 6),)]
+    return [(randn64(8, 6),)]
 
 
 register(

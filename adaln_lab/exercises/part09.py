@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # varies: is it a vector for all tokens, and was it told anything?
 
@@ -50,8 +50,8 @@ def smallest_not_largest(made: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def varies_cases() -> list[tuple]:
-    vector = draw(3, 1, 6, seed=1).expand(3, 5, 6)
-    return [(draw(3, 5, 6),), (vector,), (draw(1, 5, 6, seed=2).expand(3, 5, 6),)]
+    vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
+    return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),)]
 
 
 register(
@@ -131,7 +131,7 @@ class Case(nn.Module):
         super().__init__()
         self.first, self.zero, self.unused = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
         for i, p in enumerate(self.parameters()):
-            p.data = draw(*p.shape, seed=i).float()
+            p.data = randn64(*p.shape, seed=i).float()
         self.zero.weight.data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Shy(nn.Module):
 
 
 def moves_cases() -> list[tuple]:
-    x = draw(2, 5, 6).float()
+    x = randn64(2, 5, 6).float()
     return [(x, Case(), "first.weight"), (x, Case(), "zero.weight"), (x, Shy(), "bias"), (x, Case(), "unused.weight")]
 
 
@@ -212,7 +212,7 @@ def tanh_and_sigmoid_swapped(g: Tensor, bounding: str) -> Tensor:
 
 
 def opening_cases() -> list[tuple]:
-    return [(draw(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")]
+    return [(randn64(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")]
 
 
 register(

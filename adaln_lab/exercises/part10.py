@@ -6,7 +6,7 @@ Of every exercise first the solution, then mistakes, each told by its docstring.
 import torch
 from torch import Tensor
 
-from adaln_lab.exercises.core import Exercise, by_name, draw, register
+from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 # stacked: the modulation of all blocks in one product
 
@@ -40,8 +40,8 @@ def one_weight_for_all(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -
 
 
 def stacked_cases() -> list[tuple]:
-    weights, biases = [draw(6, 3, seed=i) for i in range(4)], [draw(6, seed=10 + i) for i in range(4)]
-    return [(draw(5, 3, seed=20), weights, biases), (draw(2, 3, seed=21), weights[:3], biases[:3])]
+    weights, biases = [randn64(6, 3, seed=i) for i in range(4)], [randn64(6, seed=10 + i) for i in range(4)]
+    return [(randn64(5, 3, seed=20), weights, biases), (randn64(2, 3, seed=21), weights[:3], biases[:3])]
 
 
 # shard: which rows are mine?
@@ -75,7 +75,7 @@ def size_rows_each(rows: Tensor, rank: int, size: int) -> Tensor:
 
 
 def shard_cases() -> list[tuple]:
-    return [(draw(12, 2), 1, 3), (draw(8, 3), 0, 4), (draw(10, 1), 0, 2)]
+    return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2)]
 
 
 # ring_bytes: what a process must send

@@ -1,4 +1,4 @@
-"""The map of the course's exercises: what is solved, what is open, and what comes next."""
+"""The course's exercises: what is solved, what is open, and what comes next."""
 
 import textwrap
 
@@ -27,11 +27,9 @@ def progress() -> None:
     width = max(map(len, notebooks)) + 3
     print(f"{SOLVED} solved   {OPEN} open")
     for notebook, exercises in notebooks.items():
-        marked = "   ".join(
-            f"{SOLVED if done else OPEN}\u00a0{name}" for name, done in exercises.items()
-        )  # no line ends there
+        marked = "   ".join(f"{SOLVED if done else OPEN}\u00a0{name}" for name, done in exercises.items())
         lines = textwrap.fill(marked, 100, initial_indent=notebook.ljust(width), subsequent_indent=" " * width)
-        print(lines.replace("\u00a0", " "))
+        print(lines.replace("\u00a0", " "))  # the no-break space kept mark and name on one line
     todo = still_open(notebooks)
     print(
         f"{len(EXERCISES) - len(todo)} of {len(EXERCISES)} solved.",
@@ -40,10 +38,10 @@ def progress() -> None:
 
 
 def solved() -> dict[str, dict[str, bool]]:
-    """Of each notebook its exercises, in order, and whether they are solved."""
+    """For each notebook its exercises in order, and whether each is solved."""
     try:
         entries = record.read()
-    except (OSError, RuntimeError):
+    except (OSError, ValueError):
         entries = {}
         print("progress.json cannot be read here, so every exercise is shown as open.")
     notebooks: dict[str, dict[str, bool]] = {}
@@ -53,24 +51,22 @@ def solved() -> dict[str, dict[str, bool]]:
 
 
 def still_open(notebooks: dict[str, dict[str, bool]]) -> list[tuple[str, str]]:
-    """(notebook, exercise) for each that is not solved; the first is the next step."""
+    """(notebook, exercise) for each exercise that is not solved; the first is the next step."""
     return [
         (notebook, name) for notebook, exercises in notebooks.items() for name, done in exercises.items() if not done
     ]
 
 
 def reset_progress() -> int:
-    """Forget what is solved and return how many exercises that were; the file is kept as progress.json.bak."""
+    """Forget what is solved and return how many exercises that was; the file is kept as progress.json.bak."""
     try:
-        entries = record.read()
-        if entries:
-            record.set_aside("bak")
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"progress.json cannot be moved aside here ({error}); set ADALN_LAB_HOME") from error
+        entries = record.reset()
+    except OSError as error:
+        raise ValueError(f"progress.json cannot be renamed here ({error}); set ADALN_LAB_HOME") from error
     return sum(entry["solved"] is not None for entry in entries.values())
 
 
 def notebook_of(name: str) -> str:
-    """The notebook of an exercise: "05 tiny DiT" for one whose solution stands in part05."""
+    """The notebook of an exercise: "05 tiny DiT" if its solution is in part05."""
     number = EXERCISES[name].solution.__module__.rpartition("part")[2]
     return f"{number} {TITLES[number]}"

@@ -1,7 +1,7 @@
 """The page at which `make lab` opens: a greeting, this machine, what is solved so far, and the next step.
 
-It is a notebook, because JupyterLab shows a notebook's text at once and its links lead on, and it is made anew at each
-start: the notebooks of the course are stored as everybody gets them and know no reader.
+It is a notebook, because JupyterLab shows a notebook's text at once and its links open other notebooks. It is written
+at each start, since the notebooks of the course are the same for everyone and do not know how far this reader is.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from adaln_lab.utils.files import write_json
 
 
 def write_welcome(page: Path, notebooks: Path) -> None:
-    """The page, with links to the notebooks of that folder."""
+    """Write the page, with links to the notebooks in that folder."""
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         progress()
@@ -41,11 +41,14 @@ def _greeting(page: Path, notebooks: Path) -> str:
     links = {number: _link(number, page, notebooks) for number in TITLES}
     next_step = f"Begin with {links['00']}; it takes ten minutes."
     if begun:
-        next_step = "Every exercise is solved: open the next model's source, and see at once how it is modulated."
+        next_step = "Every exercise is solved: open the next model's source and see how it is modulated."
     if begun and todo:
         notebook, name = todo[0]
         next_step = f"Go on with {links[notebook[:2]]}, exercise `{name}`."
-    problems = "".join(f"\n- {problem}" for problem in environment.problems()) or "All that the course needs is here."
+    problems = (
+        "".join(f"\n- {problem}" for problem in environment.problems())
+        or "Everything that the course needs is installed."
+    )
     return f"""# {"Welcome back" if begun else "Welcome to the AdaLN course"}
 
 **Next step.** {next_step}
@@ -54,8 +57,8 @@ def _greeting(page: Path, notebooks: Path) -> str:
 
 **This machine.** {environment.describe()}. {problems}
 
-What you have solved is kept in one small file of yours, and nowhere else; `python -m adaln_lab progress --reset` begins
-anew. This is how far you are (Shift+Enter brings it up to date):"""
+What you have solved is kept in one small file on this machine, and nowhere else; `python -m adaln_lab progress --reset`
+starts over. This is how far you are (Shift+Enter updates it):"""
 
 
 def _link(number: str, page: Path, notebooks: Path) -> str:

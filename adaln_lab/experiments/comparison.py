@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adaln_lab.blocks.budget import parameters
 from adaln_lab.data import datasets
 from adaln_lab.data.scene_reader import agreement, read
-from adaln_lab.data.scenes import GLOBAL, WORDS, indices
+from adaln_lab.data.scenes import GLOBAL, VOCABULARY, indices
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments import grid
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
@@ -36,7 +36,7 @@ from adaln_lab.training.checkpoint import load_model, save_model
 from adaln_lab.training.train import Run, TrainConfig, train
 from adaln_lab.utils.files import read_json
 
-SCENES = dict(size=24, channels=3, n_classes=len(WORDS), words=11)  # two objects
+SCENES = dict(size=24, channels=3, n_classes=len(VOCABULARY), context_length=11)  # two objects
 BASE = DiTConfig(**SCENES, patch=4, width=96)
 VARIANTS: dict[str, DiTConfig | UNetConfig] = {
     "in_context": replace(BASE, variant="in_context"),
@@ -103,7 +103,7 @@ def flops(config: DiTConfig | UNetConfig) -> int:
     with torch.device("meta"):
         model = build(config)
         x = torch.empty(1, config.channels, config.size, config.size)
-        t, y = torch.empty(1), torch.empty(1, config.words, dtype=torch.long)
+        t, y = torch.empty(1), torch.empty(1, config.context_length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.forward_with(x, model.precompute(t, y))
     return counter.get_total_flops()

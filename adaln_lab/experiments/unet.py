@@ -3,7 +3,7 @@
     24x24 -> 12x12 -> 6x6 -> 12x12 -> 24x24, with a skip connection between equal sizes
 
 Differs from SD 1.5 in: pixels, not latents; three sizes with one ResNet block each on the way down and up; attention
-only below full size, where it is cheap; words embedded by a table, not by CLIP. B batch, S words, N pixels a side.
+only below full size, where it is cheap; words embedded by a table, not by CLIP. B batch, S tokens, N pixels a side.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class UNetConfig:
     channels: int = 3
     width: int = 32  # channels at full size; twice and four times as many below
     heads: int = 4
-    n_classes: int = 10  # words in the vocabulary; one more row is the null label
-    words: int = 1
+    n_classes: int = 10  # tokens in the vocabulary; one more row is the null label
+    context_length: int = 1
     label_std: float = 0.2
 
     def __post_init__(self):
@@ -46,7 +46,7 @@ class TinyUNet(nn.Module):
         self.config = config
         full, half, quarter = config.width, 2 * config.width, 4 * config.width
         self.t_embed = TimeEmbed(quarter)
-        self.y_embed = LabelEmbed(config.n_classes, quarter, config.words, std=config.label_std)
+        self.y_embed = LabelEmbed(config.n_classes, quarter, config.context_length, std=config.label_std)
 
         def resnet(channels: int, out: int) -> ResNetBlock:
             return ResNetBlock(channels, out, quarter, GROUPS)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.training.train import Run, Step, TrainConfig
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.files import Damaged, pack, read_json, read_tensors, save_tensors, unpack, write_json, write_whole
+from adaln_lab.utils.files import Damaged, atomic_write, pack, read_json, read_tensors, save_tensors, unpack, write_json
 
-FORMAT = "adaln_lab run 2"
+FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
 log = logging.getLogger("adaln_lab")
@@ -113,7 +113,7 @@ def save_run(run: Run, path: Path, **more: Any) -> None:
     """One file that holds a run; the file that was there becomes the previous one."""
     content = pack_run(run, **more)
     before = path.with_name(PREVIOUS) if path.name == CHECKPOINT else None
-    write_whole(path, lambda aside: Path(aside).write_bytes(content), before)
+    atomic_write(path, lambda file: file.write_bytes(content), before)
 
 
 def load_run(path: Path, device: torch.device | str = "cpu") -> Run:

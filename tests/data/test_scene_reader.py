@@ -12,8 +12,8 @@ FACTOR_OF_COLUMN = ("brightness", "tone", "background", "size", "colour", "shape
 
 def pictures(n: int, size: int = 32, objects: int = 1, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
-    words = scenes.draw(n, generator, objects)
-    return scenes.render(words, size, scenes.variations(words, generator)), words
+    tokens = scenes.random_scenes(n, generator, objects)
+    return scenes.render(tokens, size, scenes.random_jitter(tokens, generator)), tokens
 
 
 @pytest.mark.parametrize(("size", "objects"), [(16, 1), (16, 3), (32, 1), (32, 3)])
@@ -25,21 +25,21 @@ def test_real_renders_are_read_right(size, objects):
 
 def test_blur_and_grain_do_not_change_the_verdict():
     """What generators do to pictures: edges soften, some noise stays."""
-    x, words = pictures(400)
+    x, tokens = pictures(400)
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
     blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), (kernel[:, None] * kernel).expand(3, 1, 3, 3), groups=3)
     grainy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     for spoilt in (blurred, grainy):
-        assert scene_accuracy(spoilt, words)["all"] >= 0.98
+        assert scene_accuracy(spoilt, tokens)["all"] >= 0.98
 
 
 @pytest.mark.parametrize("column", range(7))
 def test_one_wrong_factor_is_noticed_and_no_other_is_blamed(column):
-    x, words = pictures(200)
+    x, tokens = pictures(200)
     name = FACTOR_OF_COLUMN[column]
-    others = words.clone()
+    others = tokens.clone()
     first, n = scenes.FIRST[name], len(scenes.FACTORS[name])
-    others[:, column] = first + (words[:, column] - first + 1) % n
+    others[:, column] = first + (tokens[:, column] - first + 1) % n
     accuracy = scene_accuracy(x, others)
     assert accuracy[name] <= 0.01
     assert accuracy["all"] <= 0.01
@@ -65,15 +65,15 @@ def test_a_missing_and_an_extra_object_are_noticed():
 
 
 def test_noise_is_no_scene():
-    _, words = pictures(200)
+    _, tokens = pictures(200)
     noise = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    assert scene_accuracy(noise, words)["all"] == 0
+    assert scene_accuracy(noise, tokens)["all"] == 0
 
 
 def test_the_order_of_objects_does_not_matter():
-    _, words = pictures(50, objects=2)
-    other_way = torch.cat([words[:, :3], words[:, 7:], words[:, 3:7]], 1)
-    assert all(same.all() for same in agreement(words, other_way).values())
+    _, tokens = pictures(50, objects=2)
+    other_way = torch.cat([tokens[:, :3], tokens[:, 7:], tokens[:, 3:7]], 1)
+    assert all(same.all() for same in agreement(tokens, other_way).values())
 
 
 def test_what_is_no_batch_of_colour_pictures_is_refused():

@@ -9,30 +9,30 @@ from adaln_lab.data.scenes import (
     GLOBAL,
     LOCAL,
     NOTHING,
-    WORDS,
+    VOCABULARY,
     captions,
-    draw,
     indices,
     parse,
+    random_jitter,
+    random_scenes,
     render,
-    variations,
 )
 
 SENTENCE = "bright warm light, plain background, large red circle centre"
 
 
 def drawn(n: int, seed: int = 0, objects: int = 1):
-    return draw(n, torch.Generator().manual_seed(seed), objects)
+    return random_scenes(n, torch.Generator().manual_seed(seed), objects)
 
 
 @pytest.mark.parametrize("objects", [1, 2, 3, 9])
 def test_drawn_scenes_are_valid_follow_their_seed_and_use_every_word(objects):
-    words = drawn(600, objects=objects)
-    assert words.shape == (600, 3 + 4 * objects)
-    scenes.check(words)
-    assert torch.equal(words, drawn(600, objects=objects))
-    assert not torch.equal(words, drawn(600, seed=1, objects=objects))
-    assert set(words.flatten().tolist()) == set(range(NOTHING))
+    tokens = drawn(600, objects=objects)
+    assert tokens.shape == (600, 3 + 4 * objects)
+    scenes.check(tokens)
+    assert torch.equal(tokens, drawn(600, objects=objects))
+    assert not torch.equal(tokens, drawn(600, seed=1, objects=objects))
+    assert set(tokens.flatten().tolist()) == set(range(NOTHING))
 
 
 def test_values_are_equally_likely():
@@ -47,13 +47,13 @@ def test_values_are_equally_likely():
 
 @pytest.mark.parametrize("objects", [1, 3])
 def test_captions_read_back(objects):
-    words = drawn(50, objects=objects)
-    assert torch.equal(parse(captions(words), objects), words)
+    tokens = drawn(50, objects=objects)
+    assert torch.equal(parse(captions(tokens), objects), tokens)
 
 
 def test_sentences_are_english():
-    words = scenes.parse(["dim cold light, striped background, large red circle top-left, small blue square left"], 3)
-    assert scenes.sentences(words) == [
+    tokens = scenes.parse(["dim cold light, striped background, large red circle top-left, small blue square left"], 3)
+    assert scenes.sentences(tokens) == [
         "A large red circle at the top left and a small blue square on the left, on a striped background, "
         "in dim cold light."
     ]
@@ -62,25 +62,25 @@ def test_sentences_are_english():
 
 
 def test_a_shorter_caption_is_filled_with_nothing():
-    words = parse([SENTENCE], objects=2)
-    assert words[0, -4:].tolist() == [NOTHING] * 4
-    assert captions(words) == [SENTENCE]
-    assert torch.equal(render(words), render(parse([SENTENCE])))
+    tokens = parse([SENTENCE], objects=2)
+    assert tokens[0, -4:].tolist() == [NOTHING] * 4
+    assert captions(tokens) == [SENTENCE]
+    assert torch.equal(render(tokens), render(parse([SENTENCE])))
 
 
 def test_a_picture_is_the_same_scene_at_any_size():
     """Averaged down, the finer rendering is the coarser one, but for edges."""
-    words = drawn(20, objects=2)
-    vary = variations(words, torch.Generator().manual_seed(3))
-    fine, coarse = render(words, 64, vary), render(words, 32, vary)
+    tokens = drawn(20, objects=2)
+    jitter = random_jitter(tokens, torch.Generator().manual_seed(3))
+    fine, coarse = render(tokens, 64, jitter), render(tokens, 32, jitter)
     difference = (torch.nn.functional.avg_pool2d(fine, 2) - coarse).abs()
     assert difference.mean() < 0.03
     assert (difference.flatten(1).quantile(0.95, dim=1) < 0.15).all()
 
 
 def test_an_object_stands_in_its_cell_has_its_colour_and_leaves_the_rest_alone():
-    words = parse([SENTENCE])
-    with_it, without = render(words, 48), render(torch.cat([words[:, :3], torch.full((1, 4), NOTHING)], 1), 48)
+    tokens = parse([SENTENCE])
+    with_it, without = render(tokens, 48), render(torch.cat([tokens[:, :3], torch.full((1, 4), NOTHING)], 1), 48)
     changed = (with_it - without).abs().amax(1)[0] > 0.02
     rows, columns = changed.nonzero(as_tuple=True)
     assert rows.min() >= 16 and rows.max() < 32 and columns.min() >= 16 and columns.max() < 32
@@ -131,32 +131,32 @@ def test_impossible_scenes_are_refused():
     two[0, -1] = two[0, 6]
     with pytest.raises(ValueError, match="two objects stand in one cell"):
         render(two)
-    with pytest.raises(ValueError, match="a word for the tone must be one of warm, cold"):
+    with pytest.raises(ValueError, match="a token for the tone must be one of warm, cold"):
         render(parse([SENTENCE])[:, [0, 0, 2, 3, 4, 5, 6]])
     with pytest.raises(ValueError, match="scenes are rows of"):
         render(parse([SENTENCE])[:, :5])
     with pytest.raises(ValueError, match="at least 16 pixels"):
         render(parse([SENTENCE]), 8)
     with pytest.raises(ValueError, match=r"objects must lie in 1 \.\. 9"):
-        draw(1, torch.Generator(), 10)
+        random_scenes(1, torch.Generator(), 10)
 
 
 def test_ids_of_words_are_their_places():
-    assert len(set(WORDS)) == len(WORDS) == 26
+    assert len(set(VOCABULARY)) == len(VOCABULARY) == 26
     for name, values in (GLOBAL | LOCAL).items():
-        assert [WORDS[FIRST[name] + i] for i in range(len(values))] == list(values)
+        assert [VOCABULARY[FIRST[name] + i] for i in range(len(values))] == list(values)
 
 
-def joined(words: torch.Tensor) -> set[tuple[str, str]]:
+def joined(tokens: torch.Tensor) -> set[tuple[str, str]]:
     """The pairs of colour and shape that occur."""
-    own = indices(words)
+    own = indices(tokens)
     pairs = torch.stack([own["colour"], own["shape"]], -1).flatten(0, 1).tolist()
     return {(LOCAL["colour"][c], LOCAL["shape"][s]) for c, s in pairs}
 
 
 def test_held_out_combinations_are_never_seen_and_always_new():
     g = torch.Generator().manual_seed(0)
-    seen, new = (draw(3000, g, 2, combinations) for combinations in ("seen", "new"))
+    seen, new = (random_scenes(3000, g, 2, combinations) for combinations in ("seen", "new"))
     everything = {(c, s) for c in LOCAL["colour"] for s in LOCAL["shape"]}
     assert joined(seen) == everything - set(scenes.NEW)
     scenes.check(new)
@@ -167,7 +167,7 @@ def test_held_out_combinations_are_never_seen_and_always_new():
 def test_without_held_out_pairs_colours_and_shapes_stay_equally_likely():
     """Each of three colours loses another shape, so no shape is rarer than the next."""
     n = 8000
-    own = indices(draw(n, torch.Generator().manual_seed(0), 1, "seen"))
+    own = indices(random_scenes(n, torch.Generator().manual_seed(0), 1, "seen"))
     for name in ("colour", "shape"):
         p = 1 / len(LOCAL[name])
         share = own[name].flatten().bincount(minlength=len(LOCAL[name])) / n
@@ -175,9 +175,9 @@ def test_without_held_out_pairs_colours_and_shapes_stay_equally_likely():
 
 
 def test_all_combinations_draw_as_before():
-    assert torch.equal(drawn(20), draw(20, torch.Generator().manual_seed(0), 1, "all"))
+    assert torch.equal(drawn(20), random_scenes(20, torch.Generator().manual_seed(0), 1, "all"))
 
 
 def test_unknown_combinations_are_refused():
     with pytest.raises(ValueError, match="one of all, seen, new; got 'old'"):
-        draw(1, torch.Generator(), 1, "old")
+        random_scenes(1, torch.Generator(), 1, "old")

@@ -102,7 +102,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_file_is_set_aside_and_that_is_said_once(content: bytes, file: Path, said: Callable) -> None:
+def test_a_damaged_file_is_kept_and_reported_once(content: bytes, file: Path, said: Callable) -> None:
     file.write_bytes(content)
     assert check("modulated", RIGHT) is RIGHT
     assert said() == "ok: modulated\nprogress.json is damaged; it is kept as progress.json.bad, and a new one begins.\n"
@@ -111,12 +111,12 @@ def test_a_damaged_file_is_set_aside_and_that_is_said_once(content: bytes, file:
     assert file.with_name("progress.json.bad").read_bytes() == content
 
 
-def test_a_second_damaged_file_does_not_replace_the_first(file: Path, said: Callable) -> None:
+def test_one_damaged_file_is_kept_the_last(file: Path, said: Callable) -> None:
     for content in ("first", "second"):
         file.write_text(content)
         progress()
-    assert file.with_name("progress.json.bad").read_text() == "first"
-    assert file.with_name("progress.json.bad2").read_text() == "second"
+    assert [path.name for path in file.parent.iterdir()] == ["progress.json.bad"]
+    assert file.with_name("progress.json.bad").read_text() == "second"
 
 
 def in_the_way(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,30 +131,32 @@ def no_room(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "write_json", write)
 
 
-def no_home(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(record, "home", home)
-
-
 def no_reading(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.mkdir()
 
 
-def damaged_and_fixed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def rename(*arguments: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
+def damaged_and_stuck(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("damaged")
-    monkeypatch.setattr(Path, "rename", rename)
+    file.with_name("progress.json.bad").mkdir()
 
 
-@pytest.mark.parametrize("trouble", [in_the_way, no_room, no_home, no_reading, damaged_and_fixed])
+@pytest.mark.parametrize("trouble", [in_the_way, no_room, no_reading, damaged_and_stuck])
 def test_whatever_is_wrong_with_the_file_check_goes_on_and_says_nothing(
     trouble: Callable, file: Path, monkeypatch: pytest.MonkeyPatch, said: Callable
 ) -> None:
     trouble(file, monkeypatch)
+    goes_on(said)
+
+
+def test_without_a_home_check_goes_on_and_forgetting_names_the_remedy(
+    file: Path, no_home: None, said: Callable
+) -> None:
+    goes_on(said)
+    with pytest.raises(ValueError, match="set ADALN_LAB_HOME"):
+        reset_progress()
+
+
+def goes_on(said: Callable) -> None:
     assert check("modulated", RIGHT) is RIGHT and check("modulated", WRONG) is not WRONG
     assert said().splitlines()[0] == "ok: modulated"
     progress()
@@ -199,14 +201,16 @@ def test_the_map_shows_what_is_solved_and_the_next_step(file: Path, said: Callab
     assert said().endswith(f"{len(EXERCISES)} of {len(EXERCISES)} solved. That was all.\n")
 
 
-def test_forgetting_loses_nothing(file: Path) -> None:
+def test_forgetting_keeps_one_backup(file: Path) -> None:
     assert reset_progress() == 0 and not list(file.parent.iterdir())
-    for name in ("progress.json.bak", "progress.json.bak2"):
-        check("modulated", RIGHT)
-        check("patchify", learners(swapped, "patchify"))
+    for fn in (WRONG, RIGHT):
+        check("modulated", fn)
+        check("patchify", RIGHT)
         content = file.read_text()
-        assert reset_progress() == 1
-        assert not file.exists() and file.with_name(name).read_text() == content
+        assert reset_progress() == (fn is RIGHT)
+        assert [path.name for path in file.parent.iterdir()] == ["progress.json.bak"]
+        assert file.with_name("progress.json.bak").read_text() == content
+    assert reset_progress() == 0 and file.with_name("progress.json.bak").read_text() == content, "nothing to forget"
 
 
 @pytest.mark.parametrize("number", TITLES)
@@ -264,8 +268,8 @@ def test_the_page_says_how_far_this_reader_is(page: Callable, file: Path) -> Non
 
 
 def test_the_page_checks_the_machine(page: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "All that the course needs is here." in page()[0]
-    monkeypatch.setitem(environment.NEEDED, "torch", (99, 0))
+    assert "Everything that the course needs is installed." in page()[0]
+    monkeypatch.setattr(environment.metadata, "requires", lambda _: ["torch>=99.0"])
     assert "\n- torch " in page()[0] and "pip install -U 'torch>=99.0'" in page()[0]
 
 

@@ -15,7 +15,7 @@ from adaln_lab.samplers import sample
 from adaln_lab.training import checkpoint
 from adaln_lab.training.train import Run, TrainConfig, train
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.files import read_tensors, write_json, write_whole
+from adaln_lab.utils.files import atomic_write, read_tensors, write_json
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
 SHORT = TrainConfig(steps=8, batch=16, gates_every=3)
@@ -78,13 +78,13 @@ def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "kept.json"
     write_json(path, {"a": 1})
 
-    def full_disk(aside: str) -> None:
-        with open(aside, "w") as file:
+    def full_disk(temporary) -> None:
+        with open(temporary, "w") as file:
             file.write("{")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ValueError, match="No space left on device.*what was there is still whole. Make room"):
-        write_whole(path, full_disk)
+    with pytest.raises(ValueError, match="No space left on device.*files that were there are unchanged. Make room"):
+        atomic_write(path, full_disk)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [f.name for f in tmp_path.iterdir()] == ["kept.json"]
 
@@ -148,8 +148,8 @@ def test_shipped_models_still_draw_as_well_as_they_say(name):
     made = json.loads((asset(f"dit_{name}") / "config.json").read_text())["made"]
     assert {"command", "machine", "torch", "date", "seed", "seconds"} <= made.keys()
     if name == "scenes":
-        words, figure = scenes.draw(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
-        found = scene_accuracy(sample(model, words, guidance=2.0), words)["all"]
+        tokens, figure = scenes.random_scenes(200, torch.Generator().manual_seed(2)), made["guidance 2"]["all"]
+        found = scene_accuracy(sample(model, tokens, guidance=2.0), tokens)["all"]
     else:
         labels, figure = torch.arange(200) % 10, made["guidance 2"]["accuracy"]
         reader = classifier.Classifier(1, 10)

@@ -319,7 +319,7 @@ def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_stays(straight, tm
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 2
-    assert "No space left on device); what was there is still whole. Make room" in capsys.readouterr().err
+    assert "No space left on device); files that were there are unchanged. Make room" in capsys.readouterr().err
     assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
     assert_same_end(tmp_path, straight)
 
