@@ -4,7 +4,7 @@
 this kind and return another, which `samplers.sample(model, y, precompute=...)` follows. Weights stay as they are.
 
 Each works on every variant that has what it changes, and refuses the others in a sentence: a cross-attention block has
-no gate to scale, an in-context block takes nothing from the condition that could be exchanged block by block.
+no gate to scale, and an in-context block takes nothing from the condition that could be exchanged block by block.
 """
 
 from collections.abc import Iterable
@@ -108,11 +108,13 @@ def _require(part: str, pre: BlockCondition) -> None:
     has = {name for m in pre.modulations for name in Modulation._fields if getattr(m, name) is not None}
     has |= {"ctx"} if pre.ctx is not None else set()
     if part not in has:
-        there = ", ".join(name for name in PARTS if name in has) or "nothing: the condition enters once, as tokens"
-        raise ValueError(f"this model's blocks have no {part}; they take {there} from the condition")
+        there = ", ".join(name for name in PARTS if name in has) or "nothing, for it enters once, as tokens"
+        raise ValueError(f"this model's blocks have no {part}; from the condition they take {there}")
 
 
 def _chosen(blocks: list[int] | None, pre: Precomputed) -> set[int]:
+    if not isinstance(pre, Precomputed):
+        raise ValueError("this model is no TinyDiT: its blocks cannot be changed one by one; interpolated works on it")
     n = len(pre.blocks)
     if blocks is not None and not all(0 <= block < n for block in blocks):
         raise ValueError(f"blocks must lie in 0 .. {n - 1}, got {blocks}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from adaln_lab.analysis.interventions import at_time, between, for_label, interpolated, patched, scaled
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.dit import DiTConfig, TinyDiT
+from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.samplers import Precompute, sample
 from adaln_lab.training.checkpoint import shipped_model
 
@@ -61,7 +62,7 @@ def test_scaled_by_one_is_the_model_itself_and_by_two_another(any_model, part):
         assert torch.equal(velocity(any_model, scaled(own, part, 1.0)), velocity(any_model, own))
         assert not torch.equal(velocity(any_model, scaled(own, part, 2.0, block=1)), velocity(any_model, own))
     else:
-        with pytest.raises(ValueError, match=f"blocks have no {part}; they take"):
+        with pytest.raises(ValueError, match=f"blocks have no {part}; from the condition they take"):
             velocity(any_model, scaled(own, part, 2.0))
 
 
@@ -155,6 +156,18 @@ def test_halfway_between_two_conditions_each_vector_is_their_mean(model):
     own, donor, t = model.precompute, for_label(model.precompute, 8, 3), inputs()[1]
     half, one, two = (f(t, Y).blocks[2].modulations[1].scale for f in (interpolated(own, donor, 0.5), own, donor))
     torch.testing.assert_close(half, (one + two) / 2)
+
+
+def test_a_unet_takes_whole_conditions_and_refuses_what_needs_blocks():
+    """It has no blocks of the DiT's kind, but at_time, for_label, between and interpolated need none."""
+    torch.manual_seed(0)
+    unet = TinyUNet(UNetConfig(size=8, channels=1, width=8))
+    torch.nn.init.normal_(unet.conv_out.weight)
+    own, donor = unet.precompute, at_time(for_label(unet.precompute, 8, 3), 0.5)
+    torch.testing.assert_close(velocity(unet, interpolated(own, donor, 1.0)), velocity(unet, donor))
+    for change in (scaled(own, "gate", 0.0), patched(own, donor)):
+        with pytest.raises(ValueError, match="this model is no TinyDiT"):
+            velocity(unet, change)
 
 
 def test_what_no_model_has_is_refused(model):
