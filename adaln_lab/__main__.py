@@ -167,8 +167,8 @@ def command_train(o: argparse.Namespace) -> None:
         run = session.train(data)
         if run and o.record and world.rank == 0:
             command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
-            record = session.about(run, data) | {"command": command} | _results(run.ema, data)
-            write_json(o.record, record)
+            record = checkpoint.record(run, **session.facts(data))
+            write_json(o.record, record | {"command": command} | _results(run.ema, data))
 
 
 def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
