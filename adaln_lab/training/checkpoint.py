@@ -7,7 +7,7 @@ checkpoint.previous.safetensors   the one before: at any instant of a save one o
 
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from adaln_lab.training.train import Run, Step, TrainConfig
 from adaln_lab.utils.assets import asset
 from adaln_lab.utils.files import Damaged, pack, read_json, read_tensors, save_tensors, unpack, write_json, write_whole
 
-FORMAT = "adaln_lab run 2"
+FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
 log = logging.getLogger("adaln_lab")
@@ -67,7 +67,6 @@ def pack_run(run: Run, **facts: Any) -> bytes:
     for i, optimizer in enumerate(run.optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": value for name, value in state.items()}
-    tensors |= {f"gates.{step.number}": step.gates for step in run.history if step.gates is not None}
     about = {
         "format": FORMAT,
         "device": run.generator.device.type,
@@ -75,7 +74,7 @@ def pack_run(run: Run, **facts: Any) -> bytes:
         "train": asdict(run.config),
         "number": run.number,
         "seconds": run.seconds,
-        "history": [[step.number, step.loss, step.lr, step.grad_norm] for step in run.history],
+        "history": [astuple(step) for step in run.history],
     }
     return pack(tensors, about | facts)
 
@@ -88,7 +87,7 @@ def record(run: Run, **facts: Any) -> dict[str, Any]:
         "date": str(date.today()),
         "seconds": round(run.seconds, 2),
         "loss": [round(step.loss, 4) for step in run.history],
-        "gates": {step.number: step.gates.tolist() for step in run.history if step.gates is not None},
+        "gates": {step.number: step.gate_rms for step in run.history if step.gate_rms is not None},
     }
 
 
@@ -115,7 +114,7 @@ def unpack_run(content: bytes, source: Path | str, device: torch.device | str = 
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     run.generator.set_state(tensors["generator"])
     run.number, run.seconds = about["number"], about["seconds"]
-    run.history = [Step(n, *rest, tensors.get(f"gates.{n}")) for n, *rest in about["history"]]
+    run.history = [Step(*values) for values in about["history"]]
     return run, about
 
 

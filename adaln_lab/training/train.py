@@ -75,7 +75,14 @@ class Step:
     loss: float
     lr: float  # AdamW's, after the schedule
     grad_norm: float  # before clipping
-    gates: Tensor | None = None  # (depth, 2): root mean square gate of attention and MLP, every `gates_every` steps
+    # Every `gates_every` steps, for each block the root mean square gate of attention and of MLP. Numbers, because a
+    # history of small tensors, each made among large temporary ones, keeps the allocator from using their memory again.
+    gate_rms: list[list[float]] | None = None
+
+    @property
+    def gates(self) -> Tensor | None:
+        """`gate_rms` as a tensor (depth, 2)."""
+        return None if self.gate_rms is None else torch.tensor(self.gate_rms)
 
 
 @dataclass
@@ -194,7 +201,7 @@ def train(run: Run, data: Dataset, world: World = SINGLE_PROCESS) -> Iterator[St
             with torch.no_grad():  # early averages forget faster, or they would remember the start
                 torch._foreach_lerp_(averaged, live, 1 - min(k.ema, number / (number + 10)))
             gates = gate_sizes(run.model) if number % k.gates_every == 0 or number == 1 else None
-            step = Step(number, loss, k.lr * factor, grad_norm, gates)
+            step = Step(number, loss, k.lr * factor, grad_norm, None if gates is None else gates.tolist())
             run.history.append(step)
             run.number = number  # done; no interrupt can come before the yield, as Python takes them only at calls
         except BaseException:
