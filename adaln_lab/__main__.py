@@ -23,7 +23,7 @@ from adaln_lab.dit import TinyDiT
 from adaln_lab.experiments import classifier, comparison, sweep
 from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
-from adaln_lab.training import distributed
+from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
@@ -163,8 +163,8 @@ def command_train(o: argparse.Namespace) -> None:
         run = session.train(data)
         if run and o.record and world.rank == 0:
             command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
-            record = session.about(run, data) | {"command": command} | _results(run.ema, data)
-            write_json(o.record, record)
+            record = checkpoint.record(run, **session.facts(data))
+            write_json(o.record, record | {"command": command} | _results(run.ema, data))
 
 
 def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:

@@ -43,6 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 class SelfAttention(nn.Module):
     """Tokens look at one another, (B, T, D) -> (B, T, D). One Linear makes q | k | v, one mixes the heads."""
 
+    for_muon = True  # its matrices act on features inside the network: what Muon is made for
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -55,6 +57,8 @@ class SelfAttention(nn.Module):
 
 class CrossAttention(nn.Module):
     """Image tokens look at condition tokens: q from h (B, T, D), k and v from ctx (B, S, D) -> (B, T, D)."""
+
+    for_muon = True
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -69,6 +73,8 @@ class CrossAttention(nn.Module):
 
 class MLP(nn.Module):
     """Linear, GELU (tanh form), Linear, on each token alone: (B, T, D) -> (B, T, D)."""
+
+    for_muon = True
 
     def __init__(self, width: int, ratio: float = 4.0):
         super().__init__()

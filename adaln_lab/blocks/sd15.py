@@ -21,6 +21,8 @@ from adaln_lab.layers import attend
 class GEGLU(nn.Module):
     """Linear to value and gate, value * GELU(gate), Linear: (B, T, D) -> (B, T, D). The GELU is the exact one."""
 
+    for_muon = True  # see `adaln_lab.training.optimizers`
+
     def __init__(self, width: int, ratio: int = 4):
         super().__init__()
         self.up = nn.Linear(width, 2 * ratio * width)  # rows: value, then gate
@@ -33,6 +35,8 @@ class GEGLU(nn.Module):
 
 class Attention(nn.Module):
     """h (B, T, D) looks at source (B, S, D'): queries, keys and values without bias, the output with one."""
+
+    for_muon = True
 
     def __init__(self, width: int, heads: int, source: int, head_width: int | None = None):
         super().__init__()

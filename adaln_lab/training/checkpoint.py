@@ -7,7 +7,8 @@ checkpoint.previous.safetensors   the one before: at any instant of a save one o
 
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, astuple
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,17 +60,18 @@ def shipped_run(data: str = "digits") -> dict[str, Any]:
     return read_json(asset(f"dit_{data}") / "run.json")
 
 
-def pack_run(run: Run, **more: Any) -> bytes:
-    """All that a run needs to go on: weights, average, optimisers, random state, recipe, history; `more` for people."""
-    if run.torn:
-        raise ValueError("the run stopped in the middle of an update and cannot be kept; the last checkpoint is whole")
+def pack_run(run: Run, **facts: Any) -> bytes:
+    """All that a run needs to go on: weights, average, optimisers, random state, recipe, history.
+
+    `facts` say where it was trained (`Session.facts`). An update that was stopped half-way is taken back first.
+    """
+    run.undo()
     tensors = {"generator": run.generator.get_state()}
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in run.ema.state_dict().items()}
     for i, optimizer in enumerate(run.optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": value for name, value in state.items()}
-    tensors |= {f"gates.{step.number}": step.gates for step in run.history if step.gates is not None}
     about = {
         "format": FORMAT,
         "device": run.generator.device.type,
@@ -77,9 +79,21 @@ def pack_run(run: Run, **more: Any) -> bytes:
         "train": asdict(run.config),
         "number": run.number,
         "seconds": run.seconds,
-        "history": [[step.number, step.loss, step.lr, step.grad_norm] for step in run.history],
+        "history": [astuple(step) for step in run.history],
     }
-    return pack(tensors, about | more)
+    return pack(tensors, about | facts)
+
+
+def record(run: Run, **facts: Any) -> dict[str, Any]:
+    """What run.json holds: recipe, `facts`, date, seconds (saving included), loss and gates."""
+    return facts | {
+        "model": asdict(run.model.config),
+        "train": asdict(run.config),
+        "date": str(date.today()),
+        "seconds": round(run.seconds, 2),
+        "loss": [round(step.loss, 4) for step in run.history],
+        "gates": {step.number: step.gate_rms for step in run.history if step.gate_rms is not None},
+    }
 
 
 def unpack_run(content: bytes, source: Path | str, device: torch.device | str = "cpu") -> tuple[Run, dict[str, Any]]:
@@ -105,13 +119,13 @@ def unpack_run(content: bytes, source: Path | str, device: torch.device | str = 
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     run.generator.set_state(tensors["generator"])
     run.number, run.seconds = about["number"], about["seconds"]
-    run.history = [Step(n, *rest, tensors.get(f"gates.{n}")) for n, *rest in about["history"]]
+    run.history = [Step(*values) for values in about["history"]]
     return run, about
 
 
-def save_run(run: Run, path: Path, **more: Any) -> None:
+def save_run(run: Run, path: Path, **facts: Any) -> None:
     """One file that holds a run; the file that was there becomes the previous one."""
-    content = pack_run(run, **more)
+    content = pack_run(run, **facts)
     before = path.with_name(PREVIOUS) if path.name == CHECKPOINT else None
     atomic_write(path, lambda file: file.write_bytes(content), before)
 

@@ -2,9 +2,9 @@
 
     torchrun --standalone --nproc-per-node=4 -m adaln_lab train --out runs/scenes --data scenes --resume
 
-Every rank draws the same global batch from the same generator and keeps its own rows, so N processes take the steps of
+Every rank draws the same global batch from the same generator and keeps its own part, so N processes take the steps of
 one. DistributedDataParallel averages gradients; optimisers and the moving average are computed on each rank alike.
-Rank 0 alone reads and writes files. Where a rank dies, torchrun ends the others; with --max-restarts=3 it starts all
+Rank 0 alone reads and writes files. If a rank dies, torchrun ends the others; with --max-restarts=3 it starts all
 again, and --resume goes on from the last checkpoint. Several machines: on each, with the first one's address,
 
     torchrun --nnodes=8 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m adaln_lab train ...
@@ -25,13 +25,13 @@ from adaln_lab.flow import FlowPair
 
 
 class World(NamedTuple):
-    """Who takes part in a run: `size` processes, of which this is number `rank`."""
+    """The processes of a run: `size` of them, of which this is number `rank`."""
 
     rank: int = 0
     size: int = 1
 
-    def rows(self, pair: FlowPair) -> FlowPair:
-        """This rank's rows of a global batch."""
+    def shard(self, pair: FlowPair) -> FlowPair:
+        """This rank's part of a global batch."""
         n = len(pair.t)
         if n % self.size:
             raise ValueError(
@@ -41,7 +41,7 @@ class World(NamedTuple):
         n //= self.size
         return FlowPair(*(part[self.rank * n : (self.rank + 1) * n] for part in pair))
 
-    def spread(self, model: nn.Module) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """The model, with gradients that are averaged over all ranks as they are computed."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
@@ -53,29 +53,29 @@ class World(NamedTuple):
             value /= self.size
         return value
 
-    def share(self, content: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank; the others pass None. So that only one of the machines needs the disk."""
+    def broadcast(self, content: bytes | None) -> bytes:
+        """Rank 0's bytes, on every rank; the others pass None. Only rank 0's machine needs the disk."""
         if self.size == 1:
             return content
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         length = torch.tensor([len(content or b"")], device=device)
         dist.broadcast(length, 0)
-        buffer = torch.zeros(int(length) + 1, dtype=torch.uint8, device=device)  # no backend sends nothing
+        buffer = torch.zeros(int(length) + 1, dtype=torch.uint8, device=device)  # no backend sends an empty tensor
         if self.rank == 0:
             buffer.copy_(torch.frombuffer(bytearray(content + b"."), dtype=torch.uint8))
         dist.broadcast(buffer, 0)
         return buffer.cpu().numpy().tobytes()[:-1]
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """The world that torchrun started this process in, and this rank's device; ALONE without torchrun."""
+    """The world that torchrun started this process in, and this rank's device; SINGLE_PROCESS without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -86,7 +86,7 @@ def join(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             )
         torch.cuda.set_device(device)
     store, rank, size = next(rendezvous("env://"))
-    # a restarted job must not meet the addresses that its last start left in the launcher's store
+    # the last start left its addresses in the launcher's store: a prefix hides them from a restarted job
     store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:

@@ -1,5 +1,6 @@
 """What stopped a training run, in one sentence with its remedy."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -9,28 +10,37 @@ from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.training.train import Run
 
 
-def explained(error: Exception, run: Run, data: Dataset, folder: Path) -> Exception:
-    """The same failure in one sentence with its remedy, where it is memory, a lost GPU or a lost process."""
-    text = str(error).splitlines()[0]
+def explain(error: RuntimeError, run: Run, data: Dataset, folder: Path) -> str | None:
+    """A sentence for memory, a missing compiler, a lost GPU or a lost process; None for any other error."""
+    text, step = (str(error).splitlines() or [""])[0][:200], run.number + 1
     if _is_memory(error):
         fits = batch_that_fits(run, data)
         remedy = f"a batch of {fits} fits: --batch {fits}, with another --out" if fits else "not even one picture fits"
-        return ValueError(f"out of memory with a batch of {run.config.batch} at step {run.number + 1}; {remedy}")
+        return f"out of memory with a batch of {run.config.batch} at step {step}; {remedy}"
+    if run.config.compile and _is_compiler(error):
+        return (
+            f"torch.compile could not compile the loss ({text}). It needs a C++ compiler, and Triton on a GPU; "
+            "install them, or leave out --compile"
+        )
     if "CUDA error" in text or isinstance(error, torch.AcceleratorError):
-        return ValueError(
-            f"the GPU stopped answering at step {run.number + 1} ({text}); the last checkpoint is kept in {folder}. "
+        return (
+            f"the GPU stopped answering at step {step} ({text}); the last checkpoint is kept in {folder}. "
             "Once the GPU is back, the same command with --resume goes on"
         )
-    if "peer" in text or "NCCL" in text:  # what gloo and NCCL say when the other end is gone
-        return ValueError(
-            f"another process of this run is gone at step {run.number + 1} ({text[:200]}); if it could say why, that "
-            "stands above. The same command with --resume goes on from the last checkpoint"
+    if re.search(r"\bpeer\b|NCCL", text):  # what gloo and NCCL say when the connection to a process is lost
+        return (
+            f"another process of this run is gone at step {step} ({text}); if it reported a reason, that is printed "
+            "above. The same command with --resume goes on from the last checkpoint"
         )
-    return error
+    return None
 
 
-def _is_memory(error: Exception) -> bool:
+def _is_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_compiler(error: RuntimeError) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
 def batch_that_fits(run: Run, data: Dataset) -> int:

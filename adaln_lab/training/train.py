@@ -1,4 +1,4 @@
-"""Training as a generator: it yields a `Step` after every update, and whoever iterates owns the display.
+"""Training as a generator: it yields a `Step` after every update, and the caller's loop does the display.
 
     run = Run.new(DiTConfig(), TrainConfig())
     for step in train(run, data):
@@ -11,24 +11,18 @@ the final layer), gradient clipping and an exponential moving average of the wei
 import contextlib
 import copy
 import math
-import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.blocks import sd15
 from adaln_lab.data.datasets import Dataset
 from adaln_lab.dit import DiTConfig, Precomputed, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
-from adaln_lab.layers import MLP, CrossAttention, SelfAttention
-from adaln_lab.training.distributed import ALONE, World
-from adaln_lab.training.muon import Muon
+from adaln_lab.training.distributed import SINGLE_PROCESS, World
+from adaln_lab.training.optimizers import make_optimizers
 
-WITH_MATRICES = (SelfAttention, CrossAttention, MLP, sd15.Attention, sd15.GEGLU)  # what Muon is made for
 MOST_LABELS = 64  # at which the gates are read
 PRECISIONS = {
     "float32": "as written",
@@ -80,12 +74,23 @@ class Step:
     loss: float
     lr: float  # AdamW's, after the schedule
     grad_norm: float  # before clipping
-    gates: Tensor | None = None  # (depth, 2): root mean square gate of attention and MLP, every `gates_every` steps
+    # Every `gates_every` steps, for each block the root mean square gate of attention and of MLP. Numbers, because a
+    # history of small tensors, each made among large temporary ones, keeps the allocator from using their memory again.
+    gate_rms: list[list[float]] | None = None
+
+    @property
+    def gates(self) -> Tensor | None:
+        """`gate_rms` as a tensor (depth, 2)."""
+        return None if self.gate_rms is None else torch.tensor(self.gate_rms)
 
 
 @dataclass
 class Run:
-    """A training run in flight: everything that must be kept to go on exactly."""
+    """The state of a training run: everything that must be kept to go on exactly.
+
+    An update changes it as a whole or not at all: `begin` copies what an update changes, and `undo` takes back an
+    update that was stopped half-way, whether by Ctrl-C, lack of memory or any other exception.
+    """
 
     model: TinyDiT
     ema: TinyDiT  # the averaged weights; sample from these
@@ -94,8 +99,11 @@ class Run:
     generator: torch.Generator  # draws batches, times, noise and dropped labels
     number: int = 0  # updates done
     history: list[Step] = field(default_factory=list)
-    seconds: float = 0.0  # of training, over all starts, where somebody measures them
-    torn: bool = False  # an update failed half-way: the weights are neither the old nor the new ones
+    seconds: float = 0.0  # wall-clock time of all starts, saving included; `Session` measures it
+    _begun: int = field(default=0, init=False, repr=False)  # the latest update that was begun: number, or number + 1
+    _copies: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _with_state: list[int] = field(default_factory=list, init=False, repr=False)  # parameters, for each optimiser
+    _random: Tensor | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def new(cls, model: DiTConfig | TinyDiT, config: TrainConfig, device: torch.device | str = "cpu") -> "Run":
@@ -105,22 +113,40 @@ class Run:
                 torch.manual_seed(config.seed)
                 model = TinyDiT(model)
         model = model.to(device).train()
-        generator = torch.Generator(device).manual_seed(config.seed)
-        return cls(
-            model, copy.deepcopy(model).eval().requires_grad_(False), config, make_optimizers(model, config), generator
-        )
+        ema = copy.deepcopy(model).eval().requires_grad_(False)
+        optimizers = make_optimizers(model, config.lr, config.muon_lr, config.weight_decay)
+        return cls(model, ema, config, optimizers, torch.Generator(device).manual_seed(config.seed))
 
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Copy the state before an update. Takes less than 1 % of a step; the copy is as large as a checkpoint."""
+        self.undo()
+        tensors = self._tensors()
+        if [t.shape for t in tensors] != [t.shape for t in self._copies]:
+            self._copies = [torch.empty_like(t) for t in tensors]
+        torch._foreach_copy_(self._copies, tensors)
+        self._with_state = [len(optimizer.state) for optimizer in self.optimizers]
+        self._random = self.generator.get_state()
+        self._begun = self.number + 1
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices of attention and MLP, AdamW for all other parameters."""
-    parts = [m for m in model.modules() if isinstance(m, WITH_MATRICES)]
-    matrices = [p for part in parts for p in part.parameters() if p.dim() == 2]
-    chosen = set(matrices)
-    rest = [p for p in model.parameters() if p not in chosen]
-    return [
-        torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True),
-        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
-    ]
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Take back the update that was begun and is not done, if there is one; can be interrupted and repeated."""
+        if self._begun <= self.number:
+            return
+        for optimizer, n in zip(self.optimizers, self._with_state, strict=True):
+            for parameter in list(optimizer.state)[n:]:  # an optimiser makes its state in the first update
+                del optimizer.state[parameter]
+        torch._foreach_copy_(self._tensors(), self._copies)
+        self.generator.set_state(self._random)
+        while self.history and self.history[-1].number > self.number:
+            self.history.pop()
+        self._begun = self.number
+
+    def _tensors(self) -> list[Tensor]:
+        """All tensors that an update changes."""
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        return [*self.model.parameters(), *self.ema.parameters(), *(t for state in states for t in state.values())]
 
 
 def lr_factor(number: int, config: TrainConfig) -> float:
@@ -130,25 +156,33 @@ def lr_factor(number: int, config: TrainConfig) -> float:
     return min(warm, 1.0, left)
 
 
-def train(run: Run, data: Dataset, world: World = ALONE) -> Iterator[Step]:
-    """Update until config.steps are done, yielding a `Step` each time. ValueError where the loss is not finite.
+def train(run: Run, data: Dataset, world: World = SINGLE_PROCESS) -> Iterator[Step]:
+    """Update until config.steps are done, yielding a `Step` each time.
 
-    Interrupted or failed, a step has happened or it has not; whoever calls `train` again goes on exactly.
+    An exception at any point, Ctrl-C included, leaves the run as the last yielded step left it: call `train` again to
+    go on exactly. ValueError where the loss is not finite or a label does not fit the model.
     """
     k, draw = run.config, data.batches(run.config.batch, run.generator)
     null = run.model.config.n_classes
+    if data.labels.min() < 0 or data.labels.max() >= null:
+        raise ValueError(
+            f'labels must lie in 0 .. {null - 1} for a model with n_classes={null}, which reads {null} as "no label"; '
+            f"those of {data.name} lie in {data.labels.min()} .. {data.labels.max()}"
+        )
     averaged, live = list(run.ema.parameters()), list(run.model.parameters())
-    model, loss_of = world.spread(run.model), flow_loss
+    model, loss_of = world.wrap_ddp(run.model), flow_loss
     if k.compile:
         loss_of = torch.compile(flow_loss, mode="reduce-overhead" if run.generator.device.type == "cuda" else None)
+    with_grad = torch.is_grad_enabled()
     while run.number < k.steps:
-        with _whole_step(run):
+        try:
+            run.begin()
             factor = lr_factor(run.number, k)
             for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * factor
-                optimizer.zero_grad()  # here, so that whatever stopped an earlier step leaves nothing behind
-            pair = world.rows(flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
+                optimizer.zero_grad()  # here, so that a step that was stopped leaves no gradients behind
+            pair = world.shard(flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
             with _precision(k.precision, run.generator.device):
                 loss = loss_of(model, pair)
                 loss.backward()
@@ -160,52 +194,30 @@ def train(run: Run, data: Dataset, world: World = ALONE) -> Iterator[Step]:
                     f"{grad_norm:.4g}); nothing was updated. Lower lr (now {k.lr}) or muon_lr (now {k.muon_lr}), "
                     "or look for NaN in the data"
                 )
-            run.torn = True
             for optimizer in run.optimizers:
                 optimizer.step()
+            number = run.number + 1
             with torch.no_grad():  # early averages forget faster, or they would remember the start
-                torch._foreach_lerp_(averaged, live, 1 - min(k.ema, (run.number + 1) / (run.number + 11)))
-            run.number += 1
-            gates = gate_sizes(run.model) if run.number % k.gates_every == 0 or run.number == 1 else None
-            run.history.append(Step(run.number, loss, k.lr * factor, grad_norm, gates))
-            run.torn = False
-        yield run.history[-1]
-
-
-@contextlib.contextmanager
-def _whole_step(run: Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the step, a second one does not; after an error the random state is the
-    one before it."""
-    state, caught, held = run.generator.get_state(), [], {}
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if number in caught:
-            signal.default_int_handler(number, frame)  # raises KeyboardInterrupt, for a step that hangs
-        caught.append(number)
-
-    if threading.current_thread() is threading.main_thread():  # others get no signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:  # None: somebody's handler that Python cannot put back
-                held[number] = signal.signal(number, hold)
-    try:
-        yield
-    except BaseException:
-        run.generator.set_state(state)
-        raise
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
-    for number in caught:
-        signal.raise_signal(number)
+                torch._foreach_lerp_(averaged, live, 1 - min(k.ema, number / (number + 10)))
+            gates = gate_sizes(run.model) if number % k.gates_every == 0 or number == 1 else None
+            step = Step(number, loss, k.lr * factor, grad_norm, None if gates is None else gates.tolist())
+            run.history.append(step)
+            run.number = number  # done; no interrupt can come before the yield, as Python takes them only at calls
+        except BaseException:
+            run.undo()
+            torch.set_grad_enabled(with_grad)  # an interrupt inside `no_grad` can leave gradients switched off
+            raise
+        yield step
 
 
 @contextlib.contextmanager
 def _precision(name: str, device: torch.device) -> Iterator[None]:
-    """The arithmetic of PRECISIONS, as long as it is asked for."""
+    """Compute in one of PRECISIONS inside the context."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if name == "tf32" else before)
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16"):
+        # without a cache, as an interrupt could leave old weights in it
+        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16", cache_enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

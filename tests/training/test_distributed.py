@@ -18,8 +18,7 @@ from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
-from adaln_lab.training.distributed import ALONE, World, join
-from adaln_lab.training.failures import explained
+from adaln_lab.training.distributed import SINGLE_PROCESS, World, join
 from adaln_lab.training.train import Run, TrainConfig, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
@@ -37,8 +36,8 @@ def gradients(world: World, variant: str) -> dict[str, torch.Tensor]:
     x, y = torch.randn(16, 1, 8, 8, generator=generator), torch.randint(10, (16,), generator=generator)
     pair = flow_pair(x, y, 10, 0.3, generator)
     pair = FlowPair(pair.x_t.double(), pair.t.double(), pair.y, pair.v.double())
-    spread = world.spread(model)  # must live until the backward pass is over
-    flow_loss(spread, world.rows(pair)).backward()
+    wrapped = world.wrap_ddp(model)  # must live until the backward pass is over
+    flow_loss(wrapped, world.shard(pair)).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -51,7 +50,7 @@ def rank_main(rank: int, folder: str) -> None:
         found = {variant: gradients(world, variant) for variant in VARIANTS}
         run = Run.new(SMALL, SHORT, device)
         losses = [step.loss for step in train(run, datasets.load("digits"), world)]
-        shared = world.share(b"from rank 0" if rank == 0 else None)
+        shared = world.broadcast(b"from rank 0" if rank == 0 else None)
         assert shared == b"from rank 0"
         if rank == 0:
             torch.save({"gradients": found, "losses": losses, "ema": run.ema.state_dict()}, Path(folder) / "found.pt")
@@ -70,7 +69,7 @@ def two_ranks(tmp_path_factory) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(two_ranks, variant):
-    alone = gradients(ALONE, variant)
+    alone = gradients(SINGLE_PROCESS, variant)
     assert alone.keys() == two_ranks["gradients"][variant].keys()
     for name, gradient in alone.items():
         torch.testing.assert_close(two_ranks["gradients"][variant][name], gradient, rtol=0, atol=1e-10, msg=name)
@@ -87,22 +86,22 @@ def test_two_processes_train_the_model_of_one(two_ranks):
         torch.testing.assert_close(two_ranks["ema"][name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_rows_are_shared_without_gap_or_overlap():
+def test_shards_have_no_gap_and_no_overlap():
     pair = FlowPair(*(torch.arange(12.0) for _ in range(4)))
-    parts = [World(rank, 3).rows(pair) for rank in range(3)]
+    parts = [World(rank, 3).shard(pair) for rank in range(3)]
     assert all(torch.equal(torch.cat(column), torch.arange(12.0)) for column in zip(*parts, strict=True))
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
+def test_a_batch_that_cannot_be_split_is_refused_with_one_that_can():
     with pytest.raises(ValueError, match="shared by 3 processes and must be a multiple of it, got 16; try --batch 15"):
-        World(0, 3).rows(FlowPair(*(torch.zeros(16) for _ in range(4))))
+        World(0, 3).shard(FlowPair(*(torch.zeros(16) for _ in range(4))))
 
 
-def test_without_torchrun_one_is_alone(monkeypatch):
+def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join(torch.device("cpu")) as (world, device):
-        assert (world, device.type) == (ALONE, "cpu")
-    assert ALONE.spread(model := torch.nn.Linear(1, 1)) is model
+        assert (world, device.type) == (SINGLE_PROCESS, "cpu")
+    assert SINGLE_PROCESS.wrap_ddp(model := torch.nn.Linear(1, 1)) is model
 
 
 @pytest.mark.slow
@@ -124,11 +123,3 @@ def test_a_rank_that_dies_is_named_and_the_restarted_job_ends_as_if_never_stoppe
     assert int(starts[0]) == 0 < int(starts[-1])
     subprocess.run([*TORCHRUN, *train_it, "--out", str(straight)], env=env, capture_output=True, check=True)
     assert (broken / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
-
-
-def test_a_lost_process_is_one_sentence_with_the_remedy(tmp_path):
-    run = Run.new(SMALL, SHORT)
-    lost = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:61608.\nmore")
-    said = explained(lost, run, datasets.load("digits"), tmp_path)
-    assert isinstance(said, ValueError)
-    assert "another process of this run is gone at step 1" in str(said) and "--resume" in str(said)

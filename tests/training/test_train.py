@@ -1,6 +1,8 @@
 """Training: the same seed is the same run, Muon is Muon, the average averages, and nothing non-finite is learnt."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,10 +12,11 @@ from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments.classifier import evaluate, load_classifier
+from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.samplers import sample
-from adaln_lab.training.muon import Muon
+from adaln_lab.training.optimizers import Muon, make_optimizers
 from adaln_lab.training.recipes import recipe
-from adaln_lab.training.train import Run, TrainConfig, gate_sizes, lr_factor, make_optimizers, read_gates, train
+from adaln_lab.training.train import Run, TrainConfig, gate_sizes, lr_factor, read_gates, train
 
 SMALL = DiTConfig(width=24, depth=2, heads=2)
 SHORT = TrainConfig(steps=6, batch=16, gates_every=2)
@@ -97,13 +100,43 @@ def test_muon_equals_torch_muon_up_to_bfloat16():
         assert (p - q).norm() < 0.02 * p.norm()
 
 
-def test_every_parameter_has_exactly_one_optimiser_and_muon_only_block_matrices():
-    run = Run.new(SMALL, SHORT)
-    adam, muon = ([p for g in o.param_groups for p in g["params"]] for o in make_optimizers(run.model, SHORT))
-    assert len({*adam} | {*muon}) == len(adam) + len(muon) == len(list(run.model.parameters()))
-    names = {p: n for n, p in run.model.named_parameters()}
-    kinds = {names[p].split(".", 2)[2] for p in muon}
-    assert kinds == {"attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight"}
+BLOCKS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
+SD15 = ("self_attn", "cross", "mlp.up", "mlp.down")
+
+
+@pytest.mark.parametrize(
+    ("model", "muon_parts"),
+    [
+        (TinyDiT(SMALL), BLOCKS),
+        (TinyDiT(replace(SMALL, variant="both", encoder=1)), (*BLOCKS, "cross.q", "cross.kv", "cross.out", "branches")),
+        (TinyUNet(UNetConfig()), SD15),
+    ],
+)
+def test_muon_has_the_matrices_of_attention_and_mlp_and_adam_has_everything_else(model, muon_parts):
+    adam, muon = ([p for g in o.param_groups for p in g["params"]] for o in make_optimizers(model, 0.1, 0.1))
+    assert len({*adam} | {*muon}) == len(adam) + len(muon) == len(list(model.parameters()))
+    expected = {
+        name for name, p in model.named_parameters() if p.dim() == 2 and any(f".{x}." in f".{name}" for x in muon_parts)
+    }
+    assert {name for name, p in model.named_parameters() if any(p is q for q in muon)} == expected != set()
+
+
+@pytest.mark.parametrize("module", ["train", "checkpoint", "session", "recipes"])
+def test_training_does_not_load_the_published_blocks(module):
+    """They are many files, and a TinyDiT has none of them."""
+    code = f"import sys, adaln_lab.training.{module}; print(*(m for m in sys.modules if 'adaln_lab.blocks' in m))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("n_classes", "first"), [(9, 0), (10, -1)])
+def test_labels_outside_the_models_classes_are_refused_before_the_first_step(digits, n_classes, first):
+    """An id equal to n_classes means "no label": a 9 among nine classes would train as unconditional, silently."""
+    run = Run.new(replace(SMALL, n_classes=n_classes), SHORT)
+    before, labels = weights(run).clone(), digits.labels.clone()
+    labels[0] = first
+    with pytest.raises(ValueError, match=rf"labels must lie in 0 .. {n_classes - 1} .* lie in {first} .. 9"):
+        next(train(run, replace(digits, labels=labels)))
+    assert torch.equal(before, weights(run)) and run.number == 0
 
 
 def test_the_average_follows_the_weights_from_behind(digits):

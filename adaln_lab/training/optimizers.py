@@ -1,17 +1,19 @@
-"""Muon in float32: momentum, then every update matrix is replaced by (nearly) the closest orthogonal one.
+"""The two optimisers of training: AdamW, and Muon for the matrices of attention and MLP.
+
+Muon is momentum, and then every update matrix is replaced by (nearly) the closest orthogonal one:
 
     M <- mu M + (1 - mu) G,    U = G + mu (M - G),    W <- W - lr sqrt(max(1, rows / columns)) * orthogonal(U)
 
-Keller Jordan, Muon (2024). torch.optim.Muon computes the same in bfloat16, one matrix at a time, which a CPU without
-bf16 units pays for: on two cores of a Zen 3 that took longer than the rest of a training step. Here all matrices
-iterate as one batch in float32. tests/test_train.py holds the two against each other.
+Keller Jordan, Muon (2024). torch.optim.Muon computes the same in bfloat16, one matrix at a time, which is slow on a CPU
+without bfloat16 units: on two cores of a Zen 3 it took longer than the rest of a training step. Here all matrices
+iterate as one batch in float32. tests/training/test_train.py compares the two.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def orthogonal(matrices: list[Tensor], coefficients: tuple[float, float, float], steps: int) -> list[Tensor]:
@@ -56,3 +58,17 @@ class Muon(torch.optim.Muon):
             for p, update in zip(params, updates, strict=True):
                 rate = group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+
+def make_optimizers(
+    model: nn.Module, lr: float, muon_lr: float, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters but the matrices of modules marked `for_muon` (attention, MLP); Muon for those."""
+    parts = [m for m in model.modules() if getattr(m, "for_muon", False)]
+    matrices = [p for part in parts for p in part.parameters() if p.dim() == 2]
+    chosen = set(matrices)
+    rest = [p for p in model.parameters() if p not in chosen]
+    return [
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True),
+        Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
+    ]
