@@ -1,1 +1,1 @@
-"""Pictures: real digits and downloads (`datasets`), drawn scenes (`scenes`), read back (`scene_reader`)."""
+"""Pictures: real digits and downloads (`datasets`), rendered scenes (`scenes`) and their reader (`scene_reader`)."""

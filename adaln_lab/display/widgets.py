@@ -1,10 +1,10 @@
-"""The widgets of the course: sliders with a picture; a picture that a training loop redraws; a card to guess on.
+"""The widgets of the course: a picture with sliders, a picture that a training loop redraws, a card with a question.
 
-A picture is drawn once. After that a slider redraws only the artists that change, on top of the stored background
-(blitting), and the frame goes to the browser as a PNG inside an <img> that carries its own alt text: about a tenth of
-the time of a full draw. Whoever has no kernel (GitHub, print, an offline page) sees a contact sheet instead.
+A figure is drawn once. After that a slider redraws only the artists that change, on top of the stored background
+(blitting), and the browser gets the frame as a PNG in an <img> with alt text: about a tenth of the time of a full draw.
+Pages without a kernel (GitHub, print, offline) show a contact sheet instead.
 
-Pictures come in as `matplotlib.figure.Figure`; pyplot and its global state are not used.
+Figures are `matplotlib.figure.Figure` objects; pyplot and its global state are not used.
 """
 
 import base64
@@ -36,9 +36,9 @@ WAIT_NOTE = " (Drawn when you let go of the slider: a model runs for each pictur
 
 @dataclass(frozen=True)
 class Slider:
-    """One number to move: `name` is what `update` and `alt` call it, `label` what the reader sees.
+    """A number to choose. `name` is the argument of `update` and `alt`, `label` is shown to the reader.
 
-    Four whole numbers make a slider of whole numbers. The default must leave room to explore on both sides.
+    If low, high, step and value are all int, the slider gives ints.
     """
 
     name: str
@@ -52,15 +52,11 @@ class Slider:
     def __post_init__(self) -> None:
         if self.step <= 0:
             raise ValueError(f"slider {self.name!r}: the step must be positive, got {self.step}")
-        right, left = self._steps(self.value, self.high), self._steps(self.low, self.value)
-        if right < 10 or left < 5:
+        if not self.low <= self.value <= self.high or self.low + self.step > self.high:
             raise ValueError(
-                f"slider {self.name!r}: the default {self.value} leaves {right} steps to its right and {left} to its "
-                "left, but at least 10 and 5 are needed: make the step smaller, the range wider, or move the default"
+                f"slider {self.name!r}: expected low <= value <= high and room for a step, got low {self.low}, "
+                f"value {self.value}, high {self.high}, step {self.step}"
             )
-
-    def _steps(self, start: float, stop: float) -> int:
-        return math.floor((stop - start) / self.step + 1e-9)
 
     @property
     def is_whole(self) -> bool:
@@ -71,12 +67,12 @@ class Slider:
         return self.fmt or ("d" if self.is_whole else ".2f")
 
     def text(self, value: float) -> str:
-        """The label and a value, as a tile of the contact sheet shows them."""
+        """The title of a tile of the contact sheet: label and value."""
         return f"{self.label or self.name}: {value:{self.readout}}"
 
     def spread(self, n: int) -> list[float]:
-        """n values from low to high, all on the slider's steps."""
-        steps = self._steps(self.low, self.high)
+        """n values from low to high, rounded to the slider's steps."""
+        steps = math.floor((self.high - self.low) / self.step + 1e-9)
         values = [self.low + round(i * steps / (n - 1)) * self.step for i in range(n)]
         return values if self.is_whole else [round(value, 10) for value in values]
 
@@ -91,7 +87,7 @@ class Slider:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several names, each a button beside the sliders of a picture."""
+    """One of several options, shown as buttons beside the sliders."""
 
     name: str
     options: tuple[str, ...]
@@ -105,16 +101,16 @@ class Choice:
             raise ValueError(f"choice {self.name!r}: at least two different options are needed, got {self.options}")
 
     def text(self, value: str) -> str:
-        """A value, as a tile of the contact sheet shows it."""
+        """The title of a tile of the contact sheet."""
         return value
 
     def spread(self, n: int) -> list[str]:
-        """Up to n of the options, evenly, the first and the last among them."""
+        """Up to n of the options, evenly spaced, with the first and the last."""
         n = min(n, len(self.options))
         return [self.options[round(i * (len(self.options) - 1) / (n - 1))] for i in range(n)]
 
     def control(self, continuous: bool) -> W.ToggleButtons:
-        """Buttons, since JupyterLab takes the arrow keys away from a drop-down list."""
+        """Buttons, because JupyterLab intercepts the arrow keys of a drop-down list."""
         return W.ToggleButtons(
             options=self.options, value=self.value, description=self.label or self.name,
             style={"description_width": "14em", "button_width": "auto"}, layout=W.Layout(width="98%"),
@@ -124,14 +120,14 @@ class Choice:
 class Explorer:
     """A picture with sliders: `Explorer(fig, artists, update, sliders, alt, caption)` as the last line of a cell.
 
-    fig         drawn once; what is fixed in it (axes, labels, limits) stays
-    artists     what changes: drawn anew for each frame, above everything fixed
+    fig         drawn once; axes, labels and limits stay fixed
+    artists     redrawn for each frame, above everything fixed
     update      update(**values) puts new data into the artists
-    sliders     `Slider`s and `Choice`s; the first one spans the contact sheet
-    alt         alt(**values) -> str, what the picture shows in words; the live picture carries it
+    sliders     `Slider`s and `Choice`s; the contact sheet varies the first one
+    alt         alt(**values) -> str, the alt text: what the picture shows
     caption     plain text, always visible
-    continuous  False where a picture needs a model and a slider that waits for the hand to rest; the caption says so
-    sheet       slider values of the contact sheet, one dict per tile; what a dict leaves out is at its default
+    continuous  False if an update is slow: it then runs when the slider is released, and the caption says so
+    sheet       slider values of the contact sheet, one dict per tile; omitted values are the defaults
     """
 
     def __init__(
@@ -146,8 +142,8 @@ class Explorer:
         continuous: bool = True,
         sheet: Sequence[dict[str, Any]] | None = None,
     ):
-        if strangers := [item for item in artists if not isinstance(item, Artist)]:
-            raise ValueError(f"artists must be single artists (write *bars for a group), got {strangers[0]!r}")
+        if groups := [item for item in artists if not isinstance(item, Artist)]:
+            raise ValueError(f"artists must be single artists (write *bars for a group), got {groups[0]!r}")
         self.fig, self.artists, self.update, self.alt = fig, sorted(artists, key=Artist.get_zorder), update, alt
         self.caption = caption if continuous else caption + WAIT_NOTE
         self.specs = {slider.name: slider for slider in sliders}
@@ -155,7 +151,7 @@ class Explorer:
         self.canvas = _white_canvas(fig)
         self.layout = fig.get_layout_engine()
         for artist in self.artists:
-            artist.set_animated(True)  # left out of a full draw, so that the background holds only what is fixed
+            artist.set_animated(True)  # left out of a full draw, hence out of the stored background
         self.sliders = {name: slider.control(continuous) for name, slider in self.specs.items()}
         self.picture, self.error = W.HTML(), W.HTML()
         self.widget = W.VBox([*self.sliders.values(), self.picture, _caption(self.caption), self.error])
@@ -173,30 +169,30 @@ class Explorer:
 
     @property
     def text(self) -> str:
-        """What stands for the widget where there is neither kernel nor picture; the same on every machine."""
+        """Replaces the widget where neither widgets nor pictures are shown; the same on every machine."""
         return f"{self.alt(**self.defaults)}\n{self.caption}"
 
     def redraw(self) -> None:
-        """The full path: solve the layout and draw what is fixed. Needed only after changing limits or labels."""
+        """Solve the layout and draw the whole figure. Needed only after changing limits or labels."""
         self.update(**self.values)
         if self.layout is not None:
             self.layout.execute(self.fig)
-            self.fig.set_layout_engine("none")  # solved once: axes must not move while a slider does
+            self.fig.set_layout_engine("none")  # solved once: the axes must not move with the slider
         self.canvas.draw()
         self._background = self.canvas.copy_from_bbox(self.fig.bbox)
         self._show_frame()
 
     def contact_sheet(self, n: int = 6) -> bytes:
-        """A PNG for readers without a kernel: the picture at n values of the first slider, or at `sheet`'s."""
+        """A PNG for pages without a kernel: the picture at n values of the first slider, or at those of `sheet`."""
         first = next(iter(self.specs.values()))
         tiles = self.sheet or [{first.name: value} for value in first.spread(n)]
         titles = [", ".join(self.specs[name].text(value) for name, value in tile.items()) for tile in tiles]
         frames = [self._frame(self.defaults | tile) for tile in tiles]
-        self.update(**self.values)  # leave the artists as the sliders say
+        self.update(**self.values)  # the artists match the sliders again
         return small_png(_sheet(frames, titles, self.caption))
 
     def show(self) -> None:
-        """Display the widget together with what stands for it without a kernel. The last line of a cell calls this."""
+        """Display the widget with its contact sheet and text. IPython calls this for the last line of a cell."""
         _publish(display, self.widget, self.contact_sheet(), self.text)
 
     _ipython_display_ = show
@@ -212,7 +208,7 @@ class Explorer:
         self.picture.value = _img(self._frame(self.values), self.alt(**self.values))
 
     def _on_change(self, _change: dict) -> None:
-        """A mistake must not pass for a picture that does not react: it is said under the picture, and raised."""
+        """Redraw. An exception is shown below the picture and raised, since JupyterLab alone would hide it."""
         try:
             self._show_frame()
         except Exception as error:
@@ -225,7 +221,7 @@ class Explorer:
 
 
 class LivePicture:
-    """A figure that grows while a loop runs; what stays in the stored notebook is its last state.
+    """A figure that is redrawn while a loop runs; the stored notebook keeps its last state.
 
     with LivePicture(fig, alt) as live:
         for step in train(...):
@@ -239,12 +235,12 @@ class LivePicture:
         self._id, self._drawn = uuid.uuid4().hex, -math.inf
 
     def draw(self, every: float = 0.0) -> None:
-        """Draw the whole figure anew, but not if the last drawing is less than `every` seconds old."""
+        """Redraw the whole figure, unless the last drawing is less than `every` seconds old."""
         if time.monotonic() - self._drawn < every:
             return
         self.canvas.draw()
         self.widget.value = _img(_pixels(self.canvas), self.alt)
-        self._drawn = time.monotonic()  # after drawing, so that a slow figure cannot take all the loop's time
+        self._drawn = time.monotonic()  # after drawing, so that a slow figure leaves time for the loop
 
     def __enter__(self) -> "LivePicture":
         self.draw()
@@ -252,7 +248,7 @@ class LivePicture:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.draw()  # also when the loop was interrupted: the picture shows how far it came
+        self.draw()  # also after an interrupt, to show how far the loop came
         _publish(update_display, self.widget, self._png(), self.alt, display_id=self._id)
 
     def _png(self) -> bytes:
@@ -260,10 +256,10 @@ class LivePicture:
 
 
 class Card:
-    """A question with a button for each option; the first click commits, and running the cell again changes nothing.
+    """A question with a button for each option. The first click commits; running the cell again changes nothing.
 
-    `pick` commits beforehand, and `answer` is the right option, told after committing. Where there are no widgets, the
-    text asks to commit by pick=... in the cell.
+    `pick` commits in the code; `answer` is the index of the right option, shown after committing. Without widgets the
+    text asks for pick=... in the cell.
     """
 
     clicked: ClassVar[dict[tuple, int]] = {}  # in this kernel: question and options -> pick
@@ -273,7 +269,7 @@ class Card:
             if number is not None and number not in range(len(options)):
                 raise ValueError(f"{name} must be a number from 0 to {len(options) - 1}, got {number!r}")
         self.question, self.options, self.pick, self.answer = question, tuple(options), pick, answer
-        self.text = self._text()  # of the cell as it is written: a click must not change what is stored
+        self.text = self._text()  # from the arguments alone: a click must not change the stored notebook
         wide = W.Layout(width="auto", min_width="14em", max_width="98%")
         self.buttons = [W.Button(description=option, layout=wide) for option in options]
         self.line = W.HTML()
@@ -293,19 +289,19 @@ class Card:
             display(self.widget._repr_mimebundle_() | {"text/plain": self.text}, raw=True)
 
     def _on_click(self, button: W.Button) -> None:
-        if self.pick is None:  # a second click may already be on its way
+        if self.pick is None:  # a second click may already be queued
             self.pick = self.clicked[self.question, self.options] = self.buttons.index(button)
             self._show_pick()
 
     def _show_pick(self) -> None:
-        """A mark on the button, and a line that a screen reader speaks."""
+        """Mark the button, and write a line that screen readers announce."""
         line = "Commit before you read on: choose one."
         if self.pick is not None:
             line = f"You said: {self.options[self.pick]}. {self._verdict() or 'Now run the next cells.'}"
             chosen = self.buttons[self.pick]
             chosen.description, chosen.style.font_weight = f"\u2192 {self.options[self.pick]} (your guess)", "bold"
             for button in self.buttons:
-                button.disabled = button is not chosen  # the chosen one keeps the focus, so that Shift+Enter works
+                button.disabled = button is not chosen  # the chosen one keeps the focus for Shift+Enter
         self.line.value = f'<p role="status" style="margin:0;line-height:1.4">{html.escape(line)}</p>'
 
     def _verdict(self) -> str:
@@ -322,7 +318,7 @@ class Card:
 
 
 def _white_canvas(fig: Figure) -> FigureCanvasAgg:
-    fig.set_facecolor("white")  # opaque: reads on a dark page as well
+    fig.set_facecolor("white")  # opaque, so that it is legible on a dark page
     return FigureCanvasAgg(fig)
 
 
@@ -331,9 +327,9 @@ def _pixels(canvas: FigureCanvasAgg) -> Image.Image:
 
 
 def _img(image: Image.Image, alt: str) -> str:
-    """Width and height hold the place while the picture changes; decoding=sync never shows an unfinished one."""
+    """Width and height reserve the space; decoding=sync never shows a half-decoded picture."""
     buffer = io.BytesIO()
-    image.save(buffer, format="png", compress_level=1)  # quick to write, and gone with the next frame
+    image.save(buffer, format="png", compress_level=1)  # fast; the frame is replaced soon
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<img alt="{html.escape(alt)}" width="{image.width}" height="{image.height}" decoding="sync" '
@@ -346,15 +342,15 @@ def _caption(text: str) -> W.HTML:
 
 
 def _publish(how: Callable[..., Any], widget: W.Widget, png: bytes, text: str, **options: Any) -> None:
-    """One output with three faces: the live widget, a PNG for pages without a kernel, and text that never varies."""
+    """One output in three formats: the live widget, a PNG for pages without a kernel, and text that never varies."""
     bundle = widget._repr_mimebundle_() | {"image/png": base64.b64encode(png).decode(), "text/plain": text}
     how(bundle, raw=True, metadata={"image/png": {"alt": text}}, **options)
 
 
 def _sheet(frames: Sequence[Image.Image], titles: Sequence[str], caption: str) -> Image.Image:
-    """Frames under titles, side by side as far as they stay legible, then the caption; SHEET_WIDTH wide.
+    """Frames with titles in rows of up to three, then the caption; SHEET_WIDTH wide.
 
-    White that all frames have at their bottom is left out: there a live picture keeps room for taller contents.
+    White at the bottom of all frames is cut off: a live picture reserves that space for taller contents.
     """
     inked = [box for frame in frames if (box := ImageOps.invert(frame.convert("L")).getbbox())]
     bottom = min(frames[0].height, max((box[3] for box in inked), default=1) + SHEET_GAP)

@@ -1,8 +1,8 @@
-"""Exercises that know their wrong answers.
+"""Exercises that recognise common mistakes.
 
-`check` runs a learner's function next to the solution and next to versions with one known mistake each: whose output
-it shares, that mistake it has. `check` never raises for what the function does and always returns a function that
-works, so that Run All comes to its end with every exercise unsolved.
+`check` compares a learner's function with the solution and with versions of it that have one known mistake each: equal
+outputs name the mistake. It never raises because of the learner's function, and always returns a function that works,
+so that Run All reaches the end with every exercise unsolved.
 """
 
 import ast
@@ -20,20 +20,20 @@ from adaln_lab.display.widgets import Card
 from adaln_lab.exercises.record import remember
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
-NEAR = 1e-4  # the same, of answers that miss no more than an eps or have lost digits
-NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}  # all that a stub's bytecode does
+NEAR = 1e-4  # the same, for answers that differ by an eps or by rounding to float32
+NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}  # the bytecode of a stub
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One function to write. Cases and answers are float64, and the sizes of a case differ from each other."""
+    """One function to write. Cases and answers are float64; the axes of a case have different sizes."""
 
     question: str  # one sentence
     solution: Callable  # its name is the exercise's name
-    returns: tuple[str, ...]  # what the solution returns, by name
+    returns: tuple[str, ...]  # names of what the solution returns
     cases: Callable[[], list[tuple]]  # makes the arguments of every call
-    hints: tuple[str, str, str]  # from a nudge to nearly all
-    wrong: dict[str, Callable]  # name of the mistake -> the solution with that mistake; its docstring explains it
+    hints: tuple[str, str, str]  # from a nudge to almost the answer
+    wrong: dict[str, Callable]  # mistake -> the solution with it; its docstring explains it
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ def randn64(*shape: int, seed: int = 0) -> Tensor:
 
 
 def by_name(*versions: Callable) -> dict[str, Callable]:
-    """`velocity_flipped` is told as "velocity flipped"."""
+    """`velocity_flipped` -> {"velocity flipped": velocity_flipped}, for `Exercise.wrong`."""
     return {version.__name__.replace("_", " "): version for version in versions}
 
 
@@ -66,7 +66,7 @@ def find(name: str) -> Exercise:
 
 
 def check(name: str, fn: Callable | None) -> Callable:
-    """Say "to do", "ok" or which mistake `fn` makes. Returns `fn` if it is right, else the solution."""
+    """Print "to do", "ok" or the mistake of `fn`. Returns `fn` if it is right, else the solution."""
     exercise = find(name)
     if not callable(fn) and fn is not None and fn is not ...:
         print(f"not yet: {name}: give check the function itself, as in check({name!r}, {name}), not what it returns")
@@ -86,7 +86,7 @@ def check(name: str, fn: Callable | None) -> Callable:
 
 
 def hint(name: str, level: int = 1) -> None:
-    """Print one of three hints, each telling more than the one before."""
+    """Print hint 1, 2 or 3; each tells more than the one before."""
     hints = find(name).hints
     if level not in range(1, len(hints) + 1):
         raise ValueError(f"hint levels are 1 to {len(hints)}, got {level!r}")
@@ -99,7 +99,7 @@ def solution(name: str) -> None:
 
 
 def source(function: Callable) -> str:
-    """A function's source as a notebook writes it: without types, whose names the notebook need not have imported."""
+    """A function's source without type annotations, whose names a notebook may not have imported."""
     text = textwrap.dedent(inspect.getsource(function)).rstrip()
     tree = ast.parse(text).body[0]
     for node in ast.walk(tree.args):
@@ -110,12 +110,12 @@ def source(function: Callable) -> str:
 
 
 def guess(question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None) -> None:
-    """Ask before the cell that answers: a card to click. Without widgets pick=0, 1, ... in the call commits."""
+    """Ask for a prediction, on a card to click; without widgets, pick=0, 1, ... in the call commits."""
     Card(question, options, pick, answer).show()
 
 
 def diagnose(exercise: Exercise, got: list[Any]) -> str | None:
-    """What is wrong with the outcomes of a learner's function, one for each case; None if nothing is."""
+    """What is wrong with `got`, the outcome of a learner's function in each case; None if it is right."""
     want = [_call(exercise.solution, case) for case in exercise.cases()]
     if all(_same(g, w) for g, w in zip(got, want, strict=True)):
         return None
@@ -129,15 +129,17 @@ def diagnose(exercise: Exercise, got: list[Any]) -> str | None:
 
 
 def _is_the_readers(fn: Callable | None, name: str, is_right: bool) -> bool:
-    """Whether progress counts it: nothing of this package, and no mistake that a notebook shows under another name."""
+    """Whether progress counts it: not a function of this package, nor a mistake that a notebook demonstrates."""
     is_ours = str(getattr(fn, "__module__", None)).startswith("adaln_lab")
     return not is_ours and (is_right or getattr(fn, "__name__", None) == name)
 
 
 def _call(fn: Callable, arguments: tuple) -> Any:
-    """The outcome of one call: a tuple, of one item if one was returned, or the exception that was raised."""
+    """The outcome of one call: what was returned, as a tuple, or the exception that was raised."""
     try:
-        result = fn(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))  # += must not reach the next call
+        result = fn(
+            *(a.clone() if isinstance(a, Tensor) else a for a in arguments)
+        )  # the function may change its arguments
         items = result if isinstance(result, tuple | list) else (result,)
         return tuple(item.detach().cpu().to_dense() if isinstance(item, Tensor) else item for item in items)
     except (Exception, SystemExit) as error:
@@ -145,21 +147,21 @@ def _call(fn: Callable, arguments: tuple) -> Any:
 
 
 def _is_stub(outcome: Any) -> bool:
-    """NotImplementedError, or nothing but None and ... returned."""
+    """Whether it raised NotImplementedError or returned only None and `...`."""
     if isinstance(outcome, BaseException):
         return isinstance(outcome, NotImplementedError)
     return all(item is None or item is ... for item in outcome)
 
 
 def _returns_nothing(fn: Callable | None, got: list[Any]) -> bool:
-    """Whether a function computes something and forgets to return it: more than a stub, and None comes back."""
+    """Whether a function does more than a stub does, but returns None."""
     code = getattr(fn, "__code__", None)
     is_more = code is not None and any(step.opname not in NOTHING for step in dis.get_instructions(code))
     return is_more and all(outcome == (None,) for outcome in got)
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal outcomes: the same kind of exception, or the same tensors up to rounding."""
+    """Whether outcomes agree: the same type of exception, or the same tensors up to rounding."""
     if isinstance(a, BaseException) or isinstance(b, BaseException):
         return type(a) is type(b)
     if len(a) != len(b) or not all(isinstance(item, Tensor) for item in (*a, *b)):
@@ -168,7 +170,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _off(x: Tensor, y: Tensor, tol: float = TOL) -> Tensor:
-    """Where x is further from y than rounding explains; NaN is off as well."""
+    """Where x differs from y by more than rounding; NaN differs."""
     return ~((x - y).abs() <= tol * max(1.0, y.abs().max().item()))
 
 
@@ -180,7 +182,7 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def _difference(returns: tuple[str, ...], got: Any, want: tuple[Tensor, ...]) -> str | None:
-    """Where an answer that matches no known mistake first differs from the solution."""
+    """How an answer that matches no known mistake differs from the solution."""
     if isinstance(got, BaseException):
         return f"your function raised {type(got).__name__}: {got}"
     if len(got) != len(want):

@@ -1,1 +1,1 @@
-"""Files, environment, assets, and equations that are run."""
+"""Files, environment, shipped assets, and proofs of equations."""

@@ -1,4 +1,4 @@
-"""What comes with the package beside code: trained models, tables, records. Their cards: adaln_lab/assets/README.md."""
+"""Files that come with the package: trained models, tables, records. adaln_lab/assets/README.md describes them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def asset(name: str) -> Path:
-    """The path of one file or folder, as "dit_digits". ValueError that names its siblings where there is none."""
+    """The path of a file or folder such as "dit_digits". ValueError with the similar names if there is none."""
     path = ASSETS / name
     if not path.exists():
         family = path.name.partition("_")[0] if "_" in path.name else ""
@@ -18,6 +18,6 @@ def asset(name: str) -> Path:
 
 
 def stored(name: str) -> dict[str, Any] | None:
-    """The table or record NAME.json, or None where nobody has measured it yet."""
+    """The table or record NAME.json, or None if it was not measured yet."""
     path = ASSETS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf8")) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Where the course runs: which device, which folder, and whether the installed packages fit together."""
+"""Where the course runs: device, folder, and whether the installed packages are recent enough."""
 
 import os
 import platform
@@ -53,7 +53,7 @@ def problems() -> list[str]:
 
 
 def machine(device: torch.device) -> str:
-    """The chip that computes, by name where there is one."""
+    """The name of the GPU, or the CPU and its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""Equations that are run: `prove("LN(a x) = LN(x)", lhs, rhs)` prints one line that never varies, or raises.
+"""Equations as code: `prove("LN(a x) = LN(x)", lhs, rhs)` prints a line that is the same on every machine, or raises.
 
 The two sides must agree to max |lhs - rhs| <= tol * max(1, max |rhs|), in float64: absolute for numbers around one,
-relative for large ones. They should come from different code paths; a thing compared with itself is refused.
+relative for large ones. They should come from different code paths; an object compared with itself is refused.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
-    """Print `proved: claim` if both sides agree; they are tensors, arrays, numbers, or (nested) lists of them.
+    """Print `proved: claim` if the sides agree: tensors, arrays, numbers, or (nested) lists of them.
 
-    Raises ValueError for two sides that cannot be compared, AssertionError with the numbers for two that differ.
+    ValueError if they cannot be compared, AssertionError with the numbers if they differ.
     """
     left, right = _array(lhs), _array(rhs)
     if left.shape != right.shape:
@@ -40,7 +40,7 @@ def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
 
 
 def _array(side: Any) -> np.ndarray:
-    if hasattr(side, "detach"):  # a torch tensor, without importing torch; bfloat16 has no numpy type, so double first
+    if hasattr(side, "detach"):  # a torch tensor; .double() first, because numpy has no bfloat16
         side = side.detach().cpu()
         side = (side if side.is_complex() else side.double()).numpy()
     elif isinstance(side, list | tuple):
@@ -57,7 +57,7 @@ def _first_bad(array: np.ndarray) -> str:
 
 
 def _rounding(lhs: Any, rhs: Any, tol: float) -> str:
-    """The likely reason where a side is in single or half precision: its rounding alone is larger than tol."""
+    """A hint if a side is in a precision whose rounding alone exceeds tol."""
     for dtype in (str(getattr(side, "dtype", "")).removeprefix("torch.") for side in (lhs, rhs)):
         eps = {"float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.8e-3}.get(dtype, 0.0)
         if eps > tol:

@@ -192,18 +192,25 @@ def test_shown_without_a_kernel_it_is_a_picture_and_a_text_that_never_vary(noteb
 @pytest.mark.parametrize(
     "numbers, said",
     [
-        ((0, 1, 0.1, 0.2), "8 steps to its right and 2 to its left"),
-        ((0, 1, 0.1, 0.05), "0 to its left"),
-        ((0, 3, 0.1, 5), "steps to its right"),
+        ((0, 3, 0.1, 5), "value 5"),
+        ((0, 3, 0.1, -1), "value -1"),
+        ((0, 3, 4, 1), "room for a step"),
+        ((3, 0, 0.1, 1), "low <= value <= high"),
         ((0, 1, 0.0, 0.5), "step must be positive"),
     ],
 )
-def test_slider_refuses_a_default_without_room(numbers: tuple, said: str) -> None:
+def test_slider_refuses_numbers_that_ipywidgets_would_clamp(numbers: tuple, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Slider("scale", *numbers)
 
 
-def test_slider_accepts_exactly_enough_room() -> None:
+@pytest.mark.parametrize("block", range(8))
+def test_a_slider_over_eight_blocks_may_start_anywhere(block: int) -> None:
+    """How much room a slider leaves is the author's choice, not the class's."""
+    assert Slider("block", 0, 7, 1, block).spread(8) == list(range(8))
+
+
+def test_the_last_step_is_reached() -> None:
     """Ten steps of 0.1 are not 1.0 in binary."""
     assert Slider("scale", 0.0, 1.5, 0.1, 0.5).spread(4) == [0.0, 0.5, 1.0, 1.5]
 
