@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -35,6 +36,22 @@ log = logging.getLogger("adaln_lab")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code. Output that nobody reads ends it silently, a full disk in one line."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            print(end="", flush=True)  # now: an error in Python's own flush at exit could not be caught
+    except BrokenPipeError:
+        code = 141  # what a shell says of a program that SIGPIPE ended
+    except OSError as error:
+        print(f"adaln_lab: {error}", file=sys.stderr)
+        code = 2
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for stream in (sys.stdout, sys.stderr):
@@ -136,7 +153,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, but not "None" or "False"."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        is_silent = action.default is None or action.default is False  # not `in (None, False)`: 0 == False
+        return action.help if is_silent else super()._get_help_string(action)
 
 
 def _device(add: argparse.ArgumentParser) -> None:

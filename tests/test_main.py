@@ -1,6 +1,7 @@
 """The command line, as a shell sees it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +139,22 @@ def test_unknown_words_are_refused_with_the_valid_ones(capsys, arguments):
 def test_help_is_readable():
     text = subprocess.run([sys.executable, "-m", "adaln_lab", "train", "--help"], capture_output=True, text=True).stdout
     assert "--variant" in text and "None" not in text and "(default: adaln_zero)" in text
+    assert text.count("(default: 0)") == 2, "--seed and --encoder; 0 == False"
+
+
+def test_output_that_cannot_be_written_ends_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "adaln_lab", "progress"]
+    env = os.environ | {"ADALN_LAB_HOME": str(tmp_path)}
+    reader, writer = os.pipe()
+    os.close(reader)  # as in `progress | true`
+    gone = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (141, "")
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            refused = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+        assert refused.returncode == 2
+        assert refused.stderr == "adaln_lab: [Errno 28] No space left on device\n"
 
 
 # Long work shows a bar with the time left, and can be stopped
