@@ -35,7 +35,7 @@ def whole(key: str) -> nn.Module:
             model.final = FinalLayer(config.width, config.width, 2 * config.channels * config.patch**2)  # + variances
             return model
         if key == "hdm":
-            extra = [hdm.Block(*_hdm_sizes(spec.config), own=False) for _ in range(1 + 3)]  # before and after TREAD
+            extra = [hdm.Block(*_hdm_sizes(spec.config), False) for _ in range(1 + 3)]  # before and after TREAD
             return nn.ModuleList([hdm.Model(**spec.config), *extra])
         try:
             diffusers = importlib.import_module("diffusers")

@@ -3,10 +3,10 @@
     u = x + g1 * Attn(LN(x) (1 + s1) + b1);   out = u + g2 * MLP(LN(u) (1 + s2) + b2)
     [b1, s1, g1, b2, s2, g2] = W SiLU(c) + bias,   c = t_emb + y_emb,   all zero at the start
 
-DiT (arXiv 2212.09748), Fig. 3; facebookresearch/DiT. Differs from upstream in: nothing that shows in numbers.
+DiT (arXiv 2212.09748), Fig. 3; facebookresearch/DiT. Differs from upstream in: nothing that changes a number.
 """
 
-from adaln_lab.blocks.upstream import Flat, inside
+from adaln_lab.blocks.upstream import PatchConv, prefixed
 from adaln_lab.dit import TinyDiT
 
 BLOCK = {
@@ -26,16 +26,16 @@ DIFFUSERS = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its c
 }
 
 
-def whole(model: TinyDiT) -> dict[str, str | tuple[str, ...]]:
-    """The table of a whole model."""
+def model_names(model: TinyDiT) -> dict[str, str | tuple[str, ...]]:
+    """The names of a whole model."""
     names = {
-        "x_embed.linear": Flat("x_embedder.proj"),
+        "x_embed.linear": PatchConv("x_embedder.proj"),
         "t_embed.mlp.0": "t_embedder.mlp.0",
         "t_embed.mlp.2": "t_embedder.mlp.2",
         "y_embed.table": "y_embedder.embedding_table",
         "positions": "pos_embed",
-        **inside("final", "final_layer", FINAL),
+        **prefixed("final", "final_layer", FINAL),
     }
     for i in range(len(model.blocks)):
-        names |= inside(f"blocks.{i}", f"blocks.{i}", BLOCK)
+        names |= prefixed(f"blocks.{i}", f"blocks.{i}", BLOCK)
     return names

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from adaln_lab.blocks import dit, flux, hdm, lumina2, pixart, qwenimage, sd3, sd15, zimage
-from adaln_lab.blocks.upstream import Names, fitting
+from adaln_lab.blocks.upstream import Names, weights_for
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 from adaln_lab.embed import unpatchify
@@ -106,7 +106,7 @@ def replay(stored: Stored, replica: Replica | None = None) -> dict[str, tuple[Te
     weights = {k: v.clone().requires_grad_() for k, v in stored.tensors["weights"].items()}
     inputs = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in stored.tensors["inputs"].items()}
     _check_inputs(call, inputs)
-    ours = {f"block.{k}": v for k, v in fitting(block, names, weights).items()}
+    ours = {f"block.{k}": v for k, v in weights_for(block, names, weights).items()}
     with _vectors(block, modulation) as vectors:
         outputs = torch.func.functional_call(_Call(block, call), ours, kwargs=inputs)
     for name in stored.tensors["outputs_exact"]:
@@ -222,7 +222,7 @@ def _dit(k, w):
         )
         return outputs
 
-    return Replica(model, dit.whole(model), call)
+    return Replica(model, dit.model_names(model), call)
 
 
 def _pixart_block(k, w):
@@ -251,7 +251,7 @@ def _sd3(k, w):
         k.get("mlp_ratio", 4.0),
         k.get("qkv_bias", True),
         qk_norm=k.get("qk_norm") == "rms",
-        ctx_asked_only=k.get("pre_only", False),
+        ctx_pre_only=k.get("pre_only", False),
         dual=k.get("x_block_self_attn", False),
     )
     parts = {"x_block": "x.to_modulation", "context_block": "ctx.to_modulation"}

@@ -1,6 +1,6 @@
 """Qwen-Image: Flux's block of two streams, sixty times, and a condition that is the time alone.
 
-    c = t_emb: a third of 20 billion parameters is told one number, how noisy the picture is
+    c = t_emb: a third of the 20 billion parameters reads one number, the time
 
 Qwen-Image (arXiv 2508.02324); diffusers is its reference implementation. Differs from upstream in: nothing.
 """

@@ -1,6 +1,6 @@
-"""Z-Image: Lumina 2's block, told through a narrow door.
+"""Z-Image: Lumina 2's block with a condition of only 256 numbers.
 
-    [s1, g1, s2, g2] = W c + bias,   c = t_emb, 256 wide, no SiLU between      2 % of the parameters instead of a third
+    [s1, g1, s2, g2] = W c + bias,   c = t_emb, 256 wide, no SiLU before W      2 % of the parameters, not a third
 
 All heads have their own keys and values; eps is 1e-5 everywhere. The final layer has the SiLU, and a scale alone.
 Z-Image (arXiv 2511.22699); Tongyi-MAI/Z-Image. diffusers has the same names. Differs from upstream in: no padding mask.
@@ -12,7 +12,7 @@ from adaln_lab.blocks import lumina2
 
 
 def hidden_width(width: int) -> int:
-    """Of the SwiGLU: 8/3 D, cut off, so that its three matrices weigh what two of 4 D would."""
+    """Of the SwiGLU: 8/3 D, rounded down, so that its three matrices are as large as an MLP's two of 4 D."""
     return int(width / 3 * 8)
 
 

@@ -119,7 +119,7 @@ def rebinding_removed(patch):
     """HDM as everybody else: the skip carries x. Only the block's own step is replaced."""
 
     def forward(self, x, c, ctx=None, shared=None, pos=None, ctx_pos=None):
-        attn, cross, mlp = self.told(c) if shared is None else shared
+        attn, cross, mlp = self.modulation(c) if shared is None else shared
         x = gated(x, self.attn(modulate(self.norm_attn(x), attn), pos), attn.gate, "one_plus")
         if self.cross is not None:
             h = modulate(self.norm_cross(x), cross)

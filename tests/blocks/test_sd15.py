@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer, TransformerBlock
-from adaln_lab.blocks.upstream import from_upstream, inside
+from adaln_lab.blocks.upstream import from_upstream, prefixed
 from adaln_lab.data import datasets
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.samplers import sample
@@ -49,7 +49,7 @@ def test_the_spatial_transformer_equals_diffusers(diffusers):
         )
     ).eval()
     names = SpatialTransformer.UPSTREAM
-    inner = inside("block", "transformer_blocks.0", TransformerBlock.UPSTREAM)
+    inner = prefixed("block", "transformer_blocks.0", TransformerBlock.UPSTREAM)
     ours = SpatialTransformer(8, 2, 6, groups=4).double()
     ours.load_state_dict(from_upstream(inner | {k: v for k, v in names.items() if k != "block"}, theirs.state_dict()))
     x, text = torch.randn(2, 8, 3, 5).double(), torch.randn(2, 7, 6).double()
