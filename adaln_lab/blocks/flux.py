@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Rope, apply_rope, attention
 from adaln_lab.blocks.sd3 import JointBlock
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.blocks.upstream import SwappedHalves
 from adaln_lab.norms import ToModulation, layer_norm, modulate
 from adaln_lab.residual import gated
@@ -80,3 +81,25 @@ class SingleBlock(nn.Module):
 
 # The last layer is DiT's, with (shift, scale); diffusers stores (scale, shift):
 DIFFUSERS_LAST_LAYER = {"to_modulation.linear": SwappedHalves("norm_out.linear"), "linear": "proj_out"}
+
+SPEC = Spec(
+    title="Flux.1 (dev)",
+    repository="black-forest-labs/flux, src/flux/modules/layers.py",
+    facts=Facts(
+        c="time + guidance + pooled text",
+        order=("shift", "scale", "gate"),
+        qk_norm="RMSNorm",
+        text="a stream of its own, then in the same one",
+    ),
+    formula=(
+        r"n = \mathrm{LN}(x)(1 + s) + b",
+        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{GELU}(W_m n)]",
+        r"[b, s, g] = W\,\mathrm{SiLU}(c) + w",
+    ),
+    build=lambda width=16, heads=2: SingleBlock(width, heads),
+    inputs=("x", "c"),
+    width=3072,
+    heads=24,
+    full=from_diffusers("FluxTransformer2DModel", guidance_embeds=True),
+    modulation=(".norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
+)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Rope, SwiGLU, attention, rotate
+from adaln_lab.blocks.spec import Facts, Spec
 from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
 from adaln_lab.embed import frequencies, patchify, unpatchify
 from adaln_lab.layers import zero_linear
@@ -265,3 +266,38 @@ class Model(nn.Module):
             "info.2": "addon_info_embs_proj.2",
             "linear_out": "out_patch.proj",
         }
+
+
+def full_model() -> nn.ModuleList:
+    """XUT-base: the model, one block before token dropping and three after it (see "differs" above)."""
+    sizes = {"width": 1024, "heads": 16, "head_width": 64, "hidden": 3072}
+    model = Model(**sizes, enc=4 * (1,), dec=4 * (3,), channels=4, patch=2, text_width=1024, info=1)
+    return nn.ModuleList([model, *(Block(**sizes, own_modulation=False) for _ in range(4))])
+
+
+SPEC = Spec(
+    title="HDM (XUT-base)",
+    repository="KohakuBlueleaf/HDM, src/xut/modules/transformer.py",
+    facts=Facts(
+        norm="RMSNorm",
+        affine=True,
+        c="time + size",
+        act="none (c ends in Mish)",
+        order=2 * ORDER,
+        gate="1 + g",
+        shared="three MLPs for the whole model",
+        text="tokens in the same stream",
+        zero="the last Linear of each shared MLP",
+    ),
+    formula=(
+        r"a = \mathrm{RMS}_1(x)(1 + s_1) + b_1,\quad u = a + (1 + g_1) \odot \mathrm{Attn}(a)",
+        r"m = \mathrm{RMS}_2(u)(1 + s_2) + b_2,\quad \mathrm{out} = m + (1 + g_2) \odot \mathrm{SwiGLU}(m)",
+        r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \mathrm{the\ same\ for\ all\ blocks}",
+    ),
+    build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
+    inputs=("x", "c"),
+    width=1024,
+    heads=16,
+    full=full_model,
+    modulation=("shared.",),
+)

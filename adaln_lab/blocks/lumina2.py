@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.norms import Modulation, ToModulation, modulate
 from adaln_lab.residual import gated
 
@@ -85,3 +86,36 @@ class Block(nn.Module):
         x = gated(x, branch, attn.gate, "tanh")  # (B, T, D)
         branch = self.post_norm_mlp(self.mlp(modulate(self.pre_norm_mlp(x), mlp)))
         return gated(x, branch, mlp.gate, "tanh")
+
+
+FACTS = Facts(
+    norm="RMSNorm",
+    eps=1e-5,
+    affine=True,
+    order=2 * ("scale", "gate"),
+    gate="tanh",
+    post_norm=True,
+    qk_norm="RMSNorm",
+    shared="no; c is 1,024 wide",
+    text="tokens in the same stream",
+    zero="modulation, the last Linear",
+)
+FORMULA = (  # also Z-Image's, but for the last line
+    r"u = x + \tanh(g_1) \odot \mathrm{RMS}_2(\mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1)))",
+    r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{RMS}_4(\mathrm{SwiGLU}(\mathrm{RMS}_3(u)(1 + s_2)))",
+)
+SPEC = Spec(
+    title="Lumina-Image 2.0",
+    repository="Alpha-VLLM/Lumina-Image-2.0, models/model.py",
+    facts=FACTS,
+    formula=(*FORMULA, r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w"),
+    build=lambda width=16, heads=2: Block(
+        width, heads, max(1, heads // 3), hidden_width(width, multiple_of=8), min(width, 1024)
+    ),
+    inputs=("x", "c"),
+    width=2304,
+    heads=24,
+    full=from_diffusers("Lumina2Transformer2DModel", cap_feat_dim=2304),
+    modulation=("norm1.linear", "norm_out.linear_1"),
+    c_width=1024,
+)

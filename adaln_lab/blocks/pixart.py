@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
 from adaln_lab.norms import Modulation, layer_norm, modulate, split_vectors
@@ -103,3 +104,26 @@ class Stack(nn.Module):
         for i in range(len(self.blocks)):
             names |= prefixed(f"blocks.{i}", f"blocks.{i}", Block.UPSTREAM)
         return names
+
+
+SPEC = Spec(
+    title="PixArt-alpha",
+    repository="PixArt-alpha/PixArt-alpha, diffusion/model/nets/PixArt.py",
+    facts=Facts(
+        shared="one Linear; a table in each block",
+        text="cross-attention",
+        zero="cross-attention's and the last Linear",
+    ),
+    formula=(
+        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
+        r"m = u + \mathrm{CrossAttn}(u, \mathrm{text})",
+        r"\mathrm{out} = m + g_2 \odot \mathrm{MLP}(\mathrm{LN}(m)(1 + s_2) + b_2)",
+        r"[b_1, s_1, g_1, b_2, s_2, g_2] = S + E_i,\quad S = W\,\mathrm{SiLU}(t_{emb}) + w",
+    ),
+    build=lambda width=16, heads=2: Block(width, heads),
+    inputs=("x", "text", "shared"),
+    width=1152,
+    heads=16,
+    full=from_diffusers("PixArtTransformer2DModel", caption_channels=4096, use_additional_conditions=False),
+    modulation=("scale_shift_table", "adaln_single.linear"),
+)

@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.layers import attend
 
 
@@ -148,3 +149,29 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+SPEC = Spec(
+    title="Stable Diffusion 1.5",
+    repository="huggingface/diffusers, attention.py",
+    facts=Facts(
+        eps=1e-5,
+        affine=True,
+        c="time, in the ResNet blocks only",
+        order=(),
+        gate="none",
+        text="cross-attention",
+        zero="the last convolution of each branch (CompVis)",
+    ),
+    formula=(
+        r"u = x + \mathrm{SelfAttn}(\mathrm{LN}_1(x))",
+        r"m = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
+        r"\mathrm{out} = m + \mathrm{GEGLU}(\mathrm{LN}_3(m))",
+    ),
+    build=lambda width=16, heads=2: TransformerBlock(width, heads, width),
+    inputs=("x", "text"),
+    width=320,
+    heads=8,
+    full=from_diffusers("UNet2DConditionModel", cross_attention_dim=768),
+    modulation=("time_emb_proj",),
+)

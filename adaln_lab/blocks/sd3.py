@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, apply_rope, attention
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.blocks.upstream import SwappedHalves, prefixed
 from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, layer_norm, modulate
@@ -128,3 +129,28 @@ class JointBlock(nn.Module):
         ctx = gated(ctx, ctx_update, ctx_attn.gate)  # (B, S, D)
         ctx = gated(ctx, self.ctx.mlp(modulate(layer_norm(ctx), ctx_mlp[0])), ctx_mlp[0].gate)
         return x, ctx
+
+
+FORMULA = (  # also Qwen-Image's, but for the last line
+    r"q, k, v \ \mathrm{of}\ \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{x, ctx\}:\ \mathrm{one\ softmax}",
+    r"x_a \leftarrow x_a + g_{a1} \odot P_a(\mathrm{attn}_a)",
+    r"x_a \leftarrow x_a + g_{a2} \odot \mathrm{MLP}_a(\mathrm{LN}(x_a)(1 + s_{a2}) + b_{a2})",
+)
+SPEC = Spec(
+    title="Stable Diffusion 3 (medium)",
+    repository="Stability-AI/sd3.5, mmditx.py",
+    facts=Facts(c="time + pooled text", qk_norm="RMSNorm from 3.5 on", text="a stream of its own"),
+    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(c) + w_a"),
+    build=lambda width=16, heads=2: JointBlock(width, heads),
+    inputs=("x", "ctx", "c"),
+    width=1536,
+    heads=24,
+    full=from_diffusers(
+        "SD3Transformer2DModel",
+        num_layers=24,
+        num_attention_heads=24,
+        caption_projection_dim=1536,
+        pos_embed_max_size=192,
+    ),
+    modulation=("norm1.linear", "norm1_context.linear", "norm_out.linear"),
+)

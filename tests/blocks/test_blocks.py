@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from replicas import randomised
 
 from adaln_lab.blocks import dit, flux, hdm, lumina2, pixart, qwenimage, sd3, zimage
 from adaln_lab.blocks.upstream import SwappedHalves, from_upstream, load_upstream
@@ -19,14 +20,6 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def randomised(module):
-    """Every parameter random: what starts at zero or one would hide a difference."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return module.eval()
 
 
 def inputs(batch=3):
