@@ -17,8 +17,7 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    default = Path(__file__).parent / "golden"
-    parser.addoption("--golden", metavar="DIR", type=Path, default=default, help="numbers of the original models")
+    parser.addoption("--golden", metavar="DIR", type=Path, help="other stored runs of the original models")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,11 +70,6 @@ def find_chromium() -> str | None:
 def chromium() -> str | None:
     """For `browser` tests: what to pass as executable_path."""
     return find_chromium()
-
-
-@pytest.fixture(scope="session")
-def golden_dir(pytestconfig: pytest.Config) -> Path:
-    return pytestconfig.getoption("--golden")
 
 
 @pytest.fixture(scope="session")

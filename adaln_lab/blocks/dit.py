@@ -3,11 +3,13 @@
     u = x + g1 * Attn(LN(x) (1 + s1) + b1);   out = u + g2 * MLP(LN(u) (1 + s2) + b2)
     [b1, s1, g1, b2, s2, g2] = W SiLU(c) + bias,   c = t_emb + y_emb,   all zero at the start
 
-DiT (arXiv 2212.09748), Fig. 3; facebookresearch/DiT. Differs from upstream in: nothing that shows in numbers.
+DiT (arXiv 2212.09748), Fig. 3; facebookresearch/DiT. Differs from upstream in: nothing that changes a number.
 """
 
-from adaln_lab.blocks.upstream import Flat, inside
-from adaln_lab.dit import TinyDiT
+from adaln_lab.blocks.spec import Facts, Spec
+from adaln_lab.blocks.upstream import PatchConv, prefixed
+from adaln_lab.conditioning import AdaLNZeroBlock
+from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 
 BLOCK = {
     "to_modulation.linear": "adaLN_modulation.1",
@@ -26,16 +28,41 @@ DIFFUSERS = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its c
 }
 
 
-def whole(model: TinyDiT) -> dict[str, str | tuple[str, ...]]:
-    """The table of a whole model."""
+def model_names(model: TinyDiT) -> dict[str, str | tuple[str, ...]]:
+    """The names of a whole model."""
     names = {
-        "x_embed.linear": Flat("x_embedder.proj"),
+        "x_embed.linear": PatchConv("x_embedder.proj"),
         "t_embed.mlp.0": "t_embedder.mlp.0",
         "t_embed.mlp.2": "t_embedder.mlp.2",
         "y_embed.table": "y_embedder.embedding_table",
         "positions": "pos_embed",
-        **inside("final", "final_layer", FINAL),
+        **prefixed("final", "final_layer", FINAL),
     }
     for i in range(len(model.blocks)):
-        names |= inside(f"blocks.{i}", f"blocks.{i}", BLOCK)
+        names |= prefixed(f"blocks.{i}", f"blocks.{i}", BLOCK)
     return names
+
+
+def full_model() -> TinyDiT:
+    """DiT-XL/2, whose final layer also predicts variances: twice the channels."""
+    model = TinyDiT(DiTConfig(size=32, channels=4, width=1152, depth=28, heads=16, n_classes=1000))
+    model.final = FinalLayer(1152, 1152, 2 * 4 * 2**2)
+    return model
+
+
+SPEC = Spec(
+    title="DiT-XL/2",
+    repository="facebookresearch/DiT, models.py",
+    facts=Facts(c="time + label", zero="modulation, the last Linear"),
+    formula=(
+        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
+        r"\mathrm{out} = u + g_2 \odot \mathrm{MLP}(\mathrm{LN}(u)(1 + s_2) + b_2)",
+        r"[b_1, s_1, g_1, b_2, s_2, g_2] = W\,\mathrm{SiLU}(c) + w",
+    ),
+    build=lambda width=16, heads=2: AdaLNZeroBlock(width, heads, width),
+    inputs=("x", "cond"),
+    width=1152,
+    heads=16,
+    full=full_model,
+    modulation=("to_modulation",),
+)

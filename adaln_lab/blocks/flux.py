@@ -1,4 +1,4 @@
-"""Flux.1: first blocks of two streams, as SD3's, then blocks of one stream with attention and MLP side by side.
+"""Flux.1: first blocks of two streams, as SD3's, then blocks of one stream with attention and MLP in parallel.
 
     single:   n = LN(x) (1 + s) + b;   out = x + g * W_2 [Attn(q, k, v of n); GELU(W_m n)]      3 vectors, one gate
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.blocks.parts import Rope, mix, turned
+from adaln_lab.blocks.parts import Rope, apply_rope, attention
 from adaln_lab.blocks.sd3 import JointBlock
-from adaln_lab.blocks.upstream import Swapped
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import SwappedHalves
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
 
@@ -46,36 +47,58 @@ class SingleBlock(nn.Module):
 
     UPSTREAM: ClassVar = {
         "to_modulation.linear": "modulation.lin",
-        "enter": "linear1",
+        "linear1": "linear1",
         "norm_q.weight": "norm.query_norm.scale",
         "norm_k.weight": "norm.key_norm.scale",
-        "leave": "linear2",
+        "linear2": "linear2",
     }
     DIFFUSERS: ClassVar = {  # FluxSingleTransformerBlock
         "to_modulation.linear": "norm.linear",
-        "enter": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
         "norm_q": "attn.norm_q",
         "norm_k": "attn.norm_k",
-        "leave": "proj_out",
+        "linear2": "proj_out",
     }
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
-        self.heads, self.rows = heads, [width, width, width, int(width * mlp_ratio)]
+        self.heads, self.sizes = heads, [width, width, width, int(width * mlp_ratio)]  # of q, k, v, MLP
         self.to_modulation = ToModulation(width, width, branches=1, zero=False)
-        self.enter = nn.Linear(width, sum(self.rows))  # rows: q, k, v, MLP
+        self.linear1 = nn.Linear(width, sum(self.sizes))
         self.norm_q = nn.RMSNorm(width // heads, eps=1e-6)
         self.norm_k = nn.RMSNorm(width // heads, eps=1e-6)
-        self.leave = nn.Linear(width + self.rows[-1], width)
+        self.linear2 = nn.Linear(width + self.sizes[-1], width)
 
     def forward(self, x: Tensor, c: Tensor, rope: Rope | None = None) -> Tensor:
         (m,) = self.to_modulation(c)
-        *qkv, up = self.enter(modulate(layer_norm(x), m)).split(self.rows, dim=-1)
+        *qkv, up = self.linear1(modulate(layer_norm(x), m)).split(self.sizes, dim=-1)
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in qkv)  # (B, H, T, d)
-        seen = mix(*turned(self.norm_q(q), self.norm_k(k), rope), v)
-        branch = self.leave(torch.cat([seen, F.gelu(up, approximate="tanh")], dim=-1))
+        attn = attention(*apply_rope(self.norm_q(q), self.norm_k(k), rope), v)
+        branch = self.linear2(torch.cat([attn, F.gelu(up, approximate="tanh")], dim=-1))
         return gated(x, branch, m.gate)
 
 
-# The last layer is DiT's (shift, scale). diffusers keeps the halves the other way round:
-DIFFUSERS_LAST_LAYER = {"to_modulation.linear": Swapped("norm_out.linear"), "linear": "proj_out"}
+# The last layer is DiT's, with (shift, scale); diffusers stores (scale, shift):
+DIFFUSERS_LAST_LAYER = {"to_modulation.linear": SwappedHalves("norm_out.linear"), "linear": "proj_out"}
+
+SPEC = Spec(
+    title="Flux.1 (dev)",
+    repository="black-forest-labs/flux, src/flux/modules/layers.py",
+    facts=Facts(
+        c="time + guidance + pooled text",
+        order=("shift", "scale", "gate"),
+        qk_norm="RMSNorm",
+        text="a stream of its own, then in the same one",
+    ),
+    formula=(
+        r"n = \mathrm{LN}(x)(1 + s) + b",
+        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{GELU}(W_m n)]",
+        r"[b, s, g] = W\,\mathrm{SiLU}(c) + w",
+    ),
+    build=lambda width=16, heads=2: SingleBlock(width, heads),
+    inputs=("x", "c"),
+    width=3072,
+    heads=24,
+    full=from_diffusers("FluxTransformer2DModel", guidance_embeds=True),
+    modulation=(".norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
+)

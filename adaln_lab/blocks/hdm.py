@@ -1,13 +1,13 @@
-"""HDM (XUT): modulation shared by all blocks, a gate that starts at one, and a skip that carries what was modulated.
+"""HDM (XUT): modulation shared by all blocks, a gate that starts at one, and no unmodulated residual stream.
 
-    [s, b, g] = MLP(c), one MLP for all attentions, one for all cross-attentions, one for all MLPs of the model
-    a = RMS_1(x) (1 + s1) + b1;   u = a + (1 + g1) * Attn(a)        the stream is a from here on, not x
+    [s, b, g] = MLP(c), one MLP for all self-attentions, one for all cross-attentions, one for all MLPs of the model
+    a = RMS_1(x) (1 + s1) + b1;   u = a + (1 + g1) * Attn(a)        the residual is a, not x
     m = RMS_3(u) (1 + s3) + b3;   out = m + (1 + g3) * SwiGLU(m)
 
-Encoder groups, then decoder groups; the first block of each decoder group also looks at the encoder's end, between the
-two lines above, in the same way. Text stands behind the image as more tokens. Positions turn Q and K, each head at its
-own learned frequencies. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head, P patch.
-Differs from upstream in: no token dropping in training (TREAD), no masks.
+Encoder groups, then decoder groups; the first block of each decoder group has a third branch, cross-attention to the
+encoder's output, between the two above. Text tokens follow the image tokens. Rotary positions have learned frequencies,
+for each head its own. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head, P patch.
+Differs from upstream in: no token dropping in training (TREAD), no masks; positions in float64, there in float32.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.blocks.parts import Rope, SwiGLU, mix, rotate
-from adaln_lab.blocks.upstream import Flat, Names, inside
+from adaln_lab.blocks.parts import Rope, SwiGLU, attention, rotate
+from adaln_lab.blocks.spec import Facts, Spec
+from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
 from adaln_lab.embed import frequencies, patchify, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, gated, modulate, split_vectors
@@ -27,7 +28,7 @@ ORDER = ("scale", "shift", "gate")
 
 
 class AxialRope(nn.Module):
-    """Angles of a place: pos (B, T, axes) -> cos and sin (B, H, T, d/2); frequencies are learned, per head and axis."""
+    """Positions pos (B, T, axes) -> cos and sin (B, H, T, d/2); the frequencies are learned, per head and axis."""
 
     def __init__(self, heads: int, head_width: int, axes: int = 2):
         super().__init__()
@@ -46,7 +47,7 @@ def _heads(h: Tensor, d: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Tokens h (B, T, D) look at one another; q, k, v without bias."""
+    """Self-attention of h (B, T, D); q, k, v without bias."""
 
     NAMES: ClassVar = {"qkv": "qkv", "out": "out", "rope.freqs": "rope.freqs"}
 
@@ -60,11 +61,11 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, pos: Tensor | None = None) -> Tensor:
         q, k, v = (_heads(a, self.d) for a in self.qkv(h).chunk(3, dim=-1))
         rope = self.rope(pos)
-        return self.out(mix(q, k, v) if rope is None else mix(rotate(q, *rope), rotate(k, *rope), v))
+        return self.out(attention(q, k, v) if rope is None else attention(rotate(q, *rope), rotate(k, *rope), v))
 
 
 class CrossAttention(nn.Module):
-    """h (B, T, D) looks at ctx (B, S, D'); places of both turn by the same frequencies."""
+    """Cross-attention of h (B, T, D) to ctx (B, S, D'); both sets of positions use the same frequencies."""
 
     NAMES: ClassVar = {"q": "q", "kv": "kv", "out": "out", "rope.freqs": "rope.freqs"}
 
@@ -80,11 +81,11 @@ class CrossAttention(nn.Module):
         q, (k, v) = _heads(self.q(h), self.d), (_heads(a, self.d) for a in self.kv(ctx).chunk(2, dim=-1))
         q = q if pos is None else rotate(q, *self.rope(pos))
         k = k if ctx_pos is None else rotate(k, *self.rope(ctx_pos))
-        return self.out(mix(q, k, v))
+        return self.out(attention(q, k, v))
 
 
-class Shared(NamedTuple):
-    """One modulation for each kind of branch; in a model, the same for all its blocks."""
+class Modulations(NamedTuple):
+    """One modulation for each kind of branch; in a whole model, the same for all blocks."""
 
     attn: Modulation
     cross: Modulation | None
@@ -92,13 +93,13 @@ class Shared(NamedTuple):
 
 
 class Block(nn.Module):
-    """x (B, T, D) -> (B, T, D), told by c (B, D) through Linears of its own, or by `shared`; looks at ctx if it can."""
+    """x (B, T, D) -> (B, T, D), modulated from c (B, D) by its own Linears or by `shared`; ctx for cross-attention."""
 
     UPSTREAM: ClassVar = (
         {f"norm_{a}": f"{b}_pre_norm.norm" for a, b in (("attn", "attn"), ("cross", "xattn"), ("mlp", "mlp"))}
         | {f"to_{a}.linear": f"{b}_pre_norm.adaln" for a, b in (("attn", "attn"), ("cross", "xattn"), ("mlp", "mlp"))}
-        | inside("attn", "attn", Attention.NAMES)
-        | inside("cross", "xattn", CrossAttention.NAMES)
+        | prefixed("attn", "attn", Attention.NAMES)
+        | prefixed("cross", "xattn", CrossAttention.NAMES)
         | {"mlp.up": "mlp.w12", "mlp.down": "mlp.w3"}
     )
 
@@ -108,14 +109,14 @@ class Block(nn.Module):
         heads: int,
         head_width: int,
         hidden: int,
-        own: bool = True,
+        own_modulation: bool = True,
         ctx_width: int | None = None,
         axes: int = 2,
     ):
         super().__init__()
 
         def to_modulation() -> ToModulation | None:
-            return ToModulation(width, width, branches=1, order=ORDER, silu=False) if own else None
+            return ToModulation(width, width, branches=1, order=ORDER, silu=False) if own_modulation else None
 
         self.to_attn, self.norm_attn = to_modulation(), nn.RMSNorm(width, eps=1e-6)
         self.attn = Attention(width, heads, head_width, axes)
@@ -126,21 +127,22 @@ class Block(nn.Module):
         self.to_mlp, self.norm_mlp = to_modulation(), nn.RMSNorm(width, eps=1e-6)
         self.mlp = SwiGLU(width, hidden, bias=True)
 
-    def told(self, c: Tensor) -> Shared:
-        """What its own Linears make of c."""
-        return Shared(*(None if part is None else part(c)[0] for part in (self.to_attn, self.to_cross, self.to_mlp)))
+    def modulation(self, c: Tensor) -> Modulations:
+        """From c (B, D), by the block's own Linears."""
+        parts = self.to_attn, self.to_cross, self.to_mlp
+        return Modulations(*(None if part is None else part(c)[0] for part in parts))
 
     def forward(
         self,
         x: Tensor,
         c: Tensor | None,
         ctx: Tensor | None = None,
-        shared: Shared | None = None,
+        shared: Modulations | None = None,
         pos: Tensor | None = None,
         ctx_pos: Tensor | None = None,
     ) -> Tensor:
-        attn, cross, mlp = self.told(c) if shared is None else shared
-        x = modulate(self.norm_attn(x), attn)  # the stream itself is normalised and modulated
+        attn, cross, mlp = self.modulation(c) if shared is None else shared
+        x = modulate(self.norm_attn(x), attn)  # x itself is replaced, so the residual is modulated
         x = gated(x, self.attn(x, pos), attn.gate, "one_plus")
         if self.cross is not None:
             x = modulate(self.norm_cross(x), cross)
@@ -159,51 +161,52 @@ class SharedMLP(nn.Module):
         )
         self.order = ORDER
 
-    def forward(self, c: Tensor) -> list[Modulation]:
+    def forward(self, c: Tensor) -> tuple[Modulation, ...]:
         return split_vectors(self.layers(c), 1, ORDER)
 
 
 class Stack(nn.Module):
-    """x (B, T, D), c (B, D), places pos (B, T, 2) -> the end of the decoder and the end of the encoder, (B, T, D)."""
+    """x (B, T, D), c (B, D), positions pos (B, T, 2) -> outputs of the decoder and of the encoder, (B, T, D)."""
 
     def __init__(self, width: int, heads: int, head_width: int, hidden: int, enc: Sequence[int], dec: Sequence[int]):
         super().__init__()
-        self.shared = nn.ModuleDict({name: SharedMLP(width) for name in Shared._fields})
-        sizes = width, heads, head_width, hidden, False
+        self.shared = nn.ModuleDict({name: SharedMLP(width) for name in Modulations._fields})
+        sizes = width, heads, head_width, hidden, False  # no modulation of its own
         self.enc = nn.ModuleList(nn.ModuleList(Block(*sizes) for _ in range(n)) for n in enc)
         self.dec = nn.ModuleList(
             nn.ModuleList(Block(*sizes, ctx_width=None if i else width) for i in range(n)) for n in dec
         )
 
     def forward(self, x: Tensor, c: Tensor, pos: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        shared = Shared(**{name: mlp(c)[0] for name, mlp in self.shared.items()})
+        shared = Modulations(**{name: mlp(c)[0] for name, mlp in self.shared.items()})
         for group in self.enc:
             for block in group:
                 x = block(x, None, shared=shared, pos=pos)
-        end = x  # of the encoder: what the first block of each decoder group looks at
+        encoded = x
         for group in self.dec:
             for block in group:
-                x = block(x, None, end, shared, pos, pos)
-        return x, end
+                x = block(x, None, encoded, shared, pos, pos)
+        return x, encoded
 
     def upstream(self) -> dict[str, str | tuple[str, ...]]:
         names = {}
-        for mine, theirs in zip(Shared._fields, ("attn", "xattn", "ffw"), strict=True):
+        for mine, theirs in zip(Modulations._fields, ("attn", "xattn", "ffw"), strict=True):
             names |= {f"shared.{mine}.layers.{i}": f"shared_adaln_{theirs}.{i}" for i in (0, 1, 3)}
         for part in ("enc", "dec"):
             for i, group in enumerate(getattr(self, part)):
                 for j in range(len(group)):
-                    names |= inside(f"{part}.{i}.{j}", f"backbone.{part}_blocks.{i}.{j}", Block.UPSTREAM)
+                    names |= prefixed(f"{part}.{i}.{j}", f"backbone.{part}_blocks.{i}.{j}", Block.UPSTREAM)
         return names
 
 
-def places(rows: int, columns: int) -> Tensor:
-    """Centres of cells, (rows * columns, 2), row and column; the longer side runs from -1 to 1, the other as far as
-    its share of it. The ends are rounded to float32, as upstream's are."""
-    longest = max(rows, columns)
+def cell_centres(rows: int, columns: int) -> Tensor:
+    """Row and column of each cell's centre, float64 (rows * columns, 2).
+
+    The longer side reaches from -1 to 1, the other from -n / longest to n / longest.
+    """
     axes = []
     for n in (rows, columns):
-        end = torch.tensor(n / longest).double()
+        end = n / max(rows, columns)
         edges = torch.linspace(-end, end, n + 1, dtype=torch.float64)
         axes.append((edges[:-1] + edges[1:]) / 2)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
@@ -212,7 +215,7 @@ def places(rows: int, columns: int) -> Tensor:
 class Model(nn.Module):
     """The whole model: x (B, channels, N, M), t (B,) in [0, 1], text (B, S, D'), info (B, I) -> like x.
 
-    c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect. No final norm.
+    c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect ratio. No final norm.
     """
 
     def __init__(
@@ -238,7 +241,7 @@ class Model(nn.Module):
         if info is not None:
             self.info = nn.Sequential(nn.Linear(info, width), nn.Mish(), zero_linear(width, width))
         self.stack = Stack(width, heads, head_width, hidden, enc, dec)
-        self.leave = nn.Linear(width, channels * patch**2)
+        self.linear_out = nn.Linear(width, channels * patch**2)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, info: Tensor | None = None) -> Tensor:
         rows, columns = (n // self.patch for n in x.shape[2:])
@@ -246,19 +249,54 @@ class Model(nn.Module):
         c = F.mish(self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)))  # (B, D)
         if self.info is not None and info is not None:
             c = c + self.info(info)
-        pos = places(rows, columns).to(x)
-        pos = torch.cat([pos, pos.new_zeros(text.shape[1], 2)]).expand(len(x), -1, -1)  # words stand in the middle
+        pos = cell_centres(rows, columns).to(x)
+        pos = torch.cat([pos, pos.new_zeros(text.shape[1], 2)]).expand(len(x), -1, -1)  # text at the centre
         tokens = torch.cat([self.x_embed(patchify(x, self.patch)), self.text(text)], dim=1)
         tokens, _ = self.stack(tokens, c, pos)
-        return unpatchify(self.leave(tokens[:, : rows * columns]), self.patch, rows)
+        return unpatchify(self.linear_out(tokens[:, : rows * columns]), self.patch, rows)
 
     def upstream(self) -> Names:
         return {f"stack.{mine}": theirs for mine, theirs in self.stack.upstream().items()} | {
-            "x_embed": Flat("in_patch.proj"),
+            "x_embed": PatchConv("in_patch.proj"),
             "text": "ctx_proj",
             "freqs": "time_emb.freqs",
             "time": "time_emb.proj.0",
             "info.0": "addon_info_embs_proj.0",
             "info.2": "addon_info_embs_proj.2",
-            "leave": "out_patch.proj",
+            "linear_out": "out_patch.proj",
         }
+
+
+def full_model() -> nn.ModuleList:
+    """XUT-base: the model, one block before token dropping and three after it (see "differs" above)."""
+    sizes = {"width": 1024, "heads": 16, "head_width": 64, "hidden": 3072}
+    model = Model(**sizes, enc=4 * (1,), dec=4 * (3,), channels=4, patch=2, text_width=1024, info=1)
+    return nn.ModuleList([model, *(Block(**sizes, own_modulation=False) for _ in range(4))])
+
+
+SPEC = Spec(
+    title="HDM (XUT-base)",
+    repository="KohakuBlueleaf/HDM, src/xut/modules/transformer.py",
+    facts=Facts(
+        norm="RMSNorm",
+        affine=True,
+        c="time + size",
+        act="none (c ends in Mish)",
+        order=2 * ORDER,
+        gate="1 + g",
+        shared="three MLPs for the whole model",
+        text="tokens in the same stream",
+        zero="the last Linear of each shared MLP",
+    ),
+    formula=(
+        r"a = \mathrm{RMS}_1(x)(1 + s_1) + b_1,\quad u = a + (1 + g_1) \odot \mathrm{Attn}(a)",
+        r"m = \mathrm{RMS}_2(u)(1 + s_2) + b_2,\quad \mathrm{out} = m + (1 + g_2) \odot \mathrm{SwiGLU}(m)",
+        r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \mathrm{the\ same\ for\ all\ blocks}",
+    ),
+    build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
+    inputs=("x", "c"),
+    width=1024,
+    heads=16,
+    full=full_model,
+    modulation=("shared.",),
+)

@@ -3,8 +3,8 @@
     [s1, g1, s2, g2] = W SiLU(c) + bias,   c = t_emb, at most 1,024 wide
     u = x + tanh(g1) * RMS_2(Attn(RMS_1(x) (1 + s1)));   out = u + tanh(g2) * RMS_4(SwiGLU(RMS_3(u) (1 + s2)))
 
-As a branch leaves through a norm, |update| <= |tanh g| |w|: the gate is the size of the step. Heads are grouped, Q and
-K normalised. Refiner blocks for the text are the same without modulation and gates. The final layer: a scale alone.
+A branch ends in a norm, so |update| <= |tanh g| |w| sqrt(D) for each number: the gate bounds the update. Heads are
+grouped, Q and K normalised. Refiner blocks, for the text, have no modulation and no gates. Final layer: only a scale.
 Lumina-Image 2.0 (arXiv 2503.21758); Alpha-VLLM/Lumina-Image-2.0. B batch, T tokens, D width, C width of c.
 Differs from upstream in: no padding mask.
 """
@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.norms import Modulation, ToModulation, gated, modulate
 
 
@@ -31,29 +32,29 @@ class Block(nn.Module):
 
     UPSTREAM: ClassVar = {
         "to_modulation.linear": "adaLN_modulation.1",
-        "before_attn": "attention_norm1",
+        "pre_norm_attn": "attention_norm1",
         "attn.qkv": "attention.qkv",
         "attn.norm_q": "attention.q_norm",
         "attn.norm_k": "attention.k_norm",
         "attn.out": "attention.out",
-        "after_attn": "attention_norm2",
-        "before_mlp": "ffn_norm1",
+        "post_norm_attn": "attention_norm2",
+        "pre_norm_mlp": "ffn_norm1",
         "mlp.up": ("feed_forward.w1", "feed_forward.w3"),
         "mlp.down": "feed_forward.w2",
-        "after_mlp": "ffn_norm2",
+        "post_norm_mlp": "ffn_norm2",
     }
     DIFFUSERS: ClassVar = {  # Lumina2TransformerBlock
         "to_modulation.linear": "norm1.linear",
-        "before_attn": "norm1.norm",
+        "pre_norm_attn": "norm1.norm",
         "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
         "attn.norm_q": "attn.norm_q",
         "attn.norm_k": "attn.norm_k",
         "attn.out": "attn.to_out.0",
-        "after_attn": "norm2",
-        "before_mlp": "ffn_norm1",
+        "post_norm_attn": "norm2",
+        "pre_norm_mlp": "ffn_norm1",
         "mlp.up": ("feed_forward.linear_1", "feed_forward.linear_3"),
         "mlp.down": "feed_forward.linear_2",
-        "after_mlp": "ffn_norm2",
+        "post_norm_mlp": "ffn_norm2",
     }
 
     def __init__(
@@ -71,16 +72,49 @@ class Block(nn.Module):
         if c_width is not None:
             self.to_modulation = ToModulation(c_width, width, order=("scale", "gate"), silu=self.silu)
         qk_eps = self.qk_eps if qk_norm else None
-        self.before_attn = nn.RMSNorm(width, eps=eps)
+        self.pre_norm_attn = nn.RMSNorm(width, eps=eps)
         self.attn = Attention(width, heads, kv_heads, bias=False, out=False, qk_eps=qk_eps)
-        self.after_attn = nn.RMSNorm(width, eps=eps)
-        self.before_mlp = nn.RMSNorm(width, eps=eps)
+        self.post_norm_attn = nn.RMSNorm(width, eps=eps)
+        self.pre_norm_mlp = nn.RMSNorm(width, eps=eps)
         self.mlp = SwiGLU(width, hidden)
-        self.after_mlp = nn.RMSNorm(width, eps=eps)
+        self.post_norm_mlp = nn.RMSNorm(width, eps=eps)
 
     def forward(self, x: Tensor, c: Tensor | None, rope: Rope | None = None) -> Tensor:
         attn, mlp = 2 * [Modulation()] if self.to_modulation is None else self.to_modulation(c)
-        branch = self.after_attn(self.attn(modulate(self.before_attn(x), attn), rope))
+        branch = self.post_norm_attn(self.attn(modulate(self.pre_norm_attn(x), attn), rope))
         x = gated(x, branch, attn.gate, "tanh")  # (B, T, D)
-        branch = self.after_mlp(self.mlp(modulate(self.before_mlp(x), mlp)))
+        branch = self.post_norm_mlp(self.mlp(modulate(self.pre_norm_mlp(x), mlp)))
         return gated(x, branch, mlp.gate, "tanh")
+
+
+FACTS = Facts(
+    norm="RMSNorm",
+    eps=1e-5,
+    affine=True,
+    order=2 * ("scale", "gate"),
+    gate="tanh",
+    post_norm=True,
+    qk_norm="RMSNorm",
+    shared="no; c is 1,024 wide",
+    text="tokens in the same stream",
+    zero="modulation, the last Linear",
+)
+FORMULA = (  # also Z-Image's, but for the last line
+    r"u = x + \tanh(g_1) \odot \mathrm{RMS}_2(\mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1)))",
+    r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{RMS}_4(\mathrm{SwiGLU}(\mathrm{RMS}_3(u)(1 + s_2)))",
+)
+SPEC = Spec(
+    title="Lumina-Image 2.0",
+    repository="Alpha-VLLM/Lumina-Image-2.0, models/model.py",
+    facts=FACTS,
+    formula=(*FORMULA, r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w"),
+    build=lambda width=16, heads=2: Block(
+        width, heads, max(1, heads // 3), hidden_width(width, multiple_of=8), min(width, 1024)
+    ),
+    inputs=("x", "c"),
+    width=2304,
+    heads=24,
+    full=from_diffusers("Lumina2Transformer2DModel", cap_feat_dim=2304),
+    modulation=("norm1.linear", "norm_out.linear_1"),
+    c_width=1024,
+)

@@ -1,8 +1,8 @@
 """What several architectures share: attention with grouped heads, QK-norm and rotary positions; SwiGLU.
 
-    rotate        pairs (2k, 2k+1) of a head turn by an angle: (a, b) -> (a cos - b sin, a sin + b cos)    2104.09864
+    rotary        rotate the channel pairs (2k, 2k+1) of a head: (a, b) -> (a cos - b sin, a sin + b cos)   2104.09864
     QK-norm       q <- RMS(q) w_q, k <- RMS(k) w_k, per head                                               2302.05442
-    grouped       H heads of queries share KV heads of keys and values, H / KV neighbours each             2305.13245
+    grouped       H query heads share KV heads of keys and values, H / KV neighbouring query heads each    2305.13245
     SwiGLU        W_down (SiLU(W_gate h) * W_value h)                                                      2002.05202
 
 B batch, T tokens, D width, H heads, d width of a head.
@@ -16,19 +16,19 @@ Rope = tuple[Tensor, Tensor]  # cos and sin, broadcast to (B, H, T, d/2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, H, T, d), each pair of channels turned by its token's angle."""
+    """x (B, H, T, d) with each pair of channels rotated by the angle of its token."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, H, T, d/2)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: q (B, H, T, d), k and v (B, KV, S, d) -> heads side by side, (B, T, H d)."""
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v: q (B, H, T, d), k and v (B, KV, S, d) -> heads concatenated, (B, T, H d)."""
     k, v = (a.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for a in (k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def turned(q: Tensor, k: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-    """q and k with rotary positions (T, d/2), or (B, T, d/2), the same for all heads; or as they are, without."""
+def apply_rope(q: Tensor, k: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
+    """q and k rotated by cos and sin, (T, d/2) or (B, T, d/2), the same for all heads; unchanged without `rope`."""
     if rope is None:
         return q, k
     cos, sin = (a.unsqueeze(-3) for a in rope)
@@ -36,7 +36,10 @@ def turned(q: Tensor, k: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
 
 
 class Attention(nn.Module):
-    """One Linear makes q | k | v, `out` mixes the heads; q and k are normalised where `qk_eps` is given."""
+    """Self-attention: one Linear for q | k | v, per-head RMSNorm of q and k if `qk_eps` is given, an output Linear.
+
+    `out`: whether the output Linear has a bias; None for no output Linear.
+    """
 
     def __init__(
         self,
@@ -51,26 +54,26 @@ class Attention(nn.Module):
     ):
         super().__init__()
         d, kv_heads = head_width or width // heads, kv_heads or heads
-        self.rows = [heads * d, kv_heads * d, kv_heads * d]
+        self.sizes = [heads * d, kv_heads * d, kv_heads * d]  # of q, k, v
         self.d = d
-        self.qkv = nn.Linear(width, sum(self.rows), bias=bias)
+        self.qkv = nn.Linear(width, sum(self.sizes), bias=bias)
         self.norm_q = nn.Identity() if qk_eps is None else nn.RMSNorm(d, eps=qk_eps)
         self.norm_k = nn.Identity() if qk_eps is None else nn.RMSNorm(d, eps=qk_eps)
-        self.out = None if out is None else nn.Linear(heads * d, width, bias=out)  # None: nobody reads the answer
+        self.out = None if out is None else nn.Linear(heads * d, width, bias=out)
 
-    def ask(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, T, D) -> q (B, H, T, d), k and v (B, KV, T, d)."""
-        parts = self.qkv(h).split(self.rows, dim=-1)
+        parts = self.qkv(h).split(self.sizes, dim=-1)
         q, k, v = (a.unflatten(-1, (-1, self.d)).transpose(1, 2) for a in parts)
         return self.norm_q(q), self.norm_k(k), v
 
     def forward(self, h: Tensor, rope: Rope | None = None) -> Tensor:
-        q, k, v = self.ask(h)
-        return self.out(mix(*turned(q, k, rope), v))
+        q, k, v = self.project_qkv(h)
+        return self.out(attention(*apply_rope(q, k, rope), v))
 
 
 class SwiGLU(nn.Module):
-    """(B, T, D) -> (B, T, D) by way of `hidden` gated channels."""
+    """(B, T, D) -> (B, T, D), with `hidden` gated channels in between."""
 
     def __init__(self, width: int, hidden: int, bias: bool = False):
         super().__init__()

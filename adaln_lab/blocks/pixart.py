@@ -3,8 +3,8 @@
     S = W SiLU(t_emb) + bias (6 D), once for the model;   [b1, s1, g1, b2, s2, g2] = S + E_i,   E_i a table (6, D)
     u = x + g1 * Attn(LN(x) (1 + s1) + b1);   m = u + CrossAttn(u, text);   out = m + g2 * MLP(LN(m) (1 + s2) + b2)
 
-PixArt-alpha (arXiv 2310.00426), Sec. 2.3. B batch, T tokens, S words, D width.
-Differs from upstream in: text of one length for the batch (upstream packs texts of several).
+PixArt-alpha (arXiv 2310.00426), Sec. 2.3. B batch, T image tokens, S text tokens, D width.
+Differs from upstream in: all texts of a batch have one length (upstream packs texts of several lengths).
 """
 
 from typing import ClassVar
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.blocks.upstream import inside
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
 from adaln_lab.norms import Modulation, gated, layer_norm, modulate, split_vectors
 
@@ -21,15 +22,15 @@ ORDER = ("shift", "scale", "gate")
 
 
 class Table(nn.Module):
-    """What one block adds to the shared vectors: (B, n D) -> a `Modulation` for each branch."""
+    """The vectors that one block adds to the shared ones: (B, n D) -> a `Modulation` for each branch."""
 
     def __init__(self, width: int, branches: int = 2, order: tuple[str, ...] = ORDER):
         super().__init__()
         self.branches, self.order = branches, order
         n = branches * len(order)
-        self.table = nn.Parameter(torch.randn(n, width) / width**0.5)  # so gates do not start at zero
+        self.table = nn.Parameter(torch.randn(n, width) / width**0.5)  # as upstream: gates do not start at zero
 
-    def forward(self, shared: Tensor) -> list[Modulation]:
+    def forward(self, shared: Tensor) -> tuple[Modulation, ...]:
         return split_vectors(shared + self.table.flatten(), self.branches, self.order)
 
 
@@ -74,7 +75,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """x (B, T, D), text (B, S, D), t_emb (B, D) -> the stream after the last block and the tokens that leave.
+    """x (B, T, D), text (B, S, D), t_emb (B, D) -> the residual stream after the last block, and the output tokens.
 
     The final layer adds its table to the raw t_emb: no SiLU, no Linear.
     """
@@ -100,5 +101,28 @@ class Stack(nn.Module):
             "linear": "final_layer.linear",
         }
         for i in range(len(self.blocks)):
-            names |= inside(f"blocks.{i}", f"blocks.{i}", Block.UPSTREAM)
+            names |= prefixed(f"blocks.{i}", f"blocks.{i}", Block.UPSTREAM)
         return names
+
+
+SPEC = Spec(
+    title="PixArt-alpha",
+    repository="PixArt-alpha/PixArt-alpha, diffusion/model/nets/PixArt.py",
+    facts=Facts(
+        shared="one Linear; a table in each block",
+        text="cross-attention",
+        zero="cross-attention's and the last Linear",
+    ),
+    formula=(
+        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
+        r"m = u + \mathrm{CrossAttn}(u, \mathrm{text})",
+        r"\mathrm{out} = m + g_2 \odot \mathrm{MLP}(\mathrm{LN}(m)(1 + s_2) + b_2)",
+        r"[b_1, s_1, g_1, b_2, s_2, g_2] = S + E_i,\quad S = W\,\mathrm{SiLU}(t_{emb}) + w",
+    ),
+    build=lambda width=16, heads=2: Block(width, heads),
+    inputs=("x", "text", "shared"),
+    width=1152,
+    heads=16,
+    full=from_diffusers("PixArtTransformer2DModel", caption_channels=4096, use_additional_conditions=False),
+    modulation=("scale_shift_table", "adaln_single.linear"),
+)

@@ -1,6 +1,6 @@
 """Qwen-Image: Flux's block of two streams, sixty times, and a condition that is the time alone.
 
-    c = t_emb: a third of 20 billion parameters is told one number, how noisy the picture is
+    c = t_emb: a third of the 20 billion parameters reads one number, the time
 
 Qwen-Image (arXiv 2508.02324); diffusers is its reference implementation. Differs from upstream in: nothing.
 """
@@ -8,7 +8,8 @@ Qwen-Image (arXiv 2508.02324); diffusers is its reference implementation. Differ
 from typing import ClassVar
 
 from adaln_lab.blocks.flux import DoubleBlock
-from adaln_lab.blocks.sd3 import JointBlock
+from adaln_lab.blocks.sd3 import FORMULA, JointBlock
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 
 
 class Block(DoubleBlock):
@@ -22,3 +23,17 @@ class Block(DoubleBlock):
         "ctx.mlp.up": "txt_mlp.net.0.proj",
         "ctx.mlp.down": "txt_mlp.net.2",
     }
+
+
+SPEC = Spec(
+    title="Qwen-Image",
+    repository="huggingface/diffusers, transformer_qwenimage.py",
+    facts=Facts(qk_norm="RMSNorm", text="a stream of its own"),
+    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(t_{emb}) + w_a"),
+    build=lambda width=16, heads=2: Block(width, heads),
+    inputs=("x", "ctx", "c"),
+    width=3072,
+    heads=24,
+    full=from_diffusers("QwenImageTransformer2DModel"),
+    modulation=("img_mod", "txt_mod", "norm_out.linear"),
+)

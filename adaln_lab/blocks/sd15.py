@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5: a ResNet block is told the time, then a transformer block reads the text. No AdaLN anywhere.
+"""Stable Diffusion 1.5: a ResNet block gets the time, then a transformer block gets the text. There is no AdaLN.
 
     ResNet         h = conv(SiLU(GN(x))) + W SiLU(t_emb)                 the time, one number a channel, before the norm
                    x <- skip(x) + conv(SiLU(GN(h)))
@@ -6,7 +6,7 @@
                    x <- skip(x) + conv(SiLU(GN(h) (1 + scale) + shift))
     transformer    x <- x + SelfAttn(LN(x));  x <- x + CrossAttn(LN(x), text);  x <- x + GEGLU(LN(x))
 
-Latent diffusion (arXiv 2112.10752), Sec. 3.3; ADM (2105.05233), Sec. 4.2. B batch, T tokens, S words, D channels,
+Latent diffusion (arXiv 2112.10752), Sec. 3.3; ADM (2105.05233), Sec. 4.2. B batch, T tokens, S text tokens, D channels,
 N pixels a side. LN and GN have learned gamma and beta.
 """
 
@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 from adaln_lab.layers import attend
 
 
@@ -87,29 +88,29 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block on a picture's pixels, (B, D, N, N) -> (B, D, N, N), inside a residual of its own.
+    """A transformer block on the pixels of a picture, (B, D, N, N) -> (B, D, N, N), inside a residual of its own.
 
     Its last convolution starts at zero, as in the original (CompVis); diffusers' does not.
     """
 
-    UPSTREAM: ClassVar = {  # diffusers' Transformer2DModel; the block's names go on as above
+    UPSTREAM: ClassVar = {  # diffusers' Transformer2DModel; inside the block, the names above
         "norm": "norm",
-        "enter": "proj_in",
+        "proj_in": "proj_in",
         "block": "transformer_blocks.0",
-        "leave": "proj_out",
+        "proj_out": "proj_out",
     }
 
     def __init__(self, channels: int, heads: int, text_width: int, groups: int = 32):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.enter = nn.Conv2d(channels, channels, 1)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
         self.block = TransformerBlock(channels, heads, text_width)
-        self.leave = _zero(nn.Conv2d(channels, channels, 1))
+        self.proj_out = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        h = self.enter(self.norm(x))
+        h = self.proj_in(self.norm(x))
         h = self.block(h.flatten(2).transpose(1, 2), text)  # (B, N * N, D)
-        return x + self.leave(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class ResNetBlock(nn.Module):
@@ -152,3 +153,29 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+SPEC = Spec(
+    title="Stable Diffusion 1.5",
+    repository="huggingface/diffusers, attention.py",
+    facts=Facts(
+        eps=1e-5,
+        affine=True,
+        c="time, in the ResNet blocks only",
+        order=(),
+        gate="none",
+        text="cross-attention",
+        zero="the last convolution of each branch (CompVis)",
+    ),
+    formula=(
+        r"u = x + \mathrm{SelfAttn}(\mathrm{LN}_1(x))",
+        r"m = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
+        r"\mathrm{out} = m + \mathrm{GEGLU}(\mathrm{LN}_3(m))",
+    ),
+    build=lambda width=16, heads=2: TransformerBlock(width, heads, width),
+    inputs=("x", "text"),
+    width=320,
+    heads=8,
+    full=from_diffusers("UNet2DConditionModel", cross_attention_dim=768),
+    modulation=("time_emb_proj",),
+)

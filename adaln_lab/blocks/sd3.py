@@ -5,7 +5,8 @@
                          x_a <- x_a + g1_a * P_a(attn_a);   x_a <- x_a + g2_a * MLP_a(LN(x_a) (1 + s2_a) + b2_a)
 
 c = t_emb + MLP(pooled CLIP text). SD3.5 normalises q and k; its medium size adds, in the first blocks, a second
-attention among image tokens only, with three more vectors. The text of the last block is only asked: two vectors.
+attention among image tokens only, with three more vectors. In the last block the text stream only gives q, k, v
+(`pre_only`): two vectors.
 SD3 (arXiv 2403.03206), Sec. 4. B batch, T image tokens, S text tokens, D width. Differs from upstream in: nothing.
 """
 
@@ -14,15 +15,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.blocks.parts import Attention, Rope, mix, turned
-from adaln_lab.blocks.upstream import Swapped, inside
+from adaln_lab.blocks.parts import Attention, Rope, apply_rope, attention
+from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import SwappedHalves, prefixed
 from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
 
 class JointAttention(nn.Module):
-    """h (B, T, D), h_ctx (B, S, D) -> what each stream hears; q, k, v of both, one softmax, ctx first. `ctx_out=False`:
-    nobody reads what ctx hears."""
+    """h (B, T, D), h_ctx (B, S, D) -> the update of each stream: q, k, v of both, ctx first, in one softmax.
+
+    `ctx_out=False`: ctx has no output Linear, and its update is None.
+    """
 
     def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False, ctx_out: bool = True):
         super().__init__()
@@ -31,24 +35,25 @@ class JointAttention(nn.Module):
         self.ctx = Attention(width, heads, bias=bias, qk_eps=qk_eps, out=True if ctx_out else None)
 
     def forward(self, h: Tensor, h_ctx: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.ctx.ask(h_ctx), self.x.ask(h), strict=True))
-        from_ctx, from_x = mix(*turned(q, k, rope), v).split([h_ctx.shape[1], h.shape[1]], dim=1)
-        return self.x.out(from_x), None if self.ctx.out is None else self.ctx.out(from_ctx)
+        streams = self.ctx.project_qkv(h_ctx), self.x.project_qkv(h)
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(*streams, strict=True))  # (B, H, S + T, d)
+        ctx, x = attention(*apply_rope(q, k, rope), v).split([h_ctx.shape[1], h.shape[1]], dim=1)
+        return self.x.out(x), None if self.ctx.out is None else self.ctx.out(ctx)
 
 
 def _names(ours: str, theirs: str) -> dict[str, str]:
     """One stream's layers in the original."""
-    attention = {"qkv": "qkv", "norm_q": "ln_q", "norm_k": "ln_k", "out": "proj"}
+    attn = {"qkv": "qkv", "norm_q": "ln_q", "norm_k": "ln_k", "out": "proj"}
     rest = {"to_modulation.linear": "adaLN_modulation.1", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
     return (
-        inside(f"attn.{ours}", f"{theirs}.attn", attention)
-        | inside(f"{ours}.attn2", f"{theirs}.attn2", attention)
-        | inside(ours, theirs, rest)
+        prefixed(f"attn.{ours}", f"{theirs}.attn", attn)
+        | prefixed(f"{ours}.attn2", f"{theirs}.attn2", attn)
+        | prefixed(ours, theirs, rest)
     )
 
 
 class Stream(nn.Module):
-    """One stream's own layers beside the joint attention. `asked_only`: it goes no further than q, k, v."""
+    """One stream's own layers beside the joint attention. `pre_only`: it only gives q, k, v and is not updated."""
 
     def __init__(
         self,
@@ -57,19 +62,19 @@ class Stream(nn.Module):
         mlp_ratio: float = 4.0,
         bias: bool = True,
         qk_norm: bool = False,
-        asked_only: bool = False,
+        pre_only: bool = False,
         dual: bool = False,
     ):
         super().__init__()
-        order = ("shift", "scale") if asked_only else ("shift", "scale", "gate")
-        branches = 1 if asked_only else 3 if dual else 2  # attention, MLP, second attention
+        order = ("shift", "scale") if pre_only else ("shift", "scale", "gate")
+        branches = 1 if pre_only else 3 if dual else 2  # attention, MLP, second attention
         self.to_modulation = ToModulation(width, width, branches, order, zero=False)
         self.attn2 = Attention(width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None) if dual else None
-        self.mlp = None if asked_only else MLP(width, mlp_ratio)
+        self.mlp = None if pre_only else MLP(width, mlp_ratio)
 
 
 class JointBlock(nn.Module):
-    """x (B, T, D), ctx (B, S, D), c (B, D) -> both; ctx is None where the text is only asked."""
+    """x (B, T, D), ctx (B, S, D), c (B, D) -> both; ctx is None with `ctx_pre_only`."""
 
     UPSTREAM: ClassVar = _names("x", "x_block") | _names("ctx", "context_block")
     DIFFUSERS: ClassVar = {  # JointTransformerBlock
@@ -92,7 +97,7 @@ class JointBlock(nn.Module):
         "ctx.mlp.up": "ff_context.net.0.proj",
         "ctx.mlp.down": "ff_context.net.2",
     }
-    DIFFUSERS_LAST: ClassVar = DIFFUSERS | {"ctx.to_modulation.linear": Swapped("norm1_context.linear")}
+    DIFFUSERS_LAST: ClassVar = DIFFUSERS | {"ctx.to_modulation.linear": SwappedHalves("norm1_context.linear")}
 
     def __init__(
         self,
@@ -101,24 +106,50 @@ class JointBlock(nn.Module):
         mlp_ratio: float = 4.0,
         bias: bool = True,
         qk_norm: bool = False,
-        ctx_asked_only: bool = False,
+        ctx_pre_only: bool = False,
         dual: bool = False,
     ):
         super().__init__()
-        self.attn = JointAttention(width, heads, bias, qk_norm, ctx_out=not ctx_asked_only)
+        self.attn = JointAttention(width, heads, bias, qk_norm, ctx_out=not ctx_pre_only)
         self.x = Stream(width, heads, mlp_ratio, bias, qk_norm, dual=dual)
-        self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, asked_only=ctx_asked_only)
+        self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, pre_only=ctx_pre_only)
 
     def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
-        (attn, *more), (ctx_attn, *ctx_more) = self.x.to_modulation(c), self.ctx.to_modulation(c)
+        attn, mlp, *attn2 = self.x.to_modulation(c)
+        ctx_attn, *ctx_mlp = self.ctx.to_modulation(c)
         h = layer_norm(x)
-        heard, ctx_heard = self.attn(modulate(h, attn), modulate(layer_norm(ctx), ctx_attn), rope)
-        x = gated(x, heard, attn.gate)  # (B, T, D)
-        if self.x.attn2 is not None:
-            x = gated(x, self.x.attn2(modulate(h, more[1])), more[1].gate)
-        x = gated(x, self.x.mlp(modulate(layer_norm(x), more[0])), more[0].gate)
-        if self.ctx.mlp is None:
+        update, ctx_update = self.attn(modulate(h, attn), modulate(layer_norm(ctx), ctx_attn), rope)
+        x = gated(x, update, attn.gate)  # (B, T, D)
+        if attn2:
+            x = gated(x, self.x.attn2(modulate(h, attn2[0])), attn2[0].gate)
+        x = gated(x, self.x.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+        if not ctx_mlp:
             return x, None
-        ctx = gated(ctx, ctx_heard, ctx_attn.gate)  # (B, S, D)
-        ctx = gated(ctx, self.ctx.mlp(modulate(layer_norm(ctx), ctx_more[0])), ctx_more[0].gate)
+        ctx = gated(ctx, ctx_update, ctx_attn.gate)  # (B, S, D)
+        ctx = gated(ctx, self.ctx.mlp(modulate(layer_norm(ctx), ctx_mlp[0])), ctx_mlp[0].gate)
         return x, ctx
+
+
+FORMULA = (  # also Qwen-Image's, but for the last line
+    r"q, k, v \ \mathrm{of}\ \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{x, ctx\}:\ \mathrm{one\ softmax}",
+    r"x_a \leftarrow x_a + g_{a1} \odot P_a(\mathrm{attn}_a)",
+    r"x_a \leftarrow x_a + g_{a2} \odot \mathrm{MLP}_a(\mathrm{LN}(x_a)(1 + s_{a2}) + b_{a2})",
+)
+SPEC = Spec(
+    title="Stable Diffusion 3 (medium)",
+    repository="Stability-AI/sd3.5, mmditx.py",
+    facts=Facts(c="time + pooled text", qk_norm="RMSNorm from 3.5 on", text="a stream of its own"),
+    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(c) + w_a"),
+    build=lambda width=16, heads=2: JointBlock(width, heads),
+    inputs=("x", "ctx", "c"),
+    width=1536,
+    heads=24,
+    full=from_diffusers(
+        "SD3Transformer2DModel",
+        num_layers=24,
+        num_attention_heads=24,
+        caption_projection_dim=1536,
+        pos_embed_max_size=192,
+    ),
+    modulation=("norm1.linear", "norm1_context.linear", "norm_out.linear"),
+)

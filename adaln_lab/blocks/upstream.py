@@ -1,7 +1,7 @@
-"""Weights of the original implementations, under their names, into our blocks.
+"""Load weights of the original implementations, stored under their own names, into our blocks.
 
-A table says where each of our layers is found: {"attn.out": "attn.proj"}. A tuple of names is one Linear of ours that
-upstream keeps in several, rows one after the other: {"attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v")}.
+A table maps the name of each of our layers to upstream's: {"attn.out": "attn.proj"}. A tuple is one Linear of ours that
+upstream splits into several, whose rows follow one another: {"attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v")}.
 """
 
 from collections.abc import Mapping
@@ -12,57 +12,57 @@ from torch import Tensor, nn
 Names = Mapping[str, "str | tuple[str, ...]"]
 
 
-class Swapped(str):
-    """The name of a layer whose two halves of rows stand the other way round: diffusers' (scale, shift)."""
+class SwappedHalves(str):
+    """The name of a layer whose two halves of rows are swapped: diffusers' (scale, shift)."""
 
 
-class Flat(str):
-    """The name of a convolution over patches, kernel (out, channels, P, P), which is a Linear of ours."""
+class PatchConv(str):
+    """The name of a convolution over patches, kernel (out, channels, P, P), that is a Linear of ours."""
 
 
-def inside(ours: str, theirs: str, names: Names) -> dict[str, str | tuple[str, ...]]:
-    """The table of a part, as it reads in the whole that contains it."""
+def prefixed(ours: str, theirs: str, names: Names) -> dict[str, str | tuple[str, ...]]:
+    """The table of a part with the prefixes that it has inside a larger module."""
 
-    def within(name: str) -> str:
+    def add(name: str) -> str:
         return type(name)(f"{theirs}.{name}")
 
-    found = {}
-    for mine, name in names.items():
-        found[f"{ours}.{mine}"] = within(name) if isinstance(name, str) else tuple(map(within, name))
-    return found
+    return {
+        f"{ours}.{mine}": add(name) if isinstance(name, str) else tuple(add(part) for part in name)
+        for mine, name in names.items()
+    }
 
 
 def from_upstream(names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Upstream's weights -> the same under our names. ValueError, naming it, where a weight has no place or no partner.
+    """Upstream's weights under our names. ValueError for a weight that no layer takes, or part of a split layer.
 
-    A layer of the table that the weights lack is passed over: blocks have optional parts.
+    A layer of the table without weights is skipped: blocks have optional parts.
     """
-    left, ours = dict(weights), {}
+    rest, ours = dict(weights), {}
     for mine, name in names.items():
         parts = (name,) if isinstance(name, str) else name
         for suffix in ("", ".weight", ".bias"):
             keys = [part + suffix for part in parts]
-            lacking = [key for key in keys if key not in left]
-            if len(lacking) == len(keys):
+            missing = [key for key in keys if key not in rest]
+            if len(missing) == len(keys):
                 continue
-            if lacking:
-                raise ValueError(f"{lacking[0]!r} is missing; {keys[0]!r} needs it beside")
-            found = [_turned(part, left.pop(key)) for part, key in zip(parts, keys, strict=True)]
+            if missing:
+                raise ValueError(f"{missing[0]!r} is missing, the other part of {keys[0]!r}")
+            found = [_as_ours(part, rest.pop(key)) for part, key in zip(parts, keys, strict=True)]
             ours[mine + suffix] = torch.cat(found) if len(found) > 1 else found[0]
-    if left:
+    if rest:
         known = ", ".join(name if isinstance(name, str) else " + ".join(name) for name in names.values())
-        raise ValueError(f"no layer for {next(iter(left))!r}; known: {known}")
+        raise ValueError(f"no layer for {next(iter(rest))!r}; known: {known}")
     return ours
 
 
-def _turned(name: str, weight: Tensor) -> Tensor:
-    if isinstance(name, Swapped):
+def _as_ours(name: str, weight: Tensor) -> Tensor:
+    if isinstance(name, SwappedHalves):
         return torch.cat(weight.chunk(2)[::-1])
-    return weight.flatten(1) if isinstance(name, Flat) and weight.dim() > 2 else weight
+    return weight.flatten(1) if isinstance(name, PatchConv) and weight.dim() > 2 else weight
 
 
-def fitting(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`from_upstream`, and every parameter of the block is there in its own shape; ValueError with upstream's name."""
+def weights_for(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`from_upstream` for this block. ValueError, with upstream's name, for a weight missing or misshapen."""
     ours = from_upstream(names, weights)
     for name, p in block.named_parameters():
         layer, _, suffix = name.rpartition(".")
@@ -76,8 +76,8 @@ def fitting(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> di
 
 
 def load_upstream(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The block with upstream's weights; strict. Buffers that upstream stores beside them are copied, too."""
-    ours = fitting(block, names, weights)
+    """Load upstream's weights into the block, strictly; buffers that upstream stores with them, too."""
+    ours = weights_for(block, names, weights)
     for name, buffer in block.named_buffers():
         if name in ours:
             buffer.copy_(ours.pop(name).reshape(buffer.shape))

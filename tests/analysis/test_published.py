@@ -54,7 +54,7 @@ def test_at_full_size_the_share_is_what_the_zoo_counts():
     module, runs = published.load("diffusers:FluxTransformer2DModel")
     found = [report for run in runs if (report := quietly(module, run))]
     assert all(p.is_meta for p in module.parameters())
-    counted = budget.stored()["flux"]
+    counted = budget.stored_totals()["flux"]
     assert found[0].share_blocks_plus_final == pytest.approx(counted["modulation"] / counted["parameters"], abs=2e-3)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from replicas import randomised
 
-from adaln_lab.blocks import dit, flux, lumina2, pixart, qwenimage, sd3, zimage
-from adaln_lab.blocks.upstream import Swapped, from_upstream, load_upstream
+from adaln_lab.blocks import dit, flux, hdm, lumina2, pixart, qwenimage, sd3, zimage
+from adaln_lab.blocks.upstream import SwappedHalves, from_upstream, load_upstream
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import FinalLayer
 
@@ -19,14 +20,6 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def randomised(module):
-    """Every parameter random: what starts at zero or one would hide a difference."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return module.eval()
 
 
 def inputs(batch=3):
@@ -99,11 +92,11 @@ def test_sd3_in_all_combinations(diffusers, qk_norm, last, dual):
             use_dual_attention=dual,
         )
     )
-    ours = sd3.JointBlock(D, HEADS, qk_norm=qk_norm, ctx_asked_only=last, dual=dual)
+    ours = sd3.JointBlock(D, HEADS, qk_norm=qk_norm, ctx_pre_only=last, dual=dual)
     names = sd3.JointBlock.DIFFUSERS_LAST if last else sd3.JointBlock.DIFFUSERS
     weights = theirs.state_dict()
     if last and qk_norm:
-        assert "attn.norm_added_q.weight" in weights  # nobody asks with it, and it is there
+        assert "attn.norm_added_q.weight" in weights  # stored, although that query is never used
     ours = load_upstream(ours, names, weights)
     x, ctx, c = inputs()
     their_ctx, their_x = theirs(hidden_states=x, encoder_hidden_states=ctx, temb=c)
@@ -183,7 +176,7 @@ def test_lumina2(diffusers, monkeypatch, kv_heads, modulated, rotary):
     hidden = theirs.state_dict()["feed_forward.linear_1.weight"].shape[0]
     assert hidden == lumina2.hidden_width(D, 8, 1.3)
     ours = lumina2.Block(D, HEADS, kv_heads, hidden, D if modulated else None)
-    names = lumina2.Block.DIFFUSERS if modulated else lumina2.Block.DIFFUSERS | {"before_attn": "norm1"}
+    names = lumina2.Block.DIFFUSERS if modulated else lumina2.Block.DIFFUSERS | {"pre_norm_attn": "norm1"}
     ours = load_upstream(ours, names, theirs.state_dict())
     x, _, c = inputs()
     rope, turns = angles(3, T)
@@ -224,13 +217,13 @@ def test_the_last_layer_of_flux_has_its_halves_swapped_in_diffusers(diffusers):
     assert (wrong(x, Condition(c)) - leave(norm(x, c))).abs().max() > 0.1
 
 
-NAMES = {"qkv": ("to_q", "to_k"), "out": "proj", "halves": Swapped("mod")}
+NAMES = {"qkv": ("to_q", "to_k"), "out": "proj", "halves": SwappedHalves("mod")}
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"to_q.weight": torch.ones(1)}, r"'to_k.weight' is missing; 'to_q.weight' needs it beside"),
+        ({"to_q.weight": torch.ones(1)}, r"'to_k.weight' is missing, the other part of 'to_q.weight'"),
         ({"extra.weight": torch.ones(1)}, r"no layer for 'extra.weight'; known: to_q \+ to_k, proj, mod"),
     ],
 )
@@ -256,8 +249,15 @@ def test_weights_that_are_missing_or_of_another_size_are_named():
         weights |= {f"{q}.{suffix}": r for q, r in zip(parts, p.chunk(len(parts)), strict=True)}
     load_upstream(block, zimage.Block.UPSTREAM, weights)
     less = {k: v for k, v in weights.items() if k != "ffn_norm2.weight"}
-    with pytest.raises(ValueError, match=r"'ffn_norm2.weight' is missing: our after_mlp.weight, \(32,\)"):
+    with pytest.raises(ValueError, match=r"'ffn_norm2.weight' is missing: our post_norm_mlp.weight, \(32,\)"):
         load_upstream(block, zimage.Block.UPSTREAM, less)
     wrong = weights | {"attention.to_out.0.weight": torch.zeros(4, 4)}
     with pytest.raises(ValueError, match=r"'attention.to_out.0.weight' must be \(32, 32\).* got \(4, 4\)"):
         load_upstream(block, zimage.Block.UPSTREAM, wrong)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 6), (6, 4), (3, 7), (5, 5)])
+def test_cell_centres_of_hdm_are_exact_in_float64(rows, columns):
+    """Cell i of n lies at (2 i + 1 - n) / longest; with a float32 box, a 3:2 picture is off by 1e-8."""
+    axes = [(2 * torch.arange(n).double() + 1 - n) / max(rows, columns) for n in (rows, columns)]
+    torch.testing.assert_close(hdm.cell_centres(rows, columns), torch.cartesian_prod(*axes), atol=1e-15, rtol=0)

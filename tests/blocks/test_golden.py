@@ -1,12 +1,13 @@
 """Every block equals its original: stored runs of the published implementations, replayed forward and backward.
 
-`pytest tests/test_golden.py --golden=DIR` replays every .safetensors file below DIR; the default is tests/golden/.
+`pytest tests/blocks/test_golden.py --golden=DIR` replays every .safetensors file below DIR instead.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
+from replicas import BUILDERS, GOLDEN, stored_path, stored_run
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -14,70 +15,73 @@ from adaln_lab import conditioning, dit, norms
 from adaln_lab.blocks import flux, golden, hdm, pixart, sd3
 from adaln_lab.norms import gated, modulate
 
-HERE = Path(__file__).parents[1] / "golden"
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test item a file; a folder without any is one item that fails."""
-    if "stored_run" in metafunc.fixturenames:
-        folder = metafunc.config.getoption("--golden")
-        files = sorted(folder.rglob("*.safetensors")) or [folder]
-        metafunc.parametrize("stored_run", files, ids=lambda path: path.relative_to(folder).as_posix())
+    if "path" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--golden")
+        folders = [given] if given else GOLDEN
+        files = [path for folder in folders for path in sorted(folder.rglob("*.safetensors")) or [folder]]
+        metafunc.parametrize("path", files, ids=lambda path: path.name)
 
 
-def test_the_block_replays_the_original(stored_run: Path):
+def test_the_block_replays_the_original(path: Path):
     """Outputs, input gradients, the norm of every weight's gradient, modulation: float64, atol 1e-10, rtol 1e-9."""
-    stored = golden.read(stored_run)
-    for name, (ours, theirs) in golden.replay(stored).items():
+    stored = golden.read(path)
+    for group in ("weights", "inputs", "cotangents", "outputs_exact", "grads_exact", "weight_grad_l2"):
+        assert stored.tensors[group], f"{group} is empty, so there is nothing to compare"
+    for name, (ours, theirs) in golden.replay(stored, golden.build(stored, BUILDERS)).items():
         torch.testing.assert_close(ours, theirs, **golden.TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def stored_with(folder: Path, tmp_path: Path, name: str, change) -> Path:
-    """A copy of a stored run, its tensors and metadata changed."""
-    with safe_open(folder / name, "pt") as f:
+def test_every_replica_has_a_stored_run_and_each_run_is_stored_once():
+    files = [path for folder in GOLDEN for path in folder.glob("*.safetensors")]
+    assert len({path.name for path in files}) == len(files) == 24
+    classes = [golden.read(path).meta["upstream_class"] for path in files]
+    assert all(any(of.startswith(name) for of in classes) for name in BUILDERS)
+
+
+def changed(tmp_path: Path, change) -> golden.Stored:
+    """Z-Image's stored run with its tensors or metadata changed, read from a file."""
+    with safe_open(stored_path("zimage_block"), "pt") as f:
         tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()  # noqa: SIM118
     change(tensors, meta)
-    save_file(tensors, tmp_path / name, meta)
-    return tmp_path / name
+    save_file(tensors, tmp_path / "changed.safetensors", meta)
+    return golden.read(tmp_path / "changed.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        (lambda t, m: m.update(upstream_class="SomeBlock"), "no block for class 'SomeBlock'; known: DiTBlock"),
-        (lambda t, m: m.update(config="{}"), "neither config nor weights have 'dim'"),
-        (lambda t, m: m.pop("config"), "its metadata lacks 'config'"),
-        (lambda t, m: t.pop("weights.ffn_norm1.weight"), "'weights.ffn_norm1.weight' is missing"),
-        (lambda t, m: t.update({"weights.more": torch.ones(1)}), "no layer for 'more'"),
-        (lambda t, m: t.update({"notes.x": torch.ones(1)}), "no group for key 'notes.x'"),
-        (lambda t, m: t.update({"inputs.z": torch.ones(1)}), "'inputs.z' has no place in this block; it takes x, c"),
-        (lambda t, m: t.pop("inputs.x"), "'inputs.x' is missing"),
-        (lambda t, m: t.update({"outputs_exact.z": torch.ones(1)}), "'outputs_exact.z' is stored, but"),
-        (lambda t, m: t.update({"weights.ffn_norm1.weight": torch.ones(3)}), r"'ffn_norm1.weight' must be \(16,\)"),
+        (lambda t, m: m.update(upstream_class="SomeBlock"), ValueError, "no block for class 'SomeBlock'; known: DiT"),
+        (lambda t, m: m.update(config="{}"), KeyError, "'dim'"),
+        (lambda t, m: m.pop("config"), KeyError, "'config'"),
+        (lambda t, m: t.pop("weights.ffn_norm1.weight"), ValueError, "'ffn_norm1.weight' is missing"),
+        (lambda t, m: t.update({"weights.more": torch.ones(1)}), ValueError, "no layer for 'more'"),
+        (lambda t, m: t.update({"notes.x": torch.ones(1)}), KeyError, "'notes'"),
+        (lambda t, m: t.update({"inputs.z": torch.ones(1)}), TypeError, "'z'"),
+        (lambda t, m: t.pop("inputs.x"), TypeError, "'x'"),
+        (lambda t, m: t.update({"outputs_exact.z": torch.ones(1)}), KeyError, "'z'"),
+        (lambda t, m: t.update({"weights.ffn_norm1.weight": torch.ones(3)}), ValueError, r"must be \(16,\)"),
     ],
 )
-def test_a_file_at_fault_is_refused_and_its_key_named(tmp_path, change, message):
-    path = stored_with(HERE, tmp_path, "zimage_block.safetensors", change)
-    with pytest.raises(ValueError, match=message):
-        golden.replay(golden.read(path))
+def test_a_file_at_fault_is_refused_and_its_key_named(tmp_path, change, error, message):
+    """Strict: a number that is missing, or that nothing compares, must not pass as equal."""
+    with pytest.raises(error, match=message):
+        golden.replay(changed(tmp_path, change))
 
 
-def test_a_truncated_file_is_refused(tmp_path):
-    whole = (HERE / "zimage_block.safetensors").read_bytes()
-    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half.safetensors is no whole safetensors file .* copy it again"):
-        golden.read(tmp_path / "half.safetensors")
+@pytest.mark.parametrize(
+    ("key", "by"),
+    [("outputs_exact.x", 1e-8), ("modulation.block", 1e-8), ("weights.ffn_norm1.weight", 1e-6), ("inputs.x", 0)],
+)
+def test_one_changed_number_is_noticed(tmp_path, key, by):
+    """The replay can fail: a stored output, a modulation vector or a weight that moves is enough."""
 
+    def change(tensors, meta):
+        tensors[key].view(-1)[3] += by
 
-def test_one_changed_number_is_noticed(tmp_path):
-    """The replay can fail: a stored output moved by 1e-8, a modulation vector, a weight, each is enough."""
-    for key, by in (("outputs_exact.x", 1e-8), ("modulation.block", 1e-8), ("weights.ffn_norm1.weight", 1e-6)):
-
-        def change(t, m, key=key, by=by):
-            t[key].view(-1)[3] += by
-
-        assert not golden.agrees(golden.read(stored_with(HERE, tmp_path, "zimage_block.safetensors", change)))
-    assert golden.agrees(golden.read(HERE / "zimage_block.safetensors"))
+    assert golden.agrees(changed(tmp_path, change)) == (by == 0)
 
 
 def shift_and_scale_exchanged(patch):
@@ -115,10 +119,10 @@ def layer_norm_for_rms(patch):
 
 
 def rebinding_removed(patch):
-    """HDM as everybody else: the skip carries x. Only the block's own step is replaced."""
+    """HDM with the usual residual: x itself is carried on, not its norm."""
 
     def forward(self, x, c, ctx=None, shared=None, pos=None, ctx_pos=None):
-        attn, cross, mlp = self.told(c) if shared is None else shared
+        attn, cross, mlp = self.modulation(c) if shared is None else shared
         x = gated(x, self.attn(modulate(self.norm_attn(x), attn), pos), attn.gate, "one_plus")
         if self.cross is not None:
             h = modulate(self.norm_cross(x), cross)
@@ -132,7 +136,7 @@ def silu_dropped(patch):
     patch.setattr(norms.F, "silu", lambda x: x)
 
 
-BROKEN = {  # a mistake -> the stored runs that must notice it
+BROKEN = {  # a mistake -> stored runs that it must not replay
     shift_and_scale_exchanged: "dit_block pixart_block sd3_joint flux_single qwenimage_block lumina2_block hdm_block",
     tanh_dropped: "lumina2_block zimage_block",
     one_plus_dropped: "hdm_block hdm_shared_stack hdm_full",
@@ -147,7 +151,7 @@ CASES = [(mistake, name) for mistake, names in BROKEN.items() for name in names.
 
 @pytest.mark.parametrize(("mistake", "name"), CASES, ids=lambda p: getattr(p, "__name__", p))
 def test_a_broken_block_does_not_replay(monkeypatch, mistake, name):
-    stored = golden.read(HERE / f"{name}.safetensors")
-    assert golden.agrees(stored)
+    stored = stored_run(name)
+    replica = golden.build(stored, BUILDERS)
     mistake(monkeypatch)
-    assert not golden.agrees(stored)
+    assert not golden.agrees(stored, replica)

@@ -2,22 +2,14 @@
 
 import pytest
 import torch
+from replicas import randomised
 
 from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer, TransformerBlock
-from adaln_lab.blocks.upstream import from_upstream, inside
+from adaln_lab.blocks.upstream import from_upstream, prefixed
 from adaln_lab.data import datasets
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.samplers import sample
 from adaln_lab.training.train import Run, TrainConfig, gate_sizes, train
-
-
-def randomised(module: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter random: what starts at zero would hide a difference."""
-    module = module.double()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return module
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
@@ -47,9 +39,9 @@ def test_the_spatial_transformer_equals_diffusers(diffusers):
         diffusers("models", "Transformer2DModel")(
             2, 4, in_channels=8, norm_num_groups=4, cross_attention_dim=6, use_linear_projection=False
         )
-    ).eval()
+    )
     names = SpatialTransformer.UPSTREAM
-    inner = inside("block", "transformer_blocks.0", TransformerBlock.UPSTREAM)
+    inner = prefixed("block", "transformer_blocks.0", TransformerBlock.UPSTREAM)
     ours = SpatialTransformer(8, 2, 6, groups=4).double()
     ours.load_state_dict(from_upstream(inner | {k: v for k, v in names.items() if k != "block"}, theirs.state_dict()))
     x, text = torch.randn(2, 8, 3, 5).double(), torch.randn(2, 7, 6).double()
