@@ -1,15 +1,17 @@
-"""python -m adaln_lab train | sample | evaluate | compare | bench | judge | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | judge | schemes | zoo | xray | progress."""
 
 import argparse
+import errno
 import io
 import json
 import logging
+import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import compare, judge, sweep
+from adaln_lab.experiments import sweep
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
@@ -34,14 +36,30 @@ log = logging.getLogger("adaln_lab")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    """Run one command and return its exit code."""
+    try:
+        try:
+            return _run(parser().parse_args(arguments))
+        finally:
+            print(end="", flush=True)  # so that an output that cannot be written is noticed here
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+        if error.errno == errno.EPIPE:  # the reader has gone, as in `| head`
+            return 141  # what shells report for a program that SIGPIPE ended
+        print(f"adaln_lab: cannot write the output ({error.strerror})", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a code page without the dots of `progress` must not end it
+            stream.reconfigure(errors="replace")  # some code pages lack the dots of `progress`
     try:
         options.command(options)
-    except ValueError as error:  # every refusal of the package is one: what was expected, what came, what to do
+    except ValueError as error:  # the package refuses with ValueError: what was expected, what came, what to do
         print(f"adaln_lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -54,87 +72,65 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m adaln_lab", description=__doc__)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    add = commands.add_parser("train", help="train a TinyDiT and keep it in a folder", formatter_class=_Help)
-    add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
-    add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
-    add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
-    add.add_argument(
-        "--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling"
-    )
-    add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
-    add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
-    add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
-    add.add_argument("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
-    add.add_argument("--compile", action="store_true", default=None, help="torch.compile the loss")
-    add.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
-    add.add_argument(
-        "--inexact", action="store_true", help="resume also where torch, data or number of processes differ"
-    )
-    add.add_argument("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
-    add.add_argument("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
-    _device(add)
-    add.set_defaults(command=command_train)
+    def command(run: Callable[[argparse.Namespace], None], text: str) -> Callable[..., argparse.Action]:
+        """Add the command `command_NAME`; returns what adds its options."""
+        add = commands.add_parser(run.__name__.removeprefix("command_"), help=text, formatter_class=_Help)
+        add.set_defaults(command=run)
+        return add.add_argument
 
-    add = commands.add_parser("sample", help="draw pictures from a trained run", formatter_class=_Help)
-    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument(
-        "--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between"
-    )
-    add.add_argument("--n", type=int, default=100, help="pictures in all")
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
+    add = command(command_train, "train a TinyDiT and keep it in a folder")
+    add("--data", choices=DATA, default="digits", help="what to learn")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
+    add("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
+    add("--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling")
+    add("--steps", type=int, help="updates (default: the recipe's)")
+    add("--batch", type=int, help="pictures an update (default: the recipe's)")
+    add("--seed", type=int, default=0, help="start of the model and draws of training")
+    add("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
+    add("--compile", action="store_true", default=None, help="torch.compile the loss")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
+    add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
+    add("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
+    _device(add)
+
+    add = command(command_sample, "draw pictures from a trained run")
+    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between")
+    add("--n", type=int, default=100, help="pictures in all")
+    add("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
-    add.set_defaults(command=command_sample)
 
-    add = commands.add_parser("evaluate", help="measure a trained run; one line of JSON", formatter_class=_Help)
-    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument("--n", type=int, default=1000, help="samples to judge, labels cycled")
+    add = command(command_evaluate, "measure a trained run; one line of JSON")
+    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--n", type=int, default=1000, help="samples to judge, labels cycled")
     _sampling(add)
-    add.set_defaults(command=command_evaluate)
 
-    add = commands.add_parser("judge", help="fit the network that measures samples", formatter_class=_Help)
-    add.add_argument("--data", choices=DATA, default="digits", help="what it must read")
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    add = command(command_judge, "fit the network that measures samples")
+    add("--data", choices=DATA, default="digits", help="what it must read")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
-    add.set_defaults(command=command_judge)
 
-    add = commands.add_parser(
-        "schemes", help="race residual schemes over depth and learning rate", formatter_class=_Help
-    )
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
-    add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
-    add.set_defaults(command=command_schemes)
+    add = command(command_schemes, "race residual schemes over depth and learning rate")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
 
-    add = commands.add_parser("compare", help="race the ways in which a condition enters", formatter_class=_Help)
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
-    add.add_argument("--seeds", type=int, default=3, help="runs of each kind")
-    add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    add.add_argument("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
-    add.set_defaults(command=command_compare)
+    add = command(command_compare, "race the ways in which a condition enters")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--seeds", type=int, default=3, help="runs of each kind")
+    add("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    add("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
 
-    add = commands.add_parser(
-        "zoo", help="count modulation in published models (needs diffusers)", formatter_class=_Help
-    )
-    add.add_argument("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
-    add.set_defaults(command=command_zoo)
+    add = command(command_zoo, "count modulation in published models (needs diffusers)")
+    add("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
 
-    add = commands.add_parser("xray", help="say whether and how a model is modulated", formatter_class=_Help)
-    add.add_argument("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
-    add.add_argument(
-        "--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)"
-    )
-    add.set_defaults(command=command_xray)
+    add = command(command_xray, "say whether and how a model is modulated")
+    add("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
+    add("--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)")
 
-    add = commands.add_parser("bench", help="measure speed against plain baselines", formatter_class=_Help)
-    add.add_argument("--quick", action="store_true", help="few rounds, one seed")
-    add.add_argument("--engine", action="store_true", help="also precisions and torch.compile (always on CUDA)")
-    add.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers")
-    _device(add)
-    add.set_defaults(command=command_bench)
-
-    add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
-    add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
-    add.add_argument("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
-    add.set_defaults(command=command_progress)
+    add = command(command_progress, "say what is solved and what comes next")
+    add("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
+    add("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
     return top
 
 
@@ -142,18 +138,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, but not "None" or "False"."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
-def _device(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
+def _device(add: Callable[..., argparse.Action]) -> None:
+    add("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
 
 
-def _sampling(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
-    add.add_argument("--steps", type=int, default=STEPS, help="sampler steps")
-    add.add_argument("--method", choices=list(SAMPLERS), default="euler", help="sampler")
-    add.add_argument("--seed", type=int, default=0, help="starting noise")
+def _sampling(add: Callable[..., argparse.Action]) -> None:
+    add("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
+    add("--steps", type=int, default=STEPS, help="sampler steps")
+    add("--method", choices=list(SAMPLERS), default="euler", help="sampler")
+    add("--seed", type=int, default=0, help="starting noise")
     _device(add)
 
 
@@ -183,6 +179,8 @@ def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
 
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
     """Scenes are read back factor by factor, everything else is judged."""
+    from adaln_lab.experiments import judge
+
     if data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
@@ -196,7 +194,7 @@ def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
 
 
 def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
-    """n labels, cycled, or n scenes; text names them, else all labels or drawn scenes."""
+    """n labels or scenes: those named in `text`, cycled; without text all labels in turn, or random scenes."""
     k = model.config
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -216,7 +214,7 @@ def _labels(text: str | None, n: int, model: TinyDiT) -> torch.Tensor:
 
 
 def _bar(total: int, unit: str) -> tqdm:
-    """Done, to do and the time left, on stderr; nothing of it where the work is quick."""
+    """A progress bar on stderr, with the time left; it is not shown if the work takes less than a second."""
     return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
 
 
@@ -278,6 +276,8 @@ def command_schemes(o: argparse.Namespace) -> None:
 
 
 def command_compare(o: argparse.Namespace) -> None:
+    from adaln_lab.experiments import compare  # counts with the zoo's blocks, which the other commands need not load
+
     with _bar(compare.todo(o.out, o.seeds), "cell") as bar, logging_redirect_tqdm():
         for line in compare.race(o.out, o.seeds, o.jobs, models=o.models):
             log.info("%s", line)
@@ -312,16 +312,6 @@ def command_xray(o: argparse.Namespace) -> None:
         print(f"because this pass was tried: {refusal}")
 
 
-def command_bench(o: argparse.Namespace) -> None:
-    from adaln_lab.bench import bench, parts
-
-    about = pick_device(o.device), o.quick, o.engine
-    with _bar(parts(*about), "part") as bar:
-        found = bench(*about, say=partial(tqdm.write, file=sys.stdout), each=bar.update)
-    if o.json:
-        write_json(o.json, {"command": f"python -m adaln_lab {shlex.join(sys.argv[1:])}"} | found)
-
-
 def command_progress(o: argparse.Namespace) -> None:
     from adaln_lab.exercises import progress, reset_progress
     from adaln_lab.exercises.welcome import write_welcome
@@ -335,6 +325,8 @@ def command_progress(o: argparse.Namespace) -> None:
 
 
 def command_judge(o: argparse.Namespace) -> None:
+    from adaln_lab.experiments import judge
+
     data = datasets.load(o.data, pick_device(o.device))
     fitted = judge.fit_judge(data)
     found = judge.accuracy(fitted, data.held_images, data.held_labels)

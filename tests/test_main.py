@@ -1,6 +1,7 @@
 """The command line, as a shell sees it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,9 +136,43 @@ def test_unknown_words_are_refused_with_the_valid_ones(capsys, arguments):
     assert "choose from" in capsys.readouterr().err
 
 
-def test_help_is_readable():
-    text = subprocess.run([sys.executable, "-m", "adaln_lab", "train", "--help"], capture_output=True, text=True).stdout
-    assert "--variant" in text and "None" not in text and "(default: adaln_zero)" in text
+def test_help_shows_every_default_but_none_and_false(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: adaln_zero)" in text and "None" not in text and "False" not in text
+    assert text.count("(default: 0)") == 2, "of --seed and of --encoder"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="bash and /dev/full")
+@pytest.mark.parametrize(("command", "unbuffered"), [("progress", ""), ("progress", "1"), ("--help", "")])
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("| true", 141, ""),  # has gone before the command prints
+        ("> /dev/full", 2, "adaln_lab: cannot write the output (No space left on device)\n"),
+    ],
+)
+def test_an_output_that_cannot_be_written_ends_without_a_traceback(command, unbuffered, end, code, said):
+    line = f"set -o pipefail; {sys.executable} -m adaln_lab {command} {end}"
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_progress_loads_neither_the_zoo_nor_a_data_set():
+    code = """import sys
+from adaln_lab.__main__ import main
+main(["progress"])
+print(*sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert not {"adaln_lab.blocks.zoo", "diffusers", "torchvision", "sklearn"} & set(loaded)
+
+
+def test_evaluate_needs_no_home_folder(run, no_home, capsys):
+    """The classifier of digits is shipped, so nothing is kept."""
+    assert main(["evaluate", "--run", str(run), "--n", "20", "--device", "cpu"]) == 0
 
 
 # Long work shows a bar with the time left, and can be stopped
