@@ -113,8 +113,8 @@ DOORS: dict[tuple[str, Rule], str] = {
     ("10_speed_and_scale", rule_starts_no_process): "torchrun, and a run that is killed, in a temporary folder",
     ("files", rule_writes_nothing): "the one writer: a temporary file, synced, renamed",
     ("__main__", rule_writes_nothing): "fills the file for --out that `files.atomic_write` hands out",
-    ("checkpoint", rule_writes_nothing): "the same for a run's folder, where a damaged file is set aside",
-    ("record", rule_writes_nothing): "sets aside progress.json in home()",
+    ("checkpoint", rule_writes_nothing): "the same for a run's folder, where a damaged file is renamed",
+    ("record", rule_writes_nothing): "renames progress.json in home() when it is damaged or forgotten",
     ("plots", rule_writes_nothing): "a picture into memory",
     ("widgets", rule_writes_nothing): "a picture into memory",
 }
