@@ -1,6 +1,7 @@
 """python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
 
 import argparse
+import errno
 import io
 import json
 import logging
@@ -8,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, comparison, sweep
+from adaln_lab.experiments import classifier, sweep
 from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
@@ -36,30 +37,30 @@ log = logging.getLogger("adaln_lab")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit code. Output that nobody reads ends it silently, a full disk in one line."""
+    """Run one command and return its exit code."""
     try:
         try:
-            return _run(arguments)
+            return _run(parser().parse_args(arguments))
         finally:
-            print(end="", flush=True)  # now: an error in Python's own flush at exit could not be caught
-    except BrokenPipeError:
-        code = 141  # what a shell says of a program that SIGPIPE ended
+            print(end="", flush=True)  # so that an output that cannot be written is noticed here
     except OSError as error:
-        print(f"adaln_lab: {error}", file=sys.stderr)
-        code = 2
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere
-    return code
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+        if error.errno == errno.EPIPE:  # the reader has gone, as in `| head`
+            return 141  # what shells report for a program that SIGPIPE ended
+        print(f"adaln_lab: cannot write the output ({error.strerror})", file=sys.stderr)
+        return 2
 
 
-def _run(arguments: list[str] | None) -> int:
-    options = parser().parse_args(arguments)
+def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a code page without the dots of `progress` must not end it
+            stream.reconfigure(errors="replace")  # some code pages lack the dots of `progress`
     try:
         options.command(options)
-    except ValueError as error:  # every refusal of the package is one: what was expected, what came, what to do
+    except ValueError as error:  # the package refuses with ValueError: what was expected, what came, what to do
         print(f"adaln_lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -72,80 +73,65 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m adaln_lab", description=__doc__)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    add = commands.add_parser("train", help="train a TinyDiT and keep it in a folder", formatter_class=_Help)
-    add.add_argument("--data", choices=DATA, default="digits", help="what to learn")
-    add.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
-    add.add_argument("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
-    add.add_argument(
-        "--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling"
-    )
-    add.add_argument("--steps", type=int, help="updates (default: the recipe's)")
-    add.add_argument("--batch", type=int, help="pictures an update (default: the recipe's)")
-    add.add_argument("--seed", type=int, default=0, help="start of the model and draws of training")
-    add.add_argument("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
-    add.add_argument("--compile", action="store_true", default=None, help="torch.compile the loss")
-    add.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
-    add.add_argument(
-        "--inexact", action="store_true", help="resume also where torch, data or number of processes differ"
-    )
-    add.add_argument("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
-    add.add_argument("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
+    def command(run: Callable[[argparse.Namespace], None], text: str) -> Callable[..., argparse.Action]:
+        """Add the command `command_NAME`; returns what adds its options."""
+        add = commands.add_parser(run.__name__.removeprefix("command_"), help=text, formatter_class=_Help)
+        add.set_defaults(command=run)
+        return add.add_argument
+
+    add = command(command_train, "train a TinyDiT and keep it in a folder")
+    add("--data", choices=DATA, default="digits", help="what to learn")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
+    add("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
+    add("--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling")
+    add("--steps", type=int, help="updates (default: the recipe's)")
+    add("--batch", type=int, help="pictures an update (default: the recipe's)")
+    add("--seed", type=int, default=0, help="start of the model and draws of training")
+    add("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
+    add("--compile", action="store_true", default=None, help="torch.compile the loss")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
+    add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
+    add("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)
-    add.set_defaults(command=command_train)
 
-    add = commands.add_parser("sample", help="draw pictures from a trained run", formatter_class=_Help)
-    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument(
-        "--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between"
-    )
-    add.add_argument("--n", type=int, default=100, help="pictures in all")
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
+    add = command(command_sample, "draw pictures from a trained run")
+    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between")
+    add("--n", type=int, default=100, help="pictures in all")
+    add("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
-    add.set_defaults(command=command_sample)
 
-    add = commands.add_parser("evaluate", help="measure a trained run; one line of JSON", formatter_class=_Help)
-    add.add_argument("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
-    add.add_argument("--n", type=int, default=1000, help="samples to measure, labels cycled")
+    add = command(command_evaluate, "measure a trained run; one line of JSON")
+    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--n", type=int, default=1000, help="samples to measure, labels cycled")
     _sampling(add)
-    add.set_defaults(command=command_evaluate)
 
-    add = commands.add_parser("classifier", help="fit the classifier that measures samples", formatter_class=_Help)
-    add.add_argument("--data", choices=DATA, default="digits", help="what it must read")
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    add = command(command_classifier, "fit the classifier that measures samples")
+    add("--data", choices=DATA, default="digits", help="what it must read")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
-    add.set_defaults(command=command_classifier)
 
-    add = commands.add_parser(
-        "schemes", help="compare residual schemes over depth and learning rate", formatter_class=_Help
-    )
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
-    add.add_argument("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
-    add.set_defaults(command=command_schemes)
+    add = command(command_schemes, "compare residual schemes over depth and learning rate")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
 
-    add = commands.add_parser("compare", help="compare the ways in which a condition enters", formatter_class=_Help)
-    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
-    add.add_argument("--seeds", type=int, default=3, help="runs of each kind")
-    add.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    add.add_argument("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
-    add.set_defaults(command=command_compare)
+    add = command(command_compare, "compare the ways in which a condition enters")
+    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--seeds", type=int, default=3, help="runs of each kind")
+    add("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    add("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
 
-    add = commands.add_parser(
-        "zoo", help="count modulation in published models (needs diffusers)", formatter_class=_Help
-    )
-    add.add_argument("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
-    add.set_defaults(command=command_zoo)
+    add = command(command_zoo, "count modulation in published models (needs diffusers)")
+    add("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
 
-    add = commands.add_parser("xray", help="say whether and how a model is modulated", formatter_class=_Help)
-    add.add_argument("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
-    add.add_argument(
-        "--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)"
-    )
-    add.set_defaults(command=command_xray)
+    add = command(command_xray, "say whether and how a model is modulated")
+    add("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
+    add("--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)")
 
-    add = commands.add_parser("progress", help="say what is solved and what comes next", formatter_class=_Help)
-    add.add_argument("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
-    add.add_argument("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
-    add.set_defaults(command=command_progress)
+    add = command(command_progress, "say what is solved and what comes next")
+    add("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
+    add("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
     return top
 
 
@@ -153,19 +139,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, but not "None" or "False"."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        is_silent = action.default is None or action.default is False  # not `in (None, False)`: 0 == False
-        return action.help if is_silent else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
-def _device(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
+def _device(add: Callable[..., argparse.Action]) -> None:
+    add("--device", help="cpu, cuda or mps (default: $ADALN_LAB_DEVICE, else the best there is)")
 
 
-def _sampling(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
-    add.add_argument("--steps", type=int, default=STEPS, help="sampler steps")
-    add.add_argument("--method", choices=list(SAMPLERS), default="euler", help="sampler")
-    add.add_argument("--seed", type=int, default=0, help="starting noise")
+def _sampling(add: Callable[..., argparse.Action]) -> None:
+    add("--guidance", type=float, default=1.0, help="1 is the plain model, 0 ignores the label")
+    add("--steps", type=int, default=STEPS, help="sampler steps")
+    add("--method", choices=list(SAMPLERS), default="euler", help="sampler")
+    add("--seed", type=int, default=0, help="starting noise")
     _device(add)
 
 
@@ -203,12 +188,14 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
 
 
 def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
+    from adaln_lab.experiments import comparison  # loads the zoo, which most commands do not need
+
     data = read_json(o.run / "config.json").get("data")
     return comparison.load_variant(o.run, pick_device(o.device)), data
 
 
 def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor:
-    """n labels, cycled, or n scenes; text names them, else all labels or drawn scenes."""
+    """n labels or scenes: those named in `text`, cycled; without text all labels in turn, or random scenes."""
     k = model.config
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -228,7 +215,7 @@ def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor
 
 
 def _bar(total: int, unit: str) -> tqdm:
-    """Done, to do and the time left, on stderr; nothing of it where the work is quick."""
+    """A progress bar on stderr, with the time left; it is not shown if the work takes less than a second."""
     return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
 
 
@@ -288,6 +275,8 @@ def command_schemes(o: argparse.Namespace) -> None:
 
 
 def command_compare(o: argparse.Namespace) -> None:
+    from adaln_lab.experiments import comparison
+
     trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)
     losses = ((trial, result.get("failed") or f"held-out loss {result['loss']:.4f}") for trial, result in trials)
     _log_trials(comparison.missing(o.out, o.seeds), losses)

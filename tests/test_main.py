@@ -136,25 +136,43 @@ def test_unknown_words_are_refused_with_the_valid_ones(capsys, arguments):
     assert "choose from" in capsys.readouterr().err
 
 
-def test_help_is_readable():
-    text = subprocess.run([sys.executable, "-m", "adaln_lab", "train", "--help"], capture_output=True, text=True).stdout
-    assert "--variant" in text and "None" not in text and "(default: adaln_zero)" in text
-    assert text.count("(default: 0)") == 2, "--seed and --encoder; 0 == False"
+def test_help_shows_every_default_but_none_and_false(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: adaln_zero)" in text and "None" not in text and "False" not in text
+    assert text.count("(default: 0)") == 2, "of --seed and of --encoder"
 
 
-def test_output_that_cannot_be_written_ends_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "adaln_lab", "progress"]
-    env = os.environ | {"ADALN_LAB_HOME": str(tmp_path)}
-    reader, writer = os.pipe()
-    os.close(reader)  # as in `progress | true`
-    gone = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
-    os.close(writer)
-    assert (gone.returncode, gone.stderr) == (141, "")
-    if os.path.exists("/dev/full"):
-        with open("/dev/full", "w") as full:
-            refused = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
-        assert refused.returncode == 2
-        assert refused.stderr == "adaln_lab: [Errno 28] No space left on device\n"
+@pytest.mark.skipif(os.name != "posix", reason="bash and /dev/full")
+@pytest.mark.parametrize(("command", "unbuffered"), [("progress", ""), ("progress", "1"), ("--help", "")])
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("| true", 141, ""),  # has gone before the command prints
+        ("> /dev/full", 2, "adaln_lab: cannot write the output (No space left on device)\n"),
+    ],
+)
+def test_an_output_that_cannot_be_written_ends_without_a_traceback(command, unbuffered, end, code, said):
+    line = f"set -o pipefail; {sys.executable} -m adaln_lab {command} {end}"
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_progress_loads_neither_the_zoo_nor_a_data_set():
+    code = """import sys
+from adaln_lab.__main__ import main
+main(["progress"])
+print(*sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert not {"adaln_lab.blocks.zoo", "diffusers", "torchvision", "sklearn"} & set(loaded)
+
+
+def test_evaluate_needs_no_home_folder(run, no_home, capsys):
+    """The classifier of digits is shipped, so nothing is kept."""
+    assert main(["evaluate", "--run", str(run), "--n", "20", "--device", "cpu"]) == 0
 
 
 # Long work shows a bar with the time left, and can be stopped

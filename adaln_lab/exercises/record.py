@@ -6,6 +6,7 @@ The file is a convenience: exercises work without it, and go on whatever is wron
 """
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def read() -> dict[str, dict[str, Any]]:
         entries = None
     if _is_valid(entries):
         return entries
-    file.replace(f"{file}.bad")
+    os.replace(file, f"{file}.bad")
     print("progress.json is damaged; it is kept as progress.json.bad, and a new one begins.")
     return {}
 
@@ -46,7 +47,7 @@ def reset() -> dict[str, dict[str, Any]]:
     """Rename the file to progress.json.bak and return the entries that it held."""
     entries = read()
     if entries:
-        _file().replace(f"{_file()}.bak")
+        os.replace(_file(), f"{_file()}.bak")
     return entries
 
 
