@@ -1,4 +1,4 @@
-"""Exercise 0, to see how exercises work: modulation, with the mistakes that people really shipped.
+"""Exercise 0, to see how exercises work: modulation, with mistakes from real code.
 
 B batch, T tokens, D width.
 """
@@ -20,12 +20,12 @@ def scale_without_one_plus(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def scale_and_shift_swapped(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """You multiply by 1 + shift and add scale: the two have changed places, as after a chunk in the wrong order."""
+    """You multiply by 1 + shift and add scale: the two are swapped, as after a chunk in the wrong order."""
     return modulated(x, shift=scale, scale=shift)
 
 
 def batch_broadcast_over_tokens(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Without an axis for tokens, (B, D) meets the last two axes of x: token i gets the vector of picture i."""
+    """Without an axis for tokens, (B, D) broadcasts over (T, D): token i gets the vector of picture i."""
     return layer_norm(x) * (1 + scale) + shift
 
 
@@ -35,7 +35,7 @@ def norm_missing(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """You modulate first and normalise afterwards: the norm takes most of the modulation away again."""
+    """You modulate first and normalise afterwards: the norm removes most of the modulation again."""
     return layer_norm(x * (1 + scale[:, None]) + shift[:, None])
 
 

@@ -1,8 +1,7 @@
 """Exercises of notebook 01: layer norm forward and backward, RMS norm, group norm.
 
-Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
-is what `check` tells whoever makes the same. B batch, T tokens, D width, C channels; eps is large in the cases, so that
-its place shows.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+B batch, T tokens, D width, C channels; eps is large in the cases, so that its place matters.
 """
 
 import torch
@@ -41,12 +40,12 @@ def eps_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
 
 
 def divided_by_the_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by var + eps without the root: twice as large a token would leave half as large."""
+    """You divide by var + eps without the root: a token twice as large would give a result half as large."""
     return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps) + beta
 
 
 def over_the_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your mean and variance run over the tokens of a picture, axis 1; they belong over the D channels of one token."""
+    """Your mean and variance run over the tokens, axis 1; they must run over the D channels of one token."""
     return normalised(x.mT, gamma[:, None], beta[:, None], eps).mT
 
 
@@ -57,7 +56,7 @@ def one_light_for_all_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float)
 
 
 def mean_not_subtracted(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by the right size, but x still carries its mean: subtract it in the numerator, too."""
+    """You divide by the right number, but x still has its mean: subtract it in the numerator, too."""
     return gamma * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
 
 
@@ -72,7 +71,7 @@ def beta_inside_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Ten
 
 
 def normalised_cases() -> list[tuple]:
-    """Tokens with a mean, for without one several mistakes cost nothing; each with a light of its own."""
+    """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
     cases = []
     for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01)]):
         x = 1.5 + randn64(b, t, d, seed=seed) * (1 + randn64(b, t, 1, seed=seed + 10).abs())
@@ -114,7 +113,7 @@ def sigma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> 
 
 
 def gamma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx starts from dy; on its way back through gamma * x_hat + beta the gradient meets gamma first."""
+    """Your dx starts from dy; going back through gamma * x_hat + beta, the gradient is multiplied by gamma first."""
     return norm_backward(dy, x_hat, sigma, torch.ones_like(gamma))
 
 
@@ -125,14 +124,14 @@ def gamma_at_the_end(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) ->
 
 
 def sums_for_means(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inside dx you sum over the channels where a mean belongs: the two corrections come out D times too large."""
+    """In dx you sum over the channels instead of averaging: the two corrections are D times too large."""
     g = dy * gamma
     dx = (g - g.sum(-1, keepdim=True) - x_hat * (g * x_hat).sum(-1, keepdim=True)) / sigma
     return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
 
 
 def gamma_in_its_own_gradient(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dgamma sums gamma * dy * x_hat; y is gamma * x_hat + beta, and its slope by gamma is x_hat alone."""
+    """Your dgamma sums gamma * dy * x_hat; y is gamma * x_hat + beta, and its derivative by gamma is x_hat alone."""
     dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
     return dx, gamma * dgamma, dbeta
 
@@ -150,7 +149,7 @@ def summed_over_the_batch_only(
 
 
 def norm_backward_cases() -> list[tuple]:
-    """x_hat and sigma of real tokens, with an eps that leaves x_hat a little inside its sphere."""
+    """x_hat and sigma of random tokens; because of eps, the norm of x_hat is a little below sqrt(D)."""
     cases = []
     for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7)]):
         x = 0.5 + 2 * randn64(b, t, d, seed=seed)
@@ -180,12 +179,12 @@ def variance_for_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def sum_for_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the length sqrt(sum(x^2)): your tokens leave with length 1, and should with length sqrt(D)."""
+    """You divide by the length sqrt(sum(x^2)): your tokens then have length 1; they should have length sqrt(D)."""
     return weight * x / (x.square().sum(-1, keepdim=True) + eps).sqrt()
 
 
 def length_for_root_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the length: your tokens leave with length 1, and should with sqrt(D). And eps is missing."""
+    """You divide by the length: your tokens then have length 1; it should be sqrt(D). And eps is missing."""
     return weight * x / x.norm(dim=-1, keepdim=True)
 
 
@@ -200,12 +199,12 @@ def rms_eps_outside_the_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def root_forgotten(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the mean square itself, without a root: twice as large a token would leave half as large."""
+    """You divide by the mean square, without a root: a token twice as large would give a result half as large."""
     return weight * x / (x.square().mean(-1, keepdim=True) + eps)
 
 
 def one_size_for_all_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You take one size for a whole picture, tokens and channels together; every token has its own."""
+    """You take one mean square for a whole picture, tokens and channels together; every token has its own."""
     return weight * x / (x.square().mean((-2, -1), keepdim=True) + eps).sqrt()
 
 
@@ -229,7 +228,7 @@ def group_normalised(x: Tensor, groups: int, eps: float) -> Tensor:
 
 
 def channels_dealt_like_cards(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You deal channels out to the groups in turn; a group is a run of neighbours: 0, 1, 2 and then 3, 4, 5."""
+    """Your groups take every n-th channel; a group is a run of neighbouring channels: 0, 1, 2 and then 3, 4, 5."""
     dealt = x.unflatten(1, (-1, groups)).transpose(1, 2)
     return group_normalised(dealt.flatten(1, 2), groups, eps).view_as(dealt).transpose(1, 2).reshape(x.shape)
 
@@ -256,7 +255,7 @@ def groups_of_that_size(x: Tensor, groups: int, eps: float) -> Tensor:
 
 
 def across_the_batch(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Your means run over the batch, too: what leaves would depend on who else is in the batch, as in batch norm."""
+    """Your means run over the batch, too: as in batch norm, the result would depend on the other pictures."""
     b, c, h, w = x.shape
     return group_normalised(x.transpose(0, 1).reshape(1, c, b * h, w), groups, eps).view(c, b, h, w).transpose(0, 1)
 
@@ -279,7 +278,7 @@ def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> 
 
 
 def group_normalised_cases() -> list[tuple]:
-    """Each channel and each picture with a light of its own, so that it matters who shares."""
+    """Each channel of each picture has its own mean and scale, so that the choice of groups matters."""
     cases = []
     for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2)]):
         x = randn64(b, c, h, w, seed=seed) * (1 + randn64(b, c, 1, 1, seed=seed + 10).abs()) + randn64(
@@ -291,7 +290,7 @@ def group_normalised_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="Layer norm: take each token's mean and size away, then multiply by gamma and add beta.",
+        question="Layer norm: normalise each token to mean 0 and variance 1, then multiply by gamma and add beta.",
         solution=normalised,
         returns=("y",),
         cases=normalised_cases,
@@ -321,7 +320,7 @@ register(
         returns=("dx", "dgamma", "dbeta"),
         cases=norm_backward_cases,
         hints=(
-            "Walk back: y = gamma * x_hat + beta first, then the Jacobian of x_hat. gamma and beta serve every token.",
+            "Walk back: y = gamma * x_hat + beta first, then the Jacobian of x_hat. All tokens share gamma and beta.",
             "g = dy * gamma. The Jacobian takes two things from g, its mean and its part along x_hat, and divides.",
             "dx = (g - mean(g) - x_hat * mean(g * x_hat)) / sigma; dgamma sums dy * x_hat over axes 0 and 1.",
         ),
@@ -365,12 +364,12 @@ register(
 )
 register(
     Exercise(
-        question="Group norm: one mean and one size for each picture and each group of neighbouring channels.",
+        question="Group norm: one mean and one variance for each picture and each group of neighbouring channels.",
         solution=group_normalised,
         returns=("y",),
         cases=group_normalised_cases,
         hints=(
-            "Make what shares a mean one axis; then it is layer norm over that axis.",
+            "Put all that shares a mean on one axis; then it is layer norm over that axis.",
             "x.reshape(len(x), groups, -1) puts each group, channels and positions together, on the last axis.",
             "Normalise that over -1, eps under the root, and reshape back to x.shape.",
         ),

@@ -1,7 +1,7 @@
-"""Exercises of notebook 02: three vectors from one condition, time as sinusoids, AdaIN, a modulation folded away.
+"""Exercises of notebook 02: three vectors from one condition, time as sinusoids, AdaIN, modulation inside a Linear.
 
-Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
-is what `check` tells whoever makes the same. B batch, D width, C width of c, T places, O outputs.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+B batch, D width, C width of c, T places, O outputs.
 """
 
 import torch
@@ -20,7 +20,7 @@ def modulation_vectors(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
 
 
 def silu_forgotten(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You feed c straight into the Linear: without SiLU what time does and what the label does can only add up."""
+    """You feed c straight into the Linear: without SiLU, the effects of time and label can only add up."""
     return F.linear(c, weight, bias).unsqueeze(1).chunk(3, dim=-1)
 
 
@@ -41,12 +41,12 @@ def scale_before_shift(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
 
 
 def every_third_number(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You take every third output for each vector; the three lie one after the other, D numbers each."""
+    """You take every third output for each vector; the three vectors follow one another, D numbers each."""
     return F.linear(F.silu(c), weight, bias).unflatten(-1, (-1, 3)).unsqueeze(1).unbind(-1)
 
 
 def token_axis_missing(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Your vectors are (B, D): against tokens (B, T, D) the batch would meet the tokens. Make them (B, 1, D)."""
+    """Your vectors are (B, D): with tokens (B, T, D), the batch would broadcast over tokens. Make them (B, 1, D)."""
     return F.linear(F.silu(c), weight, bias).chunk(3, dim=-1)
 
 
@@ -72,17 +72,17 @@ def sinusoidal_embedding(t: Tensor, features: int) -> Tensor:
 
 
 def time_not_stretched(t: Tensor, features: int) -> Tensor:
-    """You leave t in [0, 1]; the frequencies are made for 0 .. 1000, and all your times look nearly alike."""
+    """You leave t in [0, 1]; the frequencies are made for 0 .. 1000, so all your embeddings are nearly equal."""
     return sinusoidal_embedding(t / 1000, features)
 
 
 def time_stretched_twice(t: Tensor, features: int) -> Tensor:
-    """You stretch t by 1000 twice: neighbouring times become as different as any two."""
+    """You stretch t by 1000 twice: the embeddings of two close times become as different as those of any two."""
     return sinusoidal_embedding(1000 * t, features)
 
 
 def frequencies_that_grow(t: Tensor, features: int) -> Tensor:
-    """Your w_k = 10000^(+k / half) grow with k: a minus sign is missing, and they must fall from 1 towards 1/10000."""
+    """Your w_k = 10000^(+k / half) grow with k: a minus sign is missing; they must fall from 1 towards 1/10000."""
     half = features // 2
     angle = 1000 * t[:, None] * 10_000 ** (torch.arange(half, dtype=t.dtype) / half)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -95,12 +95,12 @@ def frequencies_backwards(t: Tensor, features: int) -> Tensor:
 
 
 def interleaved(t: Tensor, features: int) -> Tensor:
-    """You alternate cos, sin, cos, sin; here all cosines come first, then all sines. Weights would not carry over."""
+    """You alternate cos, sin, cos, sin; here all cosines come first, then all sines. Trained weights would not fit."""
     return torch.stack(sinusoidal_embedding(t, features).chunk(2, dim=-1), dim=-1).flatten(1)
 
 
 def sines_first(t: Tensor, features: int) -> Tensor:
-    """Your sines come before the cosines: a fine embedding, but not the one these weights were trained with."""
+    """Your sines come before the cosines: a valid embedding, but not the one that these weights were trained with."""
     return sinusoidal_embedding(t, features).roll(features // 2, dims=-1)
 
 
@@ -112,7 +112,7 @@ def divided_by_half_minus_one(t: Tensor, features: int) -> Tensor:
 
 
 def divided_by_features(t: Tensor, features: int) -> Tensor:
-    """You divide k by all features, so your frequencies stop at 1/100: k runs to half, and half is what divides it."""
+    """You divide k by all features, so your frequencies stop at 1/100: k runs to half, so divide by half."""
     half = features // 2
     angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half, dtype=t.dtype) / features)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -133,17 +133,17 @@ def ada_in(content: Tensor, style: Tensor) -> Tensor:
 
 
 def variance_for_deviation(content: Tensor, style: Tensor) -> Tensor:
-    """You multiply by the variance of style; its square root, the standard deviation, is what has the right unit."""
+    """You multiply by the variance of style; its square root, the standard deviation, has the right unit."""
     return style.var(-1, correction=0, keepdim=True) * F.instance_norm(content) + style.mean(-1, keepdim=True)
 
 
 def content_and_style_swapped(content: Tensor, style: Tensor) -> Tensor:
-    """You paint the style picture in the manner of the content: the two have changed places."""
+    """You give the style picture the statistics of the content: the two are swapped."""
     return ada_in(style, content)
 
 
 def statistics_over_channels(content: Tensor, style: Tensor) -> Tensor:
-    """You average over the channels of each place, as layer norm does; AdaIN averages over the places of a channel."""
+    """You average over the channels of each position, as layer norm does; AdaIN averages over positions."""
     return ada_in(content.transpose(1, 2), style.transpose(1, 2)).transpose(1, 2)
 
 
@@ -154,17 +154,17 @@ def statistics_over_the_batch(content: Tensor, style: Tensor) -> Tensor:
 
 
 def content_not_normalised(content: Tensor, style: Tensor) -> Tensor:
-    """You scale and shift the content as it is: its own mean and spread are still in it."""
+    """You scale and shift the content as it is: it still has its own mean and standard deviation."""
     return style.std(-1, correction=0, keepdim=True) * content + style.mean(-1, keepdim=True)
 
 
 def style_mean_forgotten(content: Tensor, style: Tensor) -> Tensor:
-    """You take over the spread of style, but not its mean: beta is missing."""
+    """You use the standard deviation of style, but not its mean: beta is missing."""
     return ada_in(content, style) - style.mean(-1, keepdim=True)
 
 
 def one_plus_deviation(content: Tensor, style: Tensor) -> Tensor:
-    """You multiply by 1 + std: the 1 belongs to predicted scales that start at zero, and a measured one needs none."""
+    """You multiply by 1 + std: the 1 is for predicted scales that start at zero; a measured one needs none."""
     return ada_in(content, style) + F.instance_norm(content)
 
 
@@ -174,7 +174,7 @@ def n_minus_one(content: Tensor, style: Tensor) -> Tensor:
 
 
 def eps_missing(content: Tensor, style: Tensor) -> Tensor:
-    """You divide by the plain deviation of content; 1e-5 is added to its variance, under the root, for flat maps."""
+    """You divide by the plain deviation of content; 1e-5 is added under the root, because of constant maps."""
     std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
 
@@ -197,22 +197,22 @@ def rows_scaled(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> t
 
 
 def one_plus_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would be deaf."""
+    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would ignore its input."""
     return weight * scale, bias + weight @ shift
 
 
 def shift_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Your bias is the old one: shift goes through the Linear as well, and leaves weight @ shift behind."""
+    """Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift."""
     return weight * (1 + scale), bias.clone()
 
 
 def shift_added_bare(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You add shift to the bias as it is; it stands before the Linear and has to pass through weight first."""
+    """You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight."""
     return weight * (1 + scale), bias + shift
 
 
 def shift_scaled_too(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You send shift through the new weight; it was added after the scaling, so the old weight is what meets it."""
+    """You send shift through the new weight; it was added after the scaling, so it is multiplied by the old weight."""
     return weight * (1 + scale), bias + (weight * (1 + scale)) @ shift
 
 
@@ -239,7 +239,7 @@ register(
         returns=("shift", "scale", "gate"),
         cases=modulation_vectors_cases,
         hints=(
-            "One Linear makes all three vectors at once; SiLU comes before it, and the cut after it.",
+            "One Linear makes all three vectors at once; SiLU comes before it, the chunk after it.",
             "F.linear(F.silu(c), weight, bias) is (B, 3 D). The tokens' axis goes between batch and channels.",
             "vectors.unsqueeze(1).chunk(3, dim=-1) cuts (B, 1, 3 D) into three, in the order shift, scale, gate.",
         ),
@@ -284,8 +284,8 @@ register(
         returns=("painted",),
         cases=ada_in_cases,
         hints=(
-            "First take content's own mean and spread out, channel by channel; then put style's in.",
-            "F.instance_norm(content) does the first half. Statistics run over places, the last axis: keepdim=True.",
+            "First remove content's own mean and standard deviation, channel by channel; then apply those of style.",
+            "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",
             "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
         ),
         wrong=by_name(
@@ -308,8 +308,8 @@ register(
         returns=("weight", "bias"),
         cases=fold_into_linear_cases,
         hints=(
-            "Write W (n (1 + scale) + shift) + b, and sort: what multiplies n, and what does not?",
-            "Input channel i meets column i of weight, so that column is multiplied by 1 + scale[i].",
+            "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
+            "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
             "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
         ),
         wrong=by_name(

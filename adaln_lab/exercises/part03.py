@@ -1,7 +1,7 @@
-"""Exercises of notebook 03: the whole adaLN-Zero block, what its gates hear, its Jacobian, its rows, Adam's first step.
+"""Exercises of notebook 03: the adaLN-Zero block, its gates' gradient, its Jacobian, its rows, Adam's first step.
 
-Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
-is what `check` tells whoever makes the same. B batch, T tokens, D width, C width of the condition.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+B batch, T tokens, D width, C width of the condition.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 from adaln_lab.norms import layer_norm
 
-# adaln_zero_block: both branches of a DiT block, and what people shipped instead
+# adaln_zero_block: both branches of a DiT block, and mistakes from real code
 
 
 def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
@@ -37,7 +37,7 @@ def gate_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Ca
 
 
 def stream_rebound(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You add each branch to its own input: x was rebound to the modulated tokens, and the stream is lost."""
+    """You add each branch to its own input: x was replaced by the modulated tokens, and the residual stream is lost."""
     for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
         shift, scale, gate = vectors.chunk(3, dim=-1)
         x = layer_norm(x) * (1 + scale) + shift
@@ -46,14 +46,14 @@ def stream_rebound(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: 
 
 
 def skip_forgotten(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You return what the branches say and not the stream with it: at gate 0 nothing would be left of x."""
+    """You return the branches' outputs without x: at gate 0 the result would be zero."""
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
     x = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
     return gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
 
 
 def both_branches_read_the_same_x(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your mlp reads the x that came in; it must read the stream that attention has already written to."""
+    """Your mlp reads the x that came in; it must read the x to which attention has already been added."""
     added = -x
     for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
         shift, scale, gate = vectors.chunk(3, dim=-1)
@@ -90,12 +90,12 @@ def shifts_before_scales_before_gates(x: Tensor, c: Tensor, linear: Callable, at
 
 
 def second_norm_after_modulating(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You normalise once more after modulating, which takes out again much of what scale and shift have put in."""
+    """You normalise once more after modulating, which removes much of what scale and shift have changed."""
     return adaln_zero_block(x, c, linear, lambda h: attn(layer_norm(h)), lambda h: mlp(layer_norm(h)))
 
 
 def batch_broadcast_over_tokens(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your vectors lack an axis for tokens, so (B, D) meets (T, D): token i gets the vectors of picture i."""
+    """Your vectors lack an axis for tokens, so (B, D) broadcasts over (T, D): token i gets the vectors of picture i."""
     for branch, vectors in zip((attn, mlp), linear(F.silu(c)).chunk(2, dim=-1), strict=True):
         shift, scale, gate = vectors.chunk(3, dim=-1)
         x = x + gate * branch(layer_norm(x) * (1 + scale) + shift)
@@ -113,26 +113,26 @@ def adaln_zero_block_cases() -> list[tuple]:
     return cases
 
 
-# gate_gradient: what a gate hears
+# gate_gradient: the gradient of a gate
 
 
 def gate_gradient(grad_out: Tensor, branch: Tensor) -> Tensor:
     """dL/dgate (B, 1, D) of x_out = x + gate * branch; grad_out = dL/dx_out and branch = F(h), both (B, T, D)."""
-    return (grad_out * branch).sum(dim=1, keepdim=True)  # each token votes
+    return (grad_out * branch).sum(dim=1, keepdim=True)  # a sum over tokens
 
 
 def not_summed_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You return one number per token, but one gate serves all tokens of a picture: their votes are summed."""
+    """You return one number per token, but one gate multiplies all tokens of a picture: sum over the tokens."""
     return grad_out * branch
 
 
 def mean_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You take the mean over tokens; the chain rule adds, it does not average: you are off by a factor of T."""
+    """You take the mean over tokens; the chain rule sums: you are off by a factor of T."""
     return (grad_out * branch).mean(dim=1, keepdim=True)
 
 
 def summed_over_the_batch_too(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You add up the pictures of the batch as well, but every picture has a condition, and so a gate, of its own."""
+    """You add up the pictures of the batch as well, but every picture has its own condition, and so its own gate."""
     return (grad_out * branch).sum(dim=(0, 1), keepdim=True)
 
 
@@ -142,12 +142,12 @@ def summed_over_channels(grad_out: Tensor, branch: Tensor) -> Tensor:
 
 
 def branch_forgotten(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You sum dL/dx_out alone, which is the gradient of a shift: what the gate multiplies, F(h), is missing."""
+    """You sum dL/dx_out alone, which is the gradient of a shift: the factor F(h) is missing."""
     return grad_out.sum(dim=1, keepdim=True)
 
 
 def summed_before_multiplying(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You sum both over tokens and multiply the sums; each token's gradient belongs to that token's own F(h)."""
+    """You sum both over tokens and multiply the sums; each token's gradient is multiplied by the same token's F(h)."""
     return grad_out.sum(dim=1, keepdim=True) * branch.sum(dim=1, keepdim=True)
 
 
@@ -169,32 +169,32 @@ def block_jacobian(gate: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def one_plus_everywhere(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You add 1 to every entry, as the formula for one number says; for vectors the 1 is the identity matrix."""
+    """You add 1 to every entry, as in the formula for one number; for vectors the 1 is the identity matrix."""
     return 1 + gate[:, None] * jacobian
 
 
 def columns_scaled(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """Your gate j scales column j, an input; a gate stands behind the branch and scales its outputs, the rows."""
+    """Your gate j scales column j, an input; a gate comes after the branch and scales its outputs, the rows."""
     return torch.eye(len(gate), dtype=gate.dtype) + gate * jacobian
 
 
 def identity_forgotten(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You return the branch's part alone: the stream itself contributes the identity."""
+    """You return the branch's part alone: the residual x contributes the identity."""
     return gate[:, None] * jacobian
 
 
 def diagonal_only(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You keep only how each number depends on itself; attention and MLP make it depend on the others too."""
+    """You keep only the derivative of each number by itself; attention and MLP make it depend on the others too."""
     return torch.diag(1 + gate * jacobian.diagonal())
 
 
 def everything_gated(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You gate the stream as well: with gate 0 nothing would pass, neither forwards nor backwards."""
+    """You gate the residual x, too: with gate 0 nothing would pass, neither forwards nor backwards."""
     return gate[:, None] * (torch.eye(len(gate), dtype=gate.dtype) + jacobian)
 
 
 def jacobian_transposed(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You have rows and columns exchanged: entry [i, j] is the derivative of output i by input j."""
+    """You swapped rows and columns: entry [i, j] is the derivative of output i by input j."""
     return block_jacobian(gate, jacobian).T
 
 
@@ -211,7 +211,7 @@ def gate_rows(weight: Tensor) -> Tensor:
 
 
 def last_third(weight: Tensor) -> Tensor:
-    """You take the last 2D rows: those are scale and gate of the MLP. Each branch has a gate, third of its three."""
+    """You take the last 2D rows: those are scale and gate of the MLP. A gate is the third vector of its branch."""
     return weight.unflatten(0, (3, 2, -1))[2]
 
 
@@ -226,12 +226,12 @@ def scale_rows(weight: Tensor) -> Tensor:
 
 
 def every_third_row(weight: Tensor) -> Tensor:
-    """You take every third row, as if shift, scale and gate took turns; each is a block of D rows in one piece."""
+    """You take every third row, as if shift, scale and gate alternated; each is a block of D consecutive rows."""
     return weight[2::3].unflatten(0, (2, -1))
 
 
 def branches_in_the_wrong_order(weight: Tensor) -> Tensor:
-    """Your gates are the right ones, but the MLP's come first; attention's stand first in the Linear."""
+    """Your rows are right, but the MLP's come first; in the Linear, attention's come first."""
     return gate_rows(weight).flip(0)
 
 
@@ -239,7 +239,7 @@ def gate_rows_cases() -> list[tuple]:
     return [(randn64(6 * d, c),) for d, c in ((4, 5), (2, 3))]
 
 
-# adam_first_step: how far a tiny gradient moves a weight
+# adam_first_step: how far a small gradient moves a weight
 
 
 def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
@@ -248,7 +248,7 @@ def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
 
 
 def like_sgd(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You step by lr times the gradient, which is SGD: Adam divides by the gradient's own size."""
+    """You step by lr times the gradient, which is SGD: Adam divides by the gradient's absolute value."""
     return -lr * grad
 
 
@@ -258,22 +258,22 @@ def uphill(grad: Tensor, lr: float, eps: float) -> Tensor:
 
 
 def sign_alone(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You step by lr whatever the gradient: eps is missing, which counts as soon as gradients are as small as eps."""
+    """You step by lr whatever the gradient: eps is missing, and matters for gradients as small as eps."""
     return -lr * grad.sign()
 
 
 def no_bias_correction(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your averages still lean to their start at zero: divide m by 1 - beta1 and v by 1 - beta2 in the first step."""
+    """Your averages are biased towards their start at zero: in the first step divide m by 1 - beta1, v by 1 - beta2."""
     return -lr * 0.1 * grad / (0.001**0.5 * grad.abs() + eps)
 
 
 def eps_inside_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You add eps to v under the root; Adam adds it to the root itself, where eps is a size of gradients."""
+    """You add eps to v under the root; Adam adds it after the root, so that eps has the unit of a gradient."""
     return -lr * grad / (grad.square() + eps).sqrt()
 
 
 def one_size_for_all(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You divide by the norm of the whole gradient; Adam divides every number by its own size."""
+    """You divide by the norm of the whole gradient; Adam divides every number by its own absolute value."""
     return -lr * grad / (grad.norm() + eps)
 
 
@@ -288,7 +288,7 @@ register(
         returns=("x",),
         cases=adaln_zero_block_cases,
         hints=(
-            "Two gated branches in a row: what attention adds is already in the stream when the MLP reads it.",
+            "Two gated branches in a row: what attention adds is already in x when the MLP reads it.",
             "linear(F.silu(c)) is (B, 6D). Give it an axis for tokens, then cut it: [:, None].chunk(6, dim=-1).",
             "x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1), then mlp with the other three vectors.",
         ),
@@ -309,7 +309,7 @@ register(
 )
 register(
     Exercise(
-        question="Give the gradient that a gate gets from dL/dx_out and from what its branch said.",
+        question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
         solution=gate_gradient,
         returns=("grad",),
         cases=gate_gradient_cases,
@@ -331,13 +331,13 @@ register(
 )
 register(
     Exercise(
-        question="Pick the rows that make gates out of a modulation Linear's weight.",
+        question="Select the rows of a modulation Linear's weight that produce the gates.",
         solution=gate_rows,
         returns=("rows",),
         cases=gate_rows_cases,
         hints=(
             "The 6D rows are six blocks of D: shift, scale, gate of attention, then shift, scale, gate of the MLP.",
-            "Give each its axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
+            "Give each of them an axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
             "Of the axis of length 3, the gate is number 2: [:, 2].",
         ),
         wrong=by_name(last_third, gate_first, scale_rows, every_third_row, branches_in_the_wrong_order),
@@ -350,7 +350,7 @@ register(
         returns=("jacobian",),
         cases=block_jacobian_cases,
         hints=(
-            "Derive output i by input j: the stream gives 1 where i = j, and the branch gives gate_i dF_i / dx_j.",
+            "Derive output i by input j: the residual gives 1 where i = j, the branch gives gate_i dF_i / dx_j.",
             "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
             "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
         ),

@@ -22,17 +22,17 @@ def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
 
 
 def first_block_first(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You go through the first block first; a gradient walks backwards and meets the last block first."""
+    """You go through the first block first; a gradient goes backwards, through the last block first."""
     return pull_back(grad, jacobians.flip(0))
 
 
 def pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You multiply by J where J^T belongs (for rows: grad @ J.T for grad @ J): that carries changes forward."""
+    """You multiply by J where J^T belongs (for rows: grad @ J.T for grad @ J): that propagates changes forward."""
     return pull_back(grad, jacobians.transpose(1, 2))
 
 
 def jacobians_added(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You add the Jacobians, but blocks act one after the other: their Jacobians are multiplied."""
+    """You add the Jacobians, but blocks follow one another: their Jacobians are multiplied."""
     return grad @ jacobians.sum(0)
 
 
@@ -42,7 +42,7 @@ def entry_by_entry(grad: Tensor, jacobians: Tensor) -> Tensor:
 
 
 def skip_counted_twice(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You add the gradient itself at each block, but a block's Jacobian holds its skip connection already."""
+    """You add the gradient itself at each block, but a block's Jacobian already contains its skip connection."""
     return pull_back(grad, jacobians + torch.eye(grad.shape[-1], dtype=grad.dtype))
 
 
@@ -60,7 +60,7 @@ def pull_back_cases() -> list[tuple]:
 
 
 def effective_depth(r: Tensor) -> Tensor:
-    """r (L,), what each block adds relative to what passes by -> mean number of blocks on a path, a scalar."""
+    """r (L,), the size of each block's update relative to the residual -> mean number of blocks on a path, a scalar."""
     return (r / (1 + r)).sum()
 
 
@@ -70,7 +70,7 @@ def weights_added(r: Tensor) -> Tensor:
 
 
 def blocks_counted(r: Tensor) -> Tensor:
-    """You count the blocks that add anything at all: a whisper and a shout count the same."""
+    """You count the blocks that add anything at all: small and large updates count the same."""
     return (r > 0).to(r.dtype).sum()
 
 
@@ -80,12 +80,12 @@ def share_of_the_mean(r: Tensor) -> Tensor:
 
 
 def skips_counted(r: Tensor) -> Tensor:
-    """You count the blocks that a path skips, 1 / (1 + r), and not those it passes."""
+    """You count the blocks that a path skips, 1 / (1 + r), and not those it goes through."""
     return (1 / (1 + r)).sum()
 
 
 def one_common_weight(r: Tensor) -> Tensor:
-    """You divide the sum of r by 1 + the sum of r, as if there were one block; each block is its own fork."""
+    """You divide the sum of r by 1 + the sum of r, as if there were one block; the path forks at each block."""
     return r.sum() / (1 + r.sum())
 
 
@@ -103,25 +103,25 @@ def sandwich_branch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) ->
 
 
 def second_norm_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You do not normalise what the branch says: a loud branch would take a large step through a small gate."""
+    """You do not normalise the branch's output: a large output would give a large update through a small gate."""
     h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
     return x + torch.tanh(gate) * branch(h)
 
 
 def gate_without_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply by the gate itself: without tanh nothing bounds the step."""
+    """You multiply by the gate itself: without tanh nothing bounds the update."""
     h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
     return x + gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
 def sigmoid_for_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You put the gate through a sigmoid: at gate 0 half of the branch would pass, where tanh lets nothing through."""
+    """You put the gate through a sigmoid: at gate 0 half of the branch would pass; with tanh nothing does."""
     h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
     return x + torch.sigmoid(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
 def gate_inside_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You gate first and normalise afterwards: the norm gives back the size that the gate took away."""
+    """You gate first and normalise afterwards: the norm undoes the gate's scaling."""
     h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
     return x + F.rms_norm(torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
 
@@ -132,18 +132,18 @@ def scale_without_one(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
 
 
 def means_subtracted(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You use layer norm, which also subtracts the mean; the sandwich of Lumina 2 and Z-Image is made of RMS norms."""
+    """You use layer norm, which also subtracts the mean; Lumina 2 and Z-Image have two RMS norms."""
     h = F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
     return x + torch.tanh(gate) * F.layer_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
 def stream_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the step to the normalised tokens: x was rebound, and the stream's own size is lost."""
+    """You add the update to the normalised tokens: x was replaced, and the residual stream is lost."""
     return sandwich_branch(x, scale, gate, branch) - x + F.rms_norm(x, x.shape[-1:], eps=1e-5)
 
 
 def sandwich_branch_cases() -> list[tuple]:
-    """The branch is loud, mixes channels and is not linear: no mistake before it cancels with one after it."""
+    """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
     mix = 3 * randn64(6, 6, seed=9)
     cases = []
     for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
@@ -154,12 +154,12 @@ def sandwich_branch_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="Carry gradients from the end of a stack to its start, given the Jacobian of each block.",
+        question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
         solution=pull_back,
         returns=("grad",),
         cases=pull_back_cases,
         hints=(
-            "A gradient meets the last block first. What multiplies it there?",
+            "A gradient goes through the last block first. What multiplies it there?",
             "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
@@ -175,7 +175,7 @@ register(
         returns=("x",),
         cases=sandwich_branch_cases,
         hints=(
-            "Two norms: one for what the branch hears, one for what it says. The stream x itself stays as it is.",
+            "Two norms: one for the branch's input, one for its output. The residual x itself stays as it is.",
             "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
             "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
         ),
@@ -192,13 +192,13 @@ register(
 )
 register(
     Exercise(
-        question="Count the blocks on an average path, when block l weighs r[l] and its skip weighs 1.",
+        question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
         solution=effective_depth,
         returns=("depth",),
         cases=effective_depth_cases,
         hints=(
             "At each block a path forks: through the block with weight r, past it with weight 1.",
-            "Counted by weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
+            "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
         wrong=by_name(weights_added, blocks_counted, share_of_the_mean, skips_counted, one_common_weight),

@@ -1,7 +1,7 @@
-"""Exercises of notebook 05: a pair to learn from, guidance, one modulated branch, patches.
+"""Exercises of notebook 05: a training pair, guidance, one modulated branch, patches.
 
-Of every exercise first the solution, then what goes wrong in practice: each function has one mistake, and its docstring
-is what `check` tells whoever makes the same. t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def time_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor
 
 
 def all_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your road runs from noise to data, x_t and v alike; here t = 0 is data and t = 1 is noise."""
+    """Your line goes from noise to data, in x_t and in v; here t = 0 is data and t = 1 is noise."""
     return flow_pair(noise, x_0, t)
 
 
@@ -37,12 +37,12 @@ def velocity_flipped(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Ten
 
 
 def t_along_the_width(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply by t of shape (B,), which meets the last axis: every column of pixels gets its own time."""
+    """Your t of shape (B,) broadcasts over the last axis: every column of pixels gets its own time."""
     return (1 - t) * x_0 + t * noise, noise - x_0
 
 
 def variance_preserving(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """You mix with sqrt(1 - t^2) and t, as older diffusion models do; the straight road takes 1 - t and t."""
+    """You mix with sqrt(1 - t^2) and t, as older diffusion models do; a straight line has 1 - t and t."""
     t = t.reshape(-1, 1, 1, 1)
     return (1 - t**2).sqrt() * x_0 + t * noise, noise - x_0
 
@@ -53,7 +53,7 @@ def noise_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, T
 
 
 def way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v is x_t - x_0, the way walked so far, t v; the velocity is that way divided by t."""
+    """Your v is x_t - x_0, the distance so far, t v; the velocity is that distance divided by t."""
     x_t = flow_pair(x_0, noise, t)[0]
     return x_t, x_t - x_0
 
@@ -68,12 +68,12 @@ def flow_pair_cases() -> list[tuple]:
 
 
 def guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """From the unconditional prediction towards the conditional one, `guidance` times the way."""
+    """From the unconditional prediction towards the conditional one, `guidance` times the difference."""
     return v_null + guidance * (v_label - v_null)
 
 
 def swapped(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You walk from the conditional to the unconditional prediction, away from the condition."""
+    """You go from the conditional to the unconditional prediction, away from the condition."""
     return v_label + guidance * (v_null - v_label)
 
 
@@ -88,7 +88,7 @@ def average(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
 
 
 def base_forgotten(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You return the direction alone, so guidance 0 would stand still; add it to v_null."""
+    """You return the difference alone, so guidance 0 would give 0; add it to v_null."""
     return guidance * (v_label - v_null)
 
 
@@ -126,28 +126,28 @@ def gate_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: 
 
 
 def gate_on_the_sum(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply the whole sum by gate: gate 0 would erase the stream instead of letting it pass."""
+    """You multiply the whole sum by gate: gate 0 would erase x instead of keeping it."""
     return gate * modulated_branch(x, shift, scale, torch.ones_like(gate), branch)
 
 
 def stream_overwritten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the branch to its own input: x was rebound to the normalised tokens, and the stream is lost."""
+    """You add the branch to its own input: x was replaced by the normalised tokens, and the residual stream is lost."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
     return x + gate * branch(x)
 
 
 def stream_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You return the gated branch alone: it is added to x, so that gate 0 lets the stream pass."""
+    """You return the gated branch alone: it must be added to x, so that gate 0 leaves x as it is."""
     return modulated_branch(x, shift, scale, gate, branch) - x
 
 
 def one_plus_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply the branch by 1 + gate; only scale has its 1 +. A gate of 0 must shut the branch."""
+    """You multiply the branch by 1 + gate; only scale has a 1 +. A gate of 0 must switch the branch off."""
     return modulated_branch(x, shift, scale, 1 + gate, branch)
 
 
 def shift_before_scale(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add shift first and multiply both by 1 + scale; the norm alone is scaled, then shifted."""
+    """You add shift first and multiply both by 1 + scale; only the normalised tokens are scaled; shift comes after."""
     return modulated_branch(x, shift * (1 + scale), scale, gate, branch)
 
 
@@ -162,7 +162,7 @@ def no_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch:
 
 
 def norm_after_modulation(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You normalise once more after modulating, which takes out again what a common scale or shift has put in."""
+    """You normalise once more after modulating, which removes much of what scale and shift have changed."""
     return modulated_branch(x, shift, scale, gate, lambda h: branch(F.layer_norm(h, h.shape[-1:], eps=1e-6)))
 
 
@@ -173,7 +173,7 @@ def default_eps(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: C
 
 
 def modulated_branch_cases() -> list[tuple]:
-    """The branch mixes channels and is not linear, so that no mistake before it cancels with one after it."""
+    """The branch mixes channels and is not linear, so that two mistakes cannot cancel."""
     mix = randn64(6, 6, seed=9) / 6**0.5
     cases = []
     for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
@@ -214,12 +214,12 @@ def pixels_transposed(images: Tensor, patch: int) -> Tensor:
 
 
 def reshape_without_permute(images: Tensor, patch: int) -> Tensor:
-    """A reshape alone cuts rows of pixels into pieces: the shape is right, but your tokens are no squares."""
+    """A reshape alone cuts rows of pixels into pieces: the shape is right, but your tokens are not square patches."""
     return images.reshape(len(images), -1, images.shape[1] * patch**2)
 
 
 def channels_apart(images: Tensor, patch: int) -> Tensor:
-    """Your tokens hold patches of one channel each: the channel axis still stands before rows and columns."""
+    """Each of your tokens holds one channel only: the channel axis is still before rows and columns."""
     patches = images.unfold(2, patch, patch).unfold(3, patch, patch)  # (B, C, rows, columns, P, P)
     return patches.reshape(len(images), -1, images.shape[1] * patch**2)
 
@@ -235,7 +235,7 @@ register(
         returns=("x_t", "v"),
         cases=flow_pair_cases,
         hints=(
-            "At t = 0 x_t is the image, at t = 1 the noise, and in between a straight line. v is its derivative by t.",
+            "x_t is a straight line from the image at t = 0 to the noise at t = 1. v is its derivative by t.",
             "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
             "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
@@ -257,7 +257,7 @@ register(
         returns=("tokens",),
         cases=patchify_cases,
         hints=(
-            "First give every patch its place: split H into rows times P and W into columns times P.",
+            "First separate the patches: split H into rows times P and W into columns times P.",
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
@@ -293,13 +293,13 @@ register(
 )
 register(
     Exercise(
-        question="Push the prediction away from the unconditional one, by a factor `guidance`.",
+        question="Move the prediction away from the unconditional one, by a factor `guidance`.",
         solution=guided,
         returns=("v",),
         cases=guided_cases,
         hints=(
             "guidance 0 gives v_null, guidance 1 gives v_label, and the line goes on beyond.",
-            "The direction to walk in is v_label - v_null. Where do you start?",
+            "The direction is v_label - v_null. Where do you start?",
             "Start at v_null and add guidance times the direction.",
         ),
         wrong=by_name(swapped, off_by_one, average, base_forgotten, condition_ignored),

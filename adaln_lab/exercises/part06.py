@@ -1,7 +1,7 @@
-"""Exercises of notebook 06: clamp gates, borrow modulation, share out variance, measure a footprint.
+"""Exercises of notebook 06: clamp gates, borrow modulation, decompose a variance, measure a footprint.
 
 A table holds all modulation of a model: (L blocks, 2 branches, 3 parts, n times, K labels, D channels), parts in the
-order shift, scale, gate. Of every exercise first the solution, then mistakes, each told by its docstring.
+order shift, scale, gate. For each exercise: the solution, then common mistakes, with the docstring that `check` prints.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
-# clamp_gates: an intervention, written out
+# clamp_gates: an intervention on a table
 
 
 def clamp_gates(table: Tensor, block: int, value: float) -> Tensor:
@@ -44,7 +44,7 @@ def gates_multiplied(table: Tensor, block: int, value: float) -> Tensor:
 
 
 def whole_block_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """You set shift and scale as well; the branch would still be added, seeing something else."""
+    """You set shift and scale, too; the branch would then get another input."""
     table[block] = value
     return table
 
@@ -53,7 +53,7 @@ def clamp_gates_cases() -> list[tuple]:
     return [(randn64(4, 2, 3, 5, 6, 7), 2, 0.5), (randn64(3, 2, 3, 2, 4, 5), 0, 0.0)]
 
 
-# borrow: one label's modulation under another's name
+# borrow: some blocks get the modulation of another label
 
 
 def borrow(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
@@ -86,7 +86,7 @@ def borrow_cases() -> list[tuple]:
     return [(randn64(5, 2, 3), randn64(5, 2, 3, seed=1), 2), (randn64(4, 3), randn64(4, 3, seed=1), 1)]
 
 
-# variance_shares: what time explains, what the label explains, and what only both together do
+# variance_shares: what time explains, what the label explains, and what only both together explain
 
 
 def variance_shares(m: Tensor) -> Tensor:
@@ -98,19 +98,19 @@ def variance_shares(m: Tensor) -> Tensor:
 
 
 def mean_left_in(m: Tensor) -> Tensor:
-    """You left the overall mean in: it belongs neither to t nor to the label. Subtract it first, channel by channel."""
+    """You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel."""
     by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
     parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
     return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
 
 
 def time_and_label_exchanged(m: Tensor) -> Tensor:
-    """Your first share is the label's: to keep what t does, average over labels, axis 1."""
+    """Your first share is the label's: to keep the effect of t, average over labels, axis 1."""
     return variance_shares(m)[[1, 0, 2]]
 
 
 def means_not_repeated(m: Tensor) -> Tensor:
-    """You sum squares over n and over K means; each mean stands for a whole row or column: expand it first."""
+    """You sum squares over n and over K means; each mean counts for a whole row or column: expand it first."""
     m = m - m.mean((0, 1))
     by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
     parts = [by_t, by_label, m - by_t - by_label]
@@ -118,20 +118,20 @@ def means_not_repeated(m: Tensor) -> Tensor:
 
 
 def nothing_left_over(m: Tensor) -> Tensor:
-    """Your third part is the whole table; take the two other parts out of it."""
+    """Your third part is the whole table; subtract the two other parts from it."""
     shares = variance_shares(m)
     return torch.stack([shares[0], shares[1], shares.sum()])
 
 
 def divided_by_n_minus_one(m: Tensor) -> Tensor:
-    """Your variances divide by n - 1, as torch does unasked, and do not add up: correction=0, or sums of squares."""
+    """Your variances divide by n - 1, torch's default, so they do not add up: use correction=0, or sums of squares."""
     total = m.flatten(0, 1).var(0).sum()
     by_t, by_label = m.mean(1).var(0).sum() / total, m.mean(0).var(0).sum() / total
     return torch.stack([by_t, by_label, 1 - by_t - by_label])
 
 
 def not_divided(m: Tensor) -> Tensor:
-    """You give sums of squares; as shares they are divided by the sum of all three."""
+    """You return sums of squares; divide them by the sum of all three to get shares."""
     return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
 
 
@@ -139,17 +139,17 @@ def variance_shares_cases() -> list[tuple]:
     return [(randn64(5, 4, 3) + 2.0,), (randn64(6, 1, 3, seed=1) + 2 * randn64(1, 7, 3, seed=2) + 1.0,)]
 
 
-# footprint: where a change falls
+# footprint: where a picture changes
 
 
 def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """Share of the mean absolute change that falls inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
+    """Share of the mean absolute change that lies inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
     change = (after - before).abs().mean((0, 1))
     return change[inside].sum() / change.sum()
 
 
 def signs_cancel(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You average before taking the absolute value: brighter in one picture and darker in the next would cancel."""
+    """You average before taking the absolute value: changes of opposite sign would cancel."""
     change = (after - before).mean((0, 1)).abs()
     return change[inside].sum() / change.sum()
 
@@ -161,18 +161,18 @@ def mean_for_share(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
 
 
 def outside_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You measured the rest: your share is of the change outside."""
+    """Your share is that of the change outside."""
     return 1 - footprint(before, after, inside)
 
 
 def change_squared(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You square the change; a few strong pixels would outweigh all others."""
+    """You square the change; a few large changes would outweigh all others."""
     change = (after - before).square().mean((0, 1))
     return change[inside].sum() / change.sum()
 
 
 def area_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You give the share of pixels that lie inside, whatever changed there."""
+    """You return the share of pixels that lie inside, independent of any change."""
     return inside.to(before.dtype).mean()
 
 
@@ -192,8 +192,8 @@ register(
         returns=("shares",),
         cases=variance_shares_cases,
         hints=(
-            "Averaged over labels, the table tells what t does alone; averaged over times, what the label does.",
-            "First subtract the mean over both. What neither average explains is m - by_t - by_label.",
+            "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
+            "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
             "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
         ),
         wrong=by_name(
@@ -213,8 +213,8 @@ register(
         returns=("table",),
         cases=clamp_gates_cases,
         hints=(
-            "Which of the six axes is the block, which the part? Gate is the last of shift, scale, gate.",
-            "Work on a copy: table.clone(). Both branches are meant, so their axis is a colon.",
+            "Which of the six axes is the block, and which is the part? Gate is the last of shift, scale, gate.",
+            "Work on a copy: table.clone(). Set both branches: their axis is a colon.",
             "table[block, :, 2] = value, and return the copy.",
         ),
         wrong=by_name(shifts_clamped, all_blocks_clamped, one_branch_clamped, gates_multiplied, whole_block_clamped),
@@ -222,7 +222,7 @@ register(
 )
 register(
     Exercise(
-        question="Keep your own modulation in the first blocks, and take somebody else's from block `first` on.",
+        question="Keep your own modulation in the first blocks, and take that of another label from block `first` on.",
         solution=borrow,
         returns=("table",),
         cases=borrow_cases,
@@ -236,7 +236,7 @@ register(
 )
 register(
     Exercise(
-        question="Give the share of a change that falls inside a part of the picture.",
+        question="Give the share of a change that lies inside a part of the picture.",
         solution=footprint,
         returns=("share",),
         cases=footprint_cases,

@@ -1,7 +1,7 @@
-"""Exercises of notebook 07: cross-attention, its one-word case, a caption that the bag cannot tell, its mending, maps.
+"""Exercises of notebook 07: cross-attention, its one-word case, equal bags of words, a better pooling, maps.
 
 Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects.
-Of every exercise first the solution, then mistakes, each told by its docstring.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
-# cross_attention: image tokens ask, words answer
+# cross_attention: queries from the image, keys and values from the words
 
 
 def cross_attention(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def image_looks_at_itself(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v:
 
 
 def not_scaled(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """You forgot to divide the scores by sqrt(D); without it the softmax becomes a choice of one."""
+    """You do not divide the scores by sqrt(D); without that, the softmax puts nearly all weight on one word."""
     return cross_attention(h, ctx, w_q * h.shape[-1] ** 0.5, w_k, w_v)
 
 
@@ -36,18 +36,18 @@ def scaled_by_width(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tenso
 
 
 def softmax_over_the_image(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """Your softmax runs over image tokens; each image token shares its attention out among words, the last axis."""
+    """Your softmax runs over image tokens; for each image token it must run over the words, the last axis."""
     scores = (h @ w_q) @ (ctx @ w_k).transpose(1, 2) / h.shape[-1] ** 0.5
     return scores.softmax(1) @ (ctx @ w_v)
 
 
 def keys_returned(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """You mix keys; keys are only compared with, what is mixed are values."""
+    """You average the keys; keys only serve for the scores, the average is of values."""
     return cross_attention(h, ctx, w_q, w_k, w_k)
 
 
 def words_unprojected(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """You mix the words themselves; what is mixed are their values, ctx @ w_v."""
+    """You average the words themselves; the average is of their values, ctx @ w_v."""
     return cross_attention(h, ctx, w_q, w_k, torch.eye(len(w_v)).to(w_v))
 
 
@@ -57,7 +57,7 @@ def weights_transposed(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Te
 
 
 def residual_added(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """You add h; the residual is the block's affair, attention gives the update alone."""
+    """You add h; the block adds the residual, attention only gives the update."""
     return h + cross_attention(h, ctx, w_q, w_k, w_v)
 
 
@@ -65,7 +65,7 @@ def cross_attention_cases() -> list[tuple]:
     return [(randn64(2, 5, 4), randn64(2, 3, 4, seed=1), *(randn64(4, 4, seed=i) for i in (2, 3, 4)))]
 
 
-# one_word: what is left of attention when there is nothing to choose from
+# one_word: attention to a single word
 
 
 def one_word(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
@@ -79,17 +79,17 @@ def output_forgotten(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
 
 
 def other_order(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
-    """You multiply by w_o before w_v; matrices do not change places."""
+    """You multiply by w_o before w_v; a matrix product does not commute."""
     return ctx @ w_o @ w_v
 
 
 def word_itself_added(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
-    """You add the word itself as well; the residual is the image's, not the word's."""
+    """You add the word itself as well; the residual is that of the image tokens, not of the word."""
     return ctx + ctx @ w_v @ w_o
 
 
 def weight_halved(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
-    """You weigh the word by a half; the softmax of one score is 1, whatever the score."""
+    """You give the word weight 1/2; the softmax of one score is 1, whatever the score."""
     return ctx @ w_v @ w_o / 2
 
 
@@ -102,7 +102,7 @@ def one_word_cases() -> list[tuple]:
     return [(randn64(3, 1, 5), randn64(5, 5, seed=1), randn64(5, 5, seed=2))]
 
 
-# same_bag: another scene, the same words
+# same_bag: another scene with the same words
 
 
 def same_bag(tokens: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def same_bag_cases() -> list[tuple]:
     return [(randn64(4, 11),)]
 
 
-# pool_objects: a vector that knows who has what
+# pool_objects: a vector that says which colour belongs to which shape
 
 
 def pool_objects(e: Tensor) -> Tensor:
@@ -166,17 +166,17 @@ def pool_objects(e: Tensor) -> Tensor:
 
 
 def bent_too_late(e: Tensor) -> Tensor:
-    """You sum both objects before the GELU: by then the bag is mixed. Each object first."""
+    """You sum both objects before the GELU, which gives a bag of words again. Apply it to each object first."""
     return e[:, :3].sum(1) + F.gelu(e[:, 3:].sum(1))
 
 
 def bent_too_early(e: Tensor) -> Tensor:
-    """You bend each word alone and then sum: still a sum over words, still a bag. Sum an object's four words first."""
+    """You apply GELU to each word and then sum: that is still a bag of words. Sum an object's four words first."""
     return e[:, :3].sum(1) + F.gelu(e[:, 3:]).sum(1)
 
 
 def nothing_bent(e: Tensor) -> Tensor:
-    """You only sum: a sum of sums is the bag again. Something must bend in between."""
+    """You only sum: a sum of sums is a bag of words. A nonlinearity must come in between."""
     return e.sum(1)
 
 
@@ -186,7 +186,7 @@ def light_forgotten(e: Tensor) -> Tensor:
 
 
 def words_interleaved(e: Tensor) -> Tensor:
-    """Your objects take every second word; an object's four words stand side by side."""
+    """Your objects take every second word; an object's four words are neighbours."""
     return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (4, 2)).sum(1)).sum(1)
 
 
@@ -194,7 +194,7 @@ def pool_objects_cases() -> list[tuple]:
     return [(randn64(3, 11, 5),)]
 
 
-# read_maps: from attention weights to one map a word
+# read_maps: from attention weights to one map for each word
 
 
 def read_maps(weights: Tensor, side: int) -> Tensor:
@@ -208,12 +208,12 @@ def reshaped_not_transposed(weights: Tensor, side: int) -> Tensor:
 
 
 def rows_and_columns_exchanged(weights: Tensor, side: int) -> Tensor:
-    """Your maps lie on their side: tokens go along rows, so the first axis of a map is the row."""
+    """Your maps are transposed: tokens are in row order, so the first axis of a map is the row."""
     return read_maps(weights, side).transpose(1, 2)
 
 
 def heads_summed(weights: Tensor, side: int) -> Tensor:
-    """You sum over heads; their mean is asked for, so that the words of one token still share out 1."""
+    """You sum over heads; take their mean, so that the weights of one token still sum to 1."""
     return weights.sum(1).mean(0).T.unflatten(1, (side, side))
 
 
@@ -223,7 +223,7 @@ def strongest_head(weights: Tensor, side: int) -> Tensor:
 
 
 def words_made_to_sum_to_one(weights: Tensor, side: int) -> Tensor:
-    """You made each word's map sum to 1; it may not: a word that nobody looks at is a finding."""
+    """You made each word's map sum to 1; do not: that a word gets little attention is a result."""
     maps = read_maps(weights, side)
     return maps / maps.sum((1, 2), keepdim=True)
 
@@ -234,13 +234,13 @@ def read_maps_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="Write cross-attention with one head: image tokens h ask, the words ctx answer.",
+        question="Write cross-attention with one head: from image tokens h to the words ctx.",
         solution=cross_attention,
         returns=("update",),
         cases=cross_attention_cases,
         hints=(
             "Three products first: queries from the image, keys and values from the words.",
-            "Scores are (B, T, S): every image token's opinion of every word, divided by sqrt(D).",
+            "Scores are (B, T, S): one for each image token and each word, divided by sqrt(D).",
             "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
         ),
         wrong=by_name(
@@ -257,13 +257,13 @@ register(
 )
 register(
     Exercise(
-        question="Give what attention to one single word adds to every image token, without ever asking the image.",
+        question="Give what attention to a single word adds to every image token, without using the image.",
         solution=one_word,
         returns=("update",),
         cases=one_word_cases,
         hints=(
             "What is the softmax of a single score?",
-            "It is 1, so queries and keys drop out; what stays is the value and the output projection.",
+            "It is 1, so queries and keys drop out; the value and the output projection remain.",
             "ctx @ w_v, then @ w_o",
         ),
         wrong=by_name(output_forgotten, other_order, word_itself_added, weight_halved, values_softened),
@@ -292,12 +292,12 @@ register(
 )
 register(
     Exercise(
-        question="Pool the words so that the vector knows who has what: bend each object before they are summed.",
+        question="Pool the words so that the vector says which colour has which shape: GELU of each object first.",
         solution=pool_objects,
         returns=("c",),
         cases=pool_objects_cases,
         hints=(
-            "A sum forgets who came with whom. Let something that is not linear happen to each object first.",
+            "A sum loses which words belong together. Apply a nonlinearity to each object first.",
             "e[:, 3:].unflatten(1, (2, 4)) is (B, 2 objects, 4 words, C).",
             "Sum each object's words, F.gelu, sum over objects, and add the first three words.",
         ),
@@ -311,7 +311,7 @@ register(
         returns=("maps",),
         cases=read_maps_cases,
         hints=(
-            "Average first what is not asked for: pictures and heads.",
+            "First average over pictures and heads.",
             "What is left is (T, S). A map of a word is a column of it.",
             "weights.mean((0, 1)).T is (S, T); unflatten T into rows and columns.",
         ),

@@ -1,6 +1,6 @@
 """Exercises of notebook 08: Lumina 2's block from its formula, HDM's skip, swapped halves, SD3's modulation counted.
 
-Of every exercise first the solution, then mistakes, each told by its docstring.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def raw_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Call
 
 
 def nothing_after_the_branch(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your branches leave without a norm. RMS_2 and RMS_4 stand after attention and MLP, before the gate."""
+    """Your branches do not end in a norm. RMS_2 and RMS_4 come after attention and MLP, before the gate."""
     return lumina_block(x, vectors, (norms[0], _same, norms[2], _same), attn, mlp)
 
 
 def norm_after_the_sum(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """You normalise the stream after the sum. The norm belongs to the branch, the stream stays as it is."""
+    """You normalise the stream after the sum. The norm is part of the branch; the residual stream is not normalised."""
     s1, g1, s2, g2 = vectors
     x = norms[1](x + torch.tanh(g1) * attn(norms[0](x) * (1 + s1)))
     return norms[3](x + torch.tanh(g2) * mlp(norms[2](x) * (1 + s2)))
@@ -103,13 +103,13 @@ def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Ten
 
 
 def skip_carries_x(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your skip carries x, as everywhere else. HDM rebinds the stream: it carries the modulated norm, a."""
+    """Your residual is x, as in other models. HDM replaces it: its residual is the modulated norm, a."""
     s, b, g = vectors
     return x + (1 + g) * branch(norm(x) * (1 + s) + b)
 
 
 def gate_from_zero(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your gate is g; HDM's is 1 + g: at the start every branch is wide open."""
+    """Your gate is g; HDM's is 1 + g: at the start every gate is 1."""
     s, b, g = vectors
     return hdm_step(x, (s, b, g - 1), norm, branch)
 
@@ -121,13 +121,13 @@ def shift_first(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> 
 
 
 def skip_carries_the_norm(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your skip carries norm(x) before its modulation; it carries a, scaled and shifted."""
+    """Your residual is norm(x) before its modulation; it must be a, scaled and shifted."""
     s, b, g = vectors
     return norm(x) + (1 + g) * branch(norm(x) * (1 + s) + b)
 
 
 def no_skip_at_all(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """You return the gated branch alone. There is a residual in HDM; the question is only of what."""
+    """You return the gated branch alone. HDM has a residual, too: which one?"""
     s, b, g = vectors
     return (1 + g) * branch(norm(x) * (1 + s) + b)
 
@@ -146,7 +146,7 @@ register(
         returns=("out",),
         cases=hdm_step_cases,
         hints=(
-            "Read the code in the notebook aloud: x is assigned twice.",
+            "In the notebook's code, x is assigned twice.",
             "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
             "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
         ),
@@ -164,7 +164,7 @@ def swap_halves(weight: Tensor) -> Tensor:
 
 
 def rows_reversed(weight: Tensor) -> Tensor:
-    """You turned the order of all rows round. Inside a half they stay as they are."""
+    """You reversed the order of all rows. Inside a half they stay as they are."""
     return weight.flip(0)
 
 
@@ -179,7 +179,7 @@ def rows_interleaved(weight: Tensor) -> Tensor:
 
 
 def half_lost(weight: Tensor) -> Tensor:
-    """One half stands there twice and the other is lost."""
+    """You return one half twice, and the other is lost."""
     return torch.cat([weight.chunk(2)[1]] * 2)
 
 
@@ -189,7 +189,7 @@ def swap_halves_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="Turn a modulation weight from (scale, shift) into (shift, scale).",
+        question="Convert a modulation weight from (scale, shift) to (shift, scale).",
         solution=swap_halves,
         returns=("weight",),
         cases=swap_halves_cases,
@@ -212,7 +212,7 @@ def sd3_modulation(depth: Tensor, width: Tensor) -> Tensor:
 
 
 def one_stream(depth: Tensor, width: Tensor) -> Tensor:
-    """You counted one stream. Image and text have a Linear each: 12 vectors a block."""
+    """You counted one stream. Image and text have one Linear each: 12 vectors for each block."""
     return (6 * (depth - 1) + 6 + 2) * (width * width + width)
 
 
@@ -222,7 +222,7 @@ def biases_forgotten(depth: Tensor, width: Tensor) -> Tensor:
 
 
 def last_block_like_the_others(depth: Tensor, width: Tensor) -> Tensor:
-    """In the last block the text is only asked: it has two vectors, shift and scale, not six."""
+    """In the last block the text only gives q, k, v: it has two vectors, shift and scale, not six."""
     return (12 * depth + 2) * (width * width + width)
 
 

@@ -1,6 +1,6 @@
 """Exercises of notebook 09: what varies over tokens and over items, what moves, how far a gate is open, ten diagnoses.
 
-Of every exercise first the solution, then mistakes, each told by its docstring.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
 """
 
 import torch
@@ -13,19 +13,19 @@ from adaln_lab.exercises.core import Exercise, by_name, randn64, register
 
 
 def varies(made: Tensor) -> tuple[Tensor, Tensor]:
-    """made (B, T, N), what one Linear gave -> how far it varies over tokens, and how far over items."""
+    """made (B, T, N), output of one Linear -> how far it varies over tokens, and how far over items."""
     over_tokens = (made.amax(1) - made.amin(1)).max()
     over_items = (made.amax(0) - made.amin(0)).max()
     return over_tokens, over_items
 
 
 def axes_swapped(made: Tensor) -> tuple[Tensor, Tensor]:
-    """Your two answers are in each other's place: items are the first axis, tokens the second."""
+    """Your two answers are swapped: items are the first axis, tokens the second."""
     return varies(made)[::-1]
 
 
 def tokens_of_all_items(made: Tensor) -> tuple[Tensor, Tensor]:
-    """For the tokens you compare across items as well. Two items may differ; ask inside of each item."""
+    """For the tokens you compare across items as well. Two items may differ; compare inside each item."""
     return (made.amax((0, 1)) - made.amin((0, 1))).max(), varies(made)[1]
 
 
@@ -35,12 +35,12 @@ def channels_compared(made: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def items_of_the_mean(made: Tensor) -> tuple[Tensor, Tensor]:
-    """You average tokens before you compare items. What differs token by token may have one mean."""
+    """You average tokens before you compare items. Items whose tokens differ may have the same mean."""
     return varies(made)[0], varies(made.mean(1, keepdim=True))[1]
 
 
 def only_the_first_item(made: Tensor) -> tuple[Tensor, Tensor]:
-    """For the tokens you look into the first item only; another one may vary more."""
+    """For the tokens you look at the first item only; another one may vary more."""
     return varies(made[:1])[0], varies(made)[1]
 
 
@@ -88,7 +88,7 @@ def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
 
 
 def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You multiply the parameter, and zero times anything is zero: whatever starts at zero seems dead. Add to it."""
+    """You multiply the parameter, so one that starts at zero stays zero and seems unused. Add to it."""
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1 + torch.rand(p.shape)
@@ -96,7 +96,7 @@ def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]
 
 
 def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You add one number to all of the parameter. A norm that follows takes the mean away: add different numbers."""
+    """You add the same number everywhere. A norm that follows subtracts the mean: add different numbers."""
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p += 0.5
@@ -115,7 +115,7 @@ def put_back_by_subtracting(x: Tensor, module: nn.Module, name: str) -> tuple[Te
 
 
 def a_copy_was_nudged(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You nudged a copy, and the module never noticed: nothing ever moves. Change its parameter in place."""
+    """You nudged a copy, so the output never moves. Change its parameter in place."""
     return torch.zeros((), dtype=torch.float64), module.get_parameter(name).data
 
 
@@ -125,7 +125,7 @@ def the_parameter_was_compared(x: Tensor, module: nn.Module, name: str) -> tuple
 
 
 class Case(nn.Module):
-    """Three Linears: one at work, one that starts at zero, one that nobody calls. In float32, to have rounding."""
+    """Three Linears: one in use, one that starts at zero, one that is never called. In float32, for rounding errors."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +139,7 @@ class Case(nn.Module):
 
 
 class Shy(nn.Module):
-    """A bias in front of a norm, which takes away what all its numbers have in common."""
+    """A bias before a norm, which subtracts the mean of its numbers."""
 
     def __init__(self):
         super().__init__()
@@ -176,18 +176,18 @@ register(
     )
 )
 
-# opening: what a gate's number does to its branch
+# opening: the factor of a branch, from the number of its gate
 
 
 def opening(g: Tensor, bounding: str) -> Tensor:
-    """g: a Linear's numbers for a gate; bounding: the x-ray's word -> what the branch is multiplied by."""
+    """g: a Linear's numbers for a gate; bounding: the x-ray's word -> the factor of the branch."""
     if bounding == "none":
         return torch.ones_like(g)
     return {"raw": g, "tanh": g.tanh(), "sigmoid": g.sigmoid(), "1+g": 1 + g}[bounding]
 
 
 def none_is_closed(g: Tensor, bounding: str) -> Tensor:
-    """Where there is no gate you close the branch. Nobody stands at that door: the branch comes through whole."""
+    """Without a gate, your factor is 0. It must be 1: the branch is added as it is."""
     return torch.zeros_like(g) if bounding == "none" else opening(g, bounding)
 
 
@@ -197,17 +197,17 @@ def all_raw(g: Tensor, bounding: str) -> Tensor:
 
 
 def one_forgotten(g: Tensor, bounding: str) -> Tensor:
-    """For "1+g" you return g. HDM adds the one: at g = 0 its branch is wide open."""
+    """For "1+g" you return g. HDM adds 1: at g = 0 its branch is fully on."""
     return g if bounding == "1+g" else opening(g, bounding)
 
 
 def sigmoid_from_zero(g: Tensor, bounding: str) -> Tensor:
-    """Your sigmoid is 0 at g = 0. It is one half there: a zero-initialised Linear does not close it."""
+    """Your sigmoid is 0 at g = 0. It is one half there: a zero-initialised Linear does not switch the branch off."""
     return opening(g, bounding) - 0.5 * (bounding == "sigmoid")
 
 
 def tanh_and_sigmoid_swapped(g: Tensor, bounding: str) -> Tensor:
-    """tanh and sigmoid are in each other's place: tanh goes through 0, sigmoid from 0 to 1."""
+    """tanh and sigmoid are swapped: tanh goes through 0, sigmoid from 0 to 1."""
     return opening(g, {"tanh": "sigmoid", "sigmoid": "tanh"}.get(bounding, bounding))
 
 
@@ -217,13 +217,13 @@ def opening_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="From a gate's number and the x-ray's word for it, say what the branch is multiplied by.",
+        question="From a gate's number and the x-ray's word for it, give the factor of the branch.",
         solution=opening,
         returns=("factor",),
         cases=opening_cases,
         hints=(
             "Five words: raw, tanh, sigmoid, 1+g, none. The first is g itself.",
-            "No gate is not a closed gate: x + branch is x + 1 * branch.",
+            "No gate is not a gate of 0: x + branch is x + 1 * branch.",
             'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
         ),
         wrong=by_name(none_is_closed, all_raw, one_forgotten, sigmoid_from_zero, tanh_and_sigmoid_swapped),

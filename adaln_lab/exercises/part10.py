@@ -1,6 +1,7 @@
-"""Exercises of notebook 10: one product for all blocks, a rank's rows, the price of an all-reduce.
+"""Exercises of notebook 10: one product for all blocks, a rank's rows, the cost of an all-reduce.
 
-Of every exercise first the solution, then mistakes, each told by its docstring. B batch, C width of c, D width.
+For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+B batch, C width of c, D width.
 """
 
 import torch
@@ -23,13 +24,13 @@ def biases_left_out(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> T
 
 
 def blocks_and_rows_confused(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """You cut the product along the batch: each row of it holds all blocks, side by side in its columns."""
+    """You split the product along the batch: each row of it holds all blocks, one after another in its columns."""
     out = c @ torch.cat(weights).T + torch.cat(biases)
     return out.reshape(len(weights), len(c), -1)
 
 
 def channels_dealt_out(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """You deal the columns out to blocks in turn; a block's columns stand together."""
+    """You assign every L-th column to a block; the columns of a block are consecutive."""
     out = c @ torch.cat(weights).T + torch.cat(biases)
     return out.unflatten(1, (-1, len(weights))).permute(2, 0, 1)
 
@@ -44,7 +45,7 @@ def stacked_cases() -> list[tuple]:
     return [(randn64(5, 3, seed=20), weights, biases), (randn64(2, 3, seed=21), weights[:3], biases[:3])]
 
 
-# shard: which rows are mine?
+# shard: the rows of one process
 
 
 def shard(rows: Tensor, rank: int, size: int) -> Tensor:
@@ -54,7 +55,7 @@ def shard(rows: Tensor, rank: int, size: int) -> Tensor:
 
 
 def dealt_out_in_turn(rows: Tensor, rank: int, size: int) -> Tensor:
-    """You deal the rows out in turn. That is fair, too, but asked for are neighbouring rows, as the package has it."""
+    """You take every size-th row. That would work, too, but the package gives each process consecutive rows."""
     return rows[rank::size]
 
 
@@ -64,13 +65,13 @@ def everybody_takes_the_first(rows: Tensor, rank: int, size: int) -> Tensor:
 
 
 def counted_from_one(rows: Tensor, rank: int, size: int) -> Tensor:
-    """You count ranks from 1; torchrun counts from 0, so the first rows are nobody's."""
+    """You count ranks from 1; torchrun counts from 0, so the first rows would be lost."""
     n = len(rows) // size
     return rows[(rank + 1) * n : (rank + 2) * n]
 
 
 def size_rows_each(rows: Tensor, rank: int, size: int) -> Tensor:
-    """You take `size` rows a process; each takes B / size."""
+    """You take `size` rows for each process; each takes B / size."""
     return rows[rank * size : (rank + 1) * size]
 
 
@@ -78,7 +79,7 @@ def shard_cases() -> list[tuple]:
     return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2)]
 
 
-# ring_bytes: what a process must send
+# ring_bytes: how much a process must send
 
 
 def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
 
 
 def half_missing(parameters: Tensor, processes: Tensor) -> Tensor:
-    """Sums travel around the ring twice, once to be made and once to be handed out; and a float32 has four bytes."""
+    """The data goes around the ring twice, to sum and to distribute the sums; and a float32 has four bytes."""
     return ring_bytes(parameters, processes) / 2
 
 
@@ -118,9 +119,9 @@ register(
         returns=("modulation",),
         cases=stacked_cases,
         hints=(
-            "All blocks read the same c. Stack their weights below one another: torch.cat(weights) is (L 6D, C).",
-            "c @ W.T is (B, L 6D): the columns of one block stand together.",
-            "unflatten the columns into (L, 6D), then transpose L to the front.",
+            "All blocks read the same c. Concatenate their weights: torch.cat(weights) is (L 6D, C).",
+            "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
+            "unflatten the columns to (L, 6D), then move L to the front.",
         ),
         wrong=by_name(biases_left_out, blocks_and_rows_confused, channels_dealt_out, one_weight_for_all),
     )
@@ -147,7 +148,7 @@ register(
         cases=ring_bytes_cases,
         hints=(
             "The gradients are cut into N parts. N - 1 steps sum them, each process sending one part at a step.",
-            "Then N - 1 more steps hand the finished sums out. A part has parameters / N numbers of four bytes.",
+            "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
             "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
         ),
         wrong=by_name(half_missing, to_everybody, numbers_for_bytes, alone_sends_too),

@@ -119,7 +119,7 @@ class Run:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Copy the state before an update. Takes less than 1 % of a step; the copy is as large as a checkpoint."""
+        """Copy the state before an update. Takes about 1 % of a step; the copy is as large as a checkpoint."""
         self.undo()
         tensors = self._tensors()
         if [t.shape for t in tensors] != [t.shape for t in self._copies]:
