@@ -4,9 +4,8 @@
                         in front of the board matter little
     each cell           nothing, or the object (size, colour, shape, a little moved) whose drawing differs least
 
-Candidates are drawn sharp, blurred, and blurred twice, so that a generator's blur does not change the result. Letters
-as in `scenes`:
-B scenes, S = 3 + 4 O tokens, N pixels a side.
+Candidates are drawn sharp, blurred, and blurred twice, so that a generator's blur does not change the result. Letters:
+B scenes, S = 3 + 4 O tokens, O objects, N pixels a side.
 """
 
 import itertools
@@ -85,9 +84,7 @@ def _boards(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def _drawings(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Albedo (3 backgrounds, M, 3, N, N) with the same object in all nine cells, and its tokens (M, 3)."""
     things = [[NOTHING] * 3] + [[FIRST[n] + i for n, i in zip(LOCAL, own, strict=False)] for own in _values(PARTS)]
-    moves = torch.tensor(
-        [(0.0, x, y, 0.0) for x in (-1, 0, 1) for y in (-1, 0, 1)], device=device
-    )  # as `random_jitter`
+    moves = torch.tensor([(0.0, x, y, 0.0) for x in (-1, 0, 1) for y in (-1, 0, 1)], device=device)  # of random_jitter
     albedo, objects = [], []
     for background in range(len(GLOBAL["background"])):
         rows = []

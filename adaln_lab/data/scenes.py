@@ -29,29 +29,14 @@ FACTORS = GLOBAL | LOCAL
 VOCABULARY = (*(word for words in FACTORS.values() for word in words), "nothing")  # a word's index is its token id
 NOTHING = len(VOCABULARY) - 1
 FIRST = {name: VOCABULARY.index(words[0]) for name, words in FACTORS.items()}  # the token of a factor's first word
-SILENT = {
-    "light",
-    "background",
-    "on",
-    "a",
-    "an",
-    "the",
-    "and",
-    "with",
-    "under",
-    "at",
-}  # allowed in a sentence, without meaning
+SILENT = {"light", "background", "on", "a", "an", "the", "and", "with", "under", "at"}  # words without a token
 
 ALBEDO = torch.tensor([[0.85, 0.12, 0.12], [0.10, 0.60, 0.15], [0.10, 0.20, 0.85], [0.90, 0.80, 0.10]])  # of colours
 LIGHT = torch.tensor([[1.0, 0.86, 0.62], [0.66, 0.86, 1.0]])  # warm, cold
 LEVEL = torch.tensor([1.0, 0.55])  # bright, dim
 RADIUS = torch.tensor([0.14, 0.085])  # large, small; the picture is 1 wide, a cell a third
 JITTER = 0.02  # an object's centre, both ways; sizes and light vary by 5 %
-NEW = (
-    ("red", "triangle"),
-    ("green", "circle"),
-    ("blue", "square"),
-)  # can be held out, to ask whether "red" means red on every shape
+NEW = (("red", "triangle"), ("green", "circle"), ("blue", "square"))  # can be held out: does "red" carry over to them?
 COMBINATIONS = ("all", "seen", "new")
 
 
@@ -131,8 +116,7 @@ def random_jitter(tokens: Tensor, generator: torch.Generator) -> Tensor:
 def render(tokens: Tensor, size: int = 32, jitter: Tensor | None = None) -> Tensor:
     """Tokens (B, S) -> pictures (B, 3, size, size) in [-1, 1], on the tokens' device; the same scenes at any size.
 
-    `jitter`, from `random_jitter`, moves objects a little in their cells and changes their sizes and the light by up to
-    5 %.
+    `jitter`, from `random_jitter`, moves objects a little and changes their sizes and the light by up to 5 %.
     """
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, or small shapes cannot be told apart; got {size}")
