@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
@@ -42,7 +41,13 @@ Tree = TypeVar("Tree")  # tensors and None in nested tuples: a Condition, a Bloc
 
 def map_tensors(f: Callable[..., Tensor], *trees: Tree) -> Tree:
     """One tree from several of one shape: f(tensor of the first, of the second, ...) at each place; None stays None."""
-    return tree_map(lambda *leaves: None if leaves[0] is None else f(*leaves), *trees)
+    first = trees[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return f(*trees)
+    parts = [map_tensors(f, *branches) for branches in zip(*trees, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)  # a named tuple, or a plain one
 
 
 class Block(nn.Module):
