@@ -7,7 +7,6 @@ DiT (arXiv 2212.09748), Fig. 3; facebookresearch/DiT. Differs from upstream in: 
 """
 
 from adaln_lab.blocks.spec import Facts, Spec
-from adaln_lab.blocks.upstream import PatchConv, prefixed
 from adaln_lab.conditioning import AdaLNZeroBlock
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 
@@ -26,21 +25,6 @@ DIFFUSERS = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its c
     "mlp.up": "ff.net.0.proj",
     "mlp.down": "ff.net.2",
 }
-
-
-def model_names(model: TinyDiT) -> dict[str, str | tuple[str, ...]]:
-    """The names of a whole model."""
-    names = {
-        "x_embed.linear": PatchConv("x_embedder.proj"),
-        "t_embed.mlp.0": "t_embedder.mlp.0",
-        "t_embed.mlp.2": "t_embedder.mlp.2",
-        "y_embed.table": "y_embedder.embedding_table",
-        "positions": "pos_embed",
-        **prefixed("final", "final_layer", FINAL),
-    }
-    for i in range(len(model.blocks)):
-        names |= prefixed(f"blocks.{i}", f"blocks.{i}", BLOCK)
-    return names
 
 
 def full_model() -> TinyDiT:

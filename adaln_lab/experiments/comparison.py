@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaln_lab.blocks.budget import parameters
 from adaln_lab.data import datasets
 from adaln_lab.data.scene_reader import agreement, read
 from adaln_lab.data.scenes import GLOBAL, VOCABULARY, indices
@@ -152,7 +151,7 @@ def train_and_score(trial: Trial, settings: Settings, models: Path | None = None
         return {"failed": str(error)}
     seconds += time.perf_counter() - start
     result = {
-        "parameters": parameters(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "flops": flops(trial.config),
         "steps": steps,
         "seconds": round(seconds, 1),

@@ -6,6 +6,7 @@ import torch
 
 from adaln_lab.blocks import dit, flux, golden, hdm, pixart
 from adaln_lab.blocks.golden import Replica, Stored
+from adaln_lab.blocks.upstream import PatchConv, prefixed
 from adaln_lab.conditioning import Condition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
 from adaln_lab.embed import unpatchify
@@ -56,7 +57,17 @@ def _dit(config, weights):
         outputs["x"] = unpatchify(model.final(tokens, Condition(c)), patch, config["input_size"] // patch)
         return outputs
 
-    return Replica(model, dit.model_names(model), call)
+    names = {
+        "x_embed.linear": PatchConv("x_embedder.proj"),
+        "t_embed.mlp.0": "t_embedder.mlp.0",
+        "t_embed.mlp.2": "t_embedder.mlp.2",
+        "y_embed.table": "y_embedder.embedding_table",
+        "positions": "pos_embed",
+        **prefixed("final", "final_layer", dit.FINAL),
+    }
+    for i in range(len(model.blocks)):
+        names |= prefixed(f"blocks.{i}", f"blocks.{i}", dit.BLOCK)
+    return Replica(model, names, call)
 
 
 def _pixart_stack(config, weights):
