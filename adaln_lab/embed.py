@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear, zero_linear
 
@@ -108,7 +107,8 @@ class PatchEmbed(nn.Module):
 
 def patchify(image: Tensor, patch: int) -> Tensor:
     """(B, channels, h, w) -> (B, T, channels * P * P): patches by rows; in a patch channel, then row, then column."""
-    return F.unfold(image, patch, stride=patch).transpose(1, 2)
+    grid = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, channels, rows, P, columns, P)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, patch: int, rows: int) -> Tensor:

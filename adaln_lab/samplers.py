@@ -77,9 +77,9 @@ def guided(
     def velocity(x: Tensor, i: int) -> Tensor:
         if guidance in (0, 1):
             rows = i * n + (which if guidance else unlabelled)
-            return model.forward_with(x, map_tensors(lambda table: table[rows], table))
+            return model.forward_with(x, map_tensors(lambda part: part.index_select(0, rows), table))
         rows = i * n + torch.cat([which, unlabelled])
-        both = model.forward_with(x.repeat(2, 1, 1, 1), map_tensors(lambda table: table[rows], table))
+        both = model.forward_with(x.repeat(2, 1, 1, 1), map_tensors(lambda part: part.index_select(0, rows), table))
         v_label, v_null = both.chunk(2)
         return torch.lerp(v_null, v_label, guidance)
 

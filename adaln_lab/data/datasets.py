@@ -48,7 +48,8 @@ class EndlessPairs(Dataset):
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             tokens = scenes.random_scenes(size, generator, objects=2, combinations="seen")
-            yield scenes.render(tokens, self.images.shape[-1], scenes.random_jitter(tokens, generator)), tokens
+            jitter = scenes.random_jitter(tokens, generator)
+            yield scenes.render_checked(tokens, self.images.shape[-1], jitter), tokens
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Dataset:

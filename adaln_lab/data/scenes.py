@@ -12,6 +12,7 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -37,7 +38,15 @@ LEVEL = torch.tensor([1.0, 0.55])  # bright, dim
 RADIUS = torch.tensor([0.14, 0.085])  # large, small; the picture is 1 wide, a cell a third
 JITTER = 0.02  # an object's centre, both ways; sizes and light vary by 5 %
 NEW = (("red", "triangle"), ("green", "circle"), ("blue", "square"))  # can be held out: does "red" carry over to them?
+PAIRS = torch.tensor([[VOCABULARY.index(word) for word in pair] for pair in NEW])
 COMBINATIONS = ("all", "seen", "new")
+
+
+@cache
+def _tables(device: torch.device) -> tuple[Tensor, ...]:
+    """RADIUS, ALBEDO, LIGHT, LEVEL and PAIRS on the device, copied once: a copy in each batch would wait for it."""
+    with torch.inference_mode(False):
+        return tuple(table.to(device) for table in (RADIUS, ALBEDO, LIGHT, LEVEL, PAIRS))
 
 
 def random_scenes(n: int, generator: torch.Generator, objects: int = 1, combinations: str = "all") -> Tensor:
@@ -65,7 +74,7 @@ def random_scenes(n: int, generator: torch.Generator, objects: int = 1, combinat
 def _recombined(tokens: Tensor, generator: torch.Generator, new: bool) -> Tensor:
     """The scenes with another shape for each object that is in NEW; `new`: the first object is one of NEW."""
     tokens, start, n = tokens.clone(), len(GLOBAL), len(LOCAL["shape"])
-    pairs = torch.tensor([[VOCABULARY.index(word) for word in pair] for pair in NEW], device=tokens.device)  # (3, 2)
+    pairs = _tables(tokens.device)[-1]  # (3, 2)
     objects = tokens[:, start:].unflatten(1, (-1, len(LOCAL)))  # a view: (n, O, 4)
     looks = objects[..., 1:3]
     held = (looks.unsqueeze(2) == pairs).all(-1).any(-1)  # (n, O)
@@ -121,7 +130,13 @@ def render(tokens: Tensor, size: int = 32, jitter: Tensor | None = None) -> Tens
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, or small shapes cannot be told apart; got {size}")
     check(tokens)
+    return render_checked(tokens, size, jitter)
+
+
+def render_checked(tokens: Tensor, size: int = 32, jitter: Tensor | None = None) -> Tensor:
+    """`render` for tokens that are known to be scenes: looking at their values would stop a GPU at each batch."""
     own, device = indices(tokens), tokens.device
+    radius, albedo, tones, level, _ = _tables(device)
     b, objects = own["cell"].shape
     jitter = torch.zeros(b, 1 + 3 * objects, device=device) if jitter is None else jitter
     along = (torch.arange(size, device=device) + 0.5) / size
@@ -132,12 +147,12 @@ def render(tokens: Tensor, size: int = 32, jitter: Tensor | None = None) -> Tens
         dx, dy, grow = (v[:, None, None] for v in jitter[:, 1 + 3 * i : 4 + 3 * i].unbind(1))  # each (B, 1, 1)
         px = x - (cell % 3 + 0.5)[:, None, None] / 3 - JITTER * dx  # (B, 1, N)
         py = y - (cell // 3 + 0.5)[:, None, None] / 3 - JITTER * dy
-        r = RADIUS.to(device)[own["size"][:, i], None, None] * (1 + 0.05 * grow)
+        r = radius[own["size"][:, i], None, None] * (1 + 0.05 * grow)
         distance = _distances(px, py, r)[shape, torch.arange(b, device=device)]  # (B, N, N), negative inside
         cover = (0.5 - distance * size).clamp(0, 1) * (cell >= 0)[:, None, None]
-        colour = ALBEDO.to(device)[own["colour"][:, i], :, None, None]
+        colour = albedo[own["colour"][:, i], :, None, None]
         picture = torch.lerp(picture, colour, cover.unsqueeze(1))
-    light = LIGHT.to(device)[own["tone"]] * (LEVEL.to(device)[own["brightness"]] * (1 + 0.05 * jitter[:, 0]))[:, None]
+    light = tones[own["tone"]] * (level[own["brightness"]] * (1 + 0.05 * jitter[:, 0]))[:, None]
     return 2 * light[..., None, None] * picture - 1
 
 

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from adaln_lab.data.datasets import Dataset
 from adaln_lab.dit import DiTConfig, Precomputed, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.training.distributed import SINGLE_PROCESS, World
-from adaln_lab.training.optimizers import make_optimizers
+from adaln_lab.training.graph import captured
+from adaln_lab.training.optimizers import make_optimizers, make_state
 
 MOST_LABELS = 64  # at which the gates are read
 PRECISIONS = {
@@ -50,7 +51,8 @@ class TrainConfig:
     seed: int = 0
     gates_every: int = 10  # steps between two readings of the gates
     precision: str = "float32"  # of the matrix products in forward and backward, see PRECISIONS
-    compile: bool = False  # torch.compile the loss; on CUDA with CUDA graphs
+    compile: bool = False  # torch.compile the loss
+    graph: bool = False  # on CUDA: replay the whole update as one CUDA graph, and stop only where the gates are read
 
     def __post_init__(self):
         for name in ("steps", "batch", "gates_every"):
@@ -102,7 +104,6 @@ class Run:
     seconds: float = 0.0  # wall-clock time of all starts, saving included; `Session` measures it
     _begun: int = field(default=0, init=False, repr=False)  # the latest update that was begun: number, or number + 1
     _copies: list[Tensor] = field(default_factory=list, init=False, repr=False)
-    _with_state: list[int] = field(default_factory=list, init=False, repr=False)  # parameters, for each optimiser
     _random: Tensor | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -115,6 +116,8 @@ class Run:
         model = model.to(device).train()
         ema = copy.deepcopy(model).eval().requires_grad_(False)
         optimizers = make_optimizers(model, config.lr, config.muon_lr, config.weight_decay)
+        for optimizer in optimizers:
+            make_state(optimizer)
         return cls(model, ema, config, optimizers, torch.Generator(device).manual_seed(config.seed))
 
     @torch.no_grad()
@@ -122,10 +125,9 @@ class Run:
         """Copy the state before an update. Takes about 1 % of a step; the copy is as large as a checkpoint."""
         self.undo()
         tensors = self._tensors()
-        if [t.shape for t in tensors] != [t.shape for t in self._copies]:
+        if not self._copies:
             self._copies = [torch.empty_like(t) for t in tensors]
         torch._foreach_copy_(self._copies, tensors)
-        self._with_state = [len(optimizer.state) for optimizer in self.optimizers]
         self._random = self.generator.get_state()
         self._begun = self.number + 1
 
@@ -134,9 +136,6 @@ class Run:
         """Take back the update that was begun and is not done, if there is one; can be interrupted and repeated."""
         if self._begun <= self.number:
             return
-        for optimizer, n in zip(self.optimizers, self._with_state, strict=True):
-            for parameter in list(optimizer.state)[n:]:  # an optimiser makes its state in the first update
-                del optimizer.state[parameter]
         torch._foreach_copy_(self._tensors(), self._copies)
         self.generator.set_state(self._random)
         while self.history and self.history[-1].number > self.number:
@@ -162,52 +161,91 @@ def train(run: Run, data: Dataset, world: World = SINGLE_PROCESS) -> Iterator[St
     An exception at any point, Ctrl-C included, leaves the run as the last yielded step left it: call `train` again to
     go on exactly. ValueError where the loss is not finite or a label does not fit the model.
     """
-    k, draw = run.config, data.batches(run.config.batch, run.generator)
-    null = run.model.config.n_classes
+    k, null = run.config, run.model.config.n_classes
     if data.labels.min() < 0 or data.labels.max() >= null:
         raise ValueError(
             f'labels must lie in 0 .. {null - 1} for a model with n_classes={null}, which reads {null} as "no label"; '
             f"those of {data.name} lie in {data.labels.min()} .. {data.labels.max()}"
         )
-    averaged, live = list(run.ema.parameters()), list(run.model.parameters())
-    model, loss_of = world.wrap_ddp(run.model), flow_loss
-    if k.compile:
-        loss_of = torch.compile(flow_loss, mode="reduce-overhead" if run.generator.device.type == "cuda" else None)
-    with_grad = torch.is_grad_enabled()
+    update, with_grad = _Update(run, data, world), torch.is_grad_enabled()
     while run.number < k.steps:
         try:
             run.begin()
-            factor = lr_factor(run.number, k)
-            for optimizer, lr in zip(run.optimizers, (k.lr, k.muon_lr), strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * factor
-                optimizer.zero_grad()  # here, so that a step that was stopped leaves no gradients behind
-            pair = world.shard(flow_pair(*next(draw), null, k.label_drop, run.generator, k.t_mean))
-            with _precision(k.precision, run.generator.device):
-                loss = loss_of(model, pair)
-                loss.backward()
-            norm = nn.utils.clip_grad_norm_(live, k.clip)
-            loss, grad_norm = torch.stack([world.mean(loss.detach()), norm]).tolist()  # a GPU is waited for once a step
-            if not math.isfinite(grad_norm):  # a loss that is not finite gives such a norm, too
+            # one update; of a graph all updates up to the next reading, as looking at a number waits for the GPU
+            numbers = range(run.number, min(_next_reading(run.number, k) if k.graph else run.number + 1, k.steps))
+            values = torch.stack([update(n) for n in numbers]).tolist()
+            steps = [
+                Step(n + 1, loss, k.lr * lr_factor(n, k), norm) for n, (loss, norm) in zip(numbers, values, strict=True)
+            ]
+            # a loss that is not finite has such a norm, too
+            if bad := next((step for step in steps if not math.isfinite(step.grad_norm)), None):
                 raise ValueError(
-                    f"training became non-finite at step {run.number + 1} (loss {loss:.4g}, gradient norm "
-                    f"{grad_norm:.4g}); nothing was updated. Lower lr (now {k.lr}) or muon_lr (now {k.muon_lr}), "
-                    "or look for NaN in the data"
+                    f"training became non-finite at step {bad.number} (loss {bad.loss:.4g}, gradient norm "
+                    f"{bad.grad_norm:.4g}); the run is left as after step {run.number}. Lower lr (now {k.lr}) or "
+                    f"muon_lr (now {k.muon_lr}), or look for NaN in the data"
                 )
-            for optimizer in run.optimizers:
-                optimizer.step()
-            number = run.number + 1
-            with torch.no_grad():  # early averages forget faster, or they would remember the start
-                torch._foreach_lerp_(averaged, live, 1 - min(k.ema, number / (number + 10)))
-            gates = gate_sizes(run.model) if number % k.gates_every == 0 or number == 1 else None
-            step = Step(number, loss, k.lr * factor, grad_norm, None if gates is None else gates.tolist())
-            run.history.append(step)
-            run.number = number  # done; no interrupt can come before the yield, as Python takes them only at calls
+            if steps[-1].number in (1, _next_reading(run.number, k)):
+                gates = gate_sizes(run.model)
+                steps[-1] = replace(steps[-1], gate_rms=None if gates is None else gates.tolist())
+            run.history += steps
+            run.number = steps[-1].number  # done; no interrupt can come before the yield: Python takes them at calls
         except BaseException:
             run.undo()
             torch.set_grad_enabled(with_grad)  # an interrupt inside `no_grad` can leave gradients switched off
             raise
-        yield step
+        yield steps[-1]
+
+
+def _next_reading(number: int, config: TrainConfig) -> int:
+    """The next update, after `number`, at whose end the gates are read."""
+    return 1 if number == 0 else number - number % config.gates_every + config.gates_every
+
+
+class _Update:
+    """update(number) -> (loss, gradient norm) of one update, `number` of them done before; it never waits for a GPU."""
+
+    def __init__(self, run: Run, data: Dataset, world: World):
+        self.run, self.world, k = run, world, run.config
+        self.draw = data.batches(k.batch, run.generator)
+        self.live, self.averaged = list(run.model.parameters()), list(run.ema.parameters())
+        self.model = world.wrap_ddp(run.model)
+        self.loss_of = torch.compile(flow_loss) if k.compile else flow_loss
+        self.compute = self._compute
+        if k.graph:
+            for group in self._groups():  # a graph reads its numbers from the device's memory
+                group.update(lr=torch.zeros((), device=run.generator.device), capturable=True)
+            self.compute = captured(run, self._compute, world)
+
+    def __call__(self, number: int) -> Tensor:
+        k = self.run.config
+        for group, lr in zip(self._groups(), (k.lr, k.muon_lr), strict=True):
+            lr *= lr_factor(number, k)
+            if k.graph:
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        found = self.compute()
+        with torch.no_grad():  # early averages forget faster, or they would remember the start
+            torch._foreach_lerp_(self.averaged, self.live, 1 - min(k.ema, (number + 1) / (number + 11)))
+        return found
+
+    def _groups(self) -> list[dict]:
+        return [group for optimizer in self.run.optimizers for group in optimizer.param_groups]
+
+    def _compute(self) -> Tensor:
+        """All but the average: one batch, the gradient, both optimisers."""
+        run, k = self.run, self.run.config
+        for optimizer in run.optimizers:
+            optimizer.zero_grad()  # here, so that a step that was stopped leaves no gradients behind
+        null = run.model.config.n_classes
+        pair = self.world.shard(flow_pair(*next(self.draw), null, k.label_drop, run.generator, k.t_mean))
+        with _precision(k.precision, run.generator.device):
+            loss = self.loss_of(self.model, pair)
+            loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.live, k.clip)
+        for optimizer in run.optimizers:
+            optimizer.step()
+        return torch.stack([self.world.mean(loss.detach()), norm])
 
 
 @contextlib.contextmanager

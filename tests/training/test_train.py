@@ -12,9 +12,7 @@ from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments.classifier import evaluate, load_classifier
-from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.samplers import sample
-from adaln_lab.training.optimizers import Muon, make_optimizers
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.train import Run, TrainConfig, gate_sizes, lr_factor, read_gates, train
 
@@ -80,45 +78,6 @@ def test_every_variant_learns(digits, variant):
     losses = [s.loss for s in train(run, digits)]
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
     assert (gate_sizes(run.model) is None) == (variant not in ("adaln_zero", "both"))
-
-
-def test_muon_equals_torch_muon_up_to_bfloat16():
-    """An independent implementation: the same direction within bf16's rounding, on wide, tall and square matrices."""
-    torch.manual_seed(0)
-    ours = [torch.nn.Parameter(torch.randn(s)) for s in ((8, 24), (24, 8), (8, 24), (8, 8))]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    options = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9}
-    a, b = Muon(ours, **options), torch.optim.Muon(theirs, **options)
-    for _ in range(3):
-        for p, q in zip(ours, theirs, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        a.step()
-        b.step()
-    for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=0.02)
-        assert (p - q).norm() < 0.02 * p.norm()
-
-
-BLOCKS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
-SD15 = ("self_attn", "cross", "mlp.up", "mlp.down")
-
-
-@pytest.mark.parametrize(
-    ("model", "muon_parts"),
-    [
-        (TinyDiT(SMALL), BLOCKS),
-        (TinyDiT(replace(SMALL, variant="both", encoder=1)), (*BLOCKS, "cross.q", "cross.kv", "cross.out", "branches")),
-        (TinyUNet(UNetConfig()), SD15),
-    ],
-)
-def test_muon_has_the_matrices_of_attention_and_mlp_and_adam_has_everything_else(model, muon_parts):
-    adam, muon = ([p for g in o.param_groups for p in g["params"]] for o in make_optimizers(model, 0.1, 0.1))
-    assert len({*adam} | {*muon}) == len(adam) + len(muon) == len(list(model.parameters()))
-    expected = {
-        name for name, p in model.named_parameters() if p.dim() == 2 and any(f".{x}." in f".{name}" for x in muon_parts)
-    }
-    assert {name for name, p in model.named_parameters() if any(p is q for q in muon)} == expected != set()
 
 
 @pytest.mark.parametrize("module", ["train", "checkpoint", "session", "recipes"])
