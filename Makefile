@@ -10,7 +10,7 @@ VENV := .venv/bin/python
 HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/tests/offline" PYTHONHASHSEED=0 \
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 
-.PHONY: help lab test lint format notebooks html address clean setup setup-test
+.PHONY: help lab test lint format notebooks gpu html address clean setup setup-test
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ format: setup-test  ## mend what lint can mend
 notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) and the page of equations
 	$(VENV) tests/run_notebooks.py $(ONLY)
 	$(VENV) tests/ledger.py
+
+gpu:  ## measure everything on this machine's GPU in eight minutes (needs only torch and a few packages)
+	$(PYTHON) -m benchmarks.gpu --budget 480 --out runs/gpu
 
 html:  ## write the course as pages into html/, to be read without network or kernel
 	@$(PYTHON) .ci/bootstrap.py --extra html
