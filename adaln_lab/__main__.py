@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="start of the model and draws of training")
     add("--precision", choices=list(PRECISIONS), help="of matrix products (default: the recipe's)")
     add("--compile", action="store_true", default=None, help="torch.compile the loss")
+    add("--graph", action="store_true", default=None, help="on CUDA: each update as one CUDA graph")
     add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
     add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
@@ -157,9 +158,8 @@ def _sampling(add: Callable[..., argparse.Action]) -> None:
 def command_train(o: argparse.Namespace) -> None:
     with distributed.join(pick_device(o.device)) as (world, device):
         model, config = recipe(o.data, device)
-        changed = {
-            f: getattr(o, f) for f in ("steps", "batch", "seed", "precision", "compile") if getattr(o, f) is not None
-        }
+        options = ("steps", "batch", "seed", "precision", "compile", "graph")
+        changed = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
         model, config = replace(model, variant=o.variant, encoder=o.encoder), replace(config, **changed)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
         data = datasets.load(o.data, device)

@@ -124,7 +124,7 @@ def agreement(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 def scene_accuracy(pictures: Tensor, tokens: Tensor) -> dict[str, float]:
     """Share of pictures (B, 3, N, N) in which each factor is as the tokens (B, S) say; keys MEASURES."""
-    return {name: same.float().mean().item() for name, same in agreement(read(pictures), tokens).items()}
+    return {name: same.sum().item() / len(same) for name, same in agreement(read(pictures), tokens).items()}
 
 
 def _board(tokens: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def in_chunks(f: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
 
 def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of pictures (N, ...) that are classified as their labels (N,)."""
-    return (in_chunks(model, images).argmax(1) == labels).float().mean().item()
+    return (in_chunks(model, images).argmax(1) == labels).sum().item() / len(labels)  # float32 would miss .95 of 500
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adaln_lab.__main__ import main
+from adaln_lab.blocks.budget import parameters
 from adaln_lab.data.scenes import render
 from adaln_lab.experiments import comparison, grid
 from adaln_lab.experiments.comparison import (
@@ -18,7 +19,6 @@ from adaln_lab.experiments.comparison import (
     build,
     flops,
     interval,
-    parameters,
     train_and_score,
 )
 from adaln_lab.training.checkpoint import load_model
