@@ -14,7 +14,7 @@ from adaln_lab.exercises import part07 as part07
 from adaln_lab.exercises import part08 as part08
 from adaln_lab.exercises import part09 as part09
 from adaln_lab.exercises import part10 as part10
-from adaln_lab.exercises.core import check, guess, hint, solution
+from adaln_lab.exercises.core import check, guess, hint, judge, solution
 from adaln_lab.exercises.progress import progress, reset_progress
 
-__all__ = ["check", "guess", "hint", "progress", "reset_progress", "solution"]
+__all__ = ["check", "guess", "hint", "judge", "progress", "reset_progress", "solution"]

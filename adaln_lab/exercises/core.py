@@ -9,7 +9,7 @@ import ast
 import dis
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +109,34 @@ def source(function: Callable) -> str:
     return "\n".join([header, *text.splitlines()[tree.body[0].lineno - 1 :]])
 
 
-def guess(question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None) -> None:
-    """Ask for a prediction, on a card to click; without widgets, pick=0, 1, ... in the call commits."""
+def guess(
+    question: str,
+    options: dict[str, str] | Sequence[str],
+    pick: int | None = None,
+    answer: str | int | None = None,
+) -> None:
+    """Ask for a prediction, on a card to click. `options` is {option: reply}, and `answer` the right option.
+
+    The first choice counts; it shows its reply, what is right and why. Without widgets pick=0, 1, ... commits.
+    """
     Card(question, options, pick, answer).show()
+
+
+def judge(
+    question: str,
+    conclusions: dict[str, str],
+    answer: str | Collection[str],
+    pick: int | Sequence[int] | None = None,
+) -> None:
+    """Ask which conclusion is supported, on a card to click. `conclusions` is {conclusion: reply}.
+
+    With a set as `answer`, any number of conclusions may be supported, and the reader ticks all of them.
+    """
+
+    def commit(is_right: bool) -> None:
+        remember(question, is_solved=is_right)
+
+    Card(question, conclusions, pick, answer, title="Your judgement", commit=commit).show()
 
 
 def diagnose(exercise: Exercise, got: list[Any]) -> str | None:
