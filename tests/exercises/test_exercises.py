@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from adaln_lab import embed, flow
 from adaln_lab.display.widgets import Card
 from adaln_lab.exercises import check, guess, hint, judge, record, solution
-from adaln_lab.exercises.core import EXERCISES
+from adaln_lab.exercises.core import EXERCISES, Exercise
 
-NAMES = sorted(EXERCISES)
+NAMES = sorted(name for name, exercise in EXERCISES.items() if isinstance(exercise, Exercise))
 MISTAKES = [(name, mistake) for name in NAMES for mistake in EXERCISES[name].wrong]
 
 
