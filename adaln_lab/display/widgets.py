@@ -268,6 +268,7 @@ class Card:
     pick     commits in the code, where there are no widgets: the option's number, or a tuple of numbers
     answer   the right option or its number; a set of options where several may be right, or none
     commit   called once with True or False when the reader commits
+    how      the argument that commits in the code, where it is not `pick=...`
 
     The output of a card with an answer also holds it as JSON (`MIME`): a web page makes from it a card without kernel.
     """
@@ -284,11 +285,13 @@ class Card:
         *,
         title: str = "Your guess",
         commit: Callable[[bool], None] | None = None,
+        how: str | None = None,
     ):
         self.question, self.title, self.commit = question, title, commit
         self.options = tuple(options)
         self.replies = tuple(options.values()) if isinstance(options, dict) else ("",) * len(options)
         self.has_several = not isinstance(answer, str | int | None)
+        self.how = how or ("pick=(0, ...)" if self.has_several else "pick=...")
         self.answer = None if answer is None else self._numbers("answer", answer)
         self.pick = None if pick is None else self._numbers("pick", pick)
         self.text = self._text()  # from the arguments alone: a click must not change the stored notebook
@@ -391,9 +394,7 @@ class Card:
         lines = [
             f"  {'->' if i in (self.pick or ()) else '  '} [{i}] {option}" for i, option in enumerate(self.options)
         ]
-        last = [
-            f"Commit before you read on: add pick={'(0, ...)' * self.has_several or '...'} to this cell and run it."
-        ]
+        last = [f"Commit before you read on: add {self.how} to this cell and run it."]
         if self.pick is not None:
             last = [*self._feedback(), *self._others()] if self.answer is not None or any(self.replies) else []
         return "\n".join([f"{self.title}: {self.question}", *lines, *last]).rstrip()

@@ -11,13 +11,14 @@ import inspect
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaln_lab.display.widgets import Card
-from adaln_lab.exercises.record import remember
+from adaln_lab.exercises.record import remember, remember_card
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
 NEAR = 1e-4  # the same, for answers that differ by an eps or by rounding to float32
@@ -122,7 +123,7 @@ def guess(
 
     The first choice counts; it shows its reply, what is right and why. Without widgets pick=0, 1, ... commits.
     """
-    Card(question, options, pick, answer).show()
+    Card(question, options, pick, answer, commit=partial(remember_card, "guess", question)).show()
 
 
 def judge(
@@ -135,10 +136,7 @@ def judge(
 
     With a set as `answer`, any number of conclusions may be supported, and the reader ticks all of them.
     """
-
-    def commit(is_right: bool) -> None:
-        remember(question, is_solved=is_right)
-
+    commit = partial(remember_card, "judge", question)
     Card(question, conclusions, pick, answer, title="Your judgement", commit=commit).show()
 
 
