@@ -85,6 +85,7 @@ def _is_valid(entries: Any) -> bool:
         isinstance(entry, dict)
         and isinstance(entry.get("solved", 0), str | None)
         and type(entry.get("tries")) is int
+        and ("card" not in entry or {"first", "streak", "due"} <= entry.keys())
         and isinstance(entry.get("due", ""), str)
         and type(entry.get("streak", 0)) is int
         for entry in entries.values()

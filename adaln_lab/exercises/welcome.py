@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from adaln_lab.exercises.progress import TITLES, progress, solved, still_open
+from adaln_lab.exercises.recall import due
 from adaln_lab.utils import environment
 from adaln_lab.utils.files import write_json
 
@@ -21,17 +22,18 @@ def write_welcome(page: Path, notebooks: Path) -> None:
         progress()
     cells = [
         {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks)},
-        {
-            "id": "progress",
-            "cell_type": "code",
-            "metadata": {},
-            "source": "from adaln_lab.exercises import progress\n\nprogress()",
-            "execution_count": None,
-            "outputs": [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}],
-        },
+        _code("progress", [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}]),
+        *([_code("recall", [])] if due() else []),
     ]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     write_json(page, {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
+
+
+def _code(name: str, outputs: list[dict]) -> dict:
+    """A cell that calls a function of this package."""
+    source = f"from adaln_lab.exercises import {name}\n\n{name}()"
+    cell = {"id": name, "cell_type": "code", "metadata": {}, "execution_count": None}
+    return cell | {"source": source, "outputs": outputs}
 
 
 def _greeting(page: Path, notebooks: Path) -> str:
@@ -57,8 +59,8 @@ def _greeting(page: Path, notebooks: Path) -> str:
 
 **This machine.** {environment.describe()}. {problems}
 
-What you have solved is kept in one small file on this machine, and nowhere else; `python -m adaln_lab progress --reset`
-starts over. This is how far you are (Shift+Enter updates it):"""
+What you have solved and answered is kept in one small file on this machine and never sent anywhere;
+`python -m adaln_lab progress --reset` starts over. This is how far you are (Shift+Enter updates it):"""
 
 
 def _link(number: str, page: Path, notebooks: Path) -> str:
