@@ -7,6 +7,7 @@ at each start, since the notebooks of the course are the same for everyone and d
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from adaln_lab.exercises.progress import TITLES, progress, solved, still_open
@@ -15,13 +16,13 @@ from adaln_lab.utils import environment
 from adaln_lab.utils.files import write_json
 
 
-def write_welcome(page: Path, notebooks: Path) -> None:
-    """Write the page, with links to the notebooks in that folder."""
+def write_welcome(page: Path, notebooks: Path, notes: Sequence[str] = ()) -> None:
+    """Write the page, with links to the notebooks in that folder and notes on what is new."""
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         progress()
     cells = [
-        {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks)},
+        {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks, notes)},
         _code("progress", [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}]),
         *([_code("recall", [])] if due() else []),
     ]
@@ -36,7 +37,7 @@ def _code(name: str, outputs: list[dict]) -> dict:
     return cell | {"source": source, "outputs": outputs}
 
 
-def _greeting(page: Path, notebooks: Path) -> str:
+def _greeting(page: Path, notebooks: Path, notes: Sequence[str]) -> str:
     so_far = solved()
     todo = still_open(so_far)
     begun = len(todo) < sum(map(len, so_far.values()))
@@ -51,9 +52,10 @@ def _greeting(page: Path, notebooks: Path) -> str:
         "".join(f"\n- {problem}" for problem in environment.problems())
         or "Everything that the course needs is installed."
     )
+    news = "\n\n**New versions.**" + "".join(f"\n- {note}" for note in notes) if notes else ""
     return f"""# {"Welcome back" if begun else "Welcome to the AdaLN course"}
 
-**Next step.** {next_step}
+**Next step.** {next_step}{news}
 
 **All notebooks.** {" · ".join(links.values())}
 

@@ -310,11 +310,9 @@ def test_the_command_shows_and_forgets(file: Path, said: Callable) -> None:
 
 def test_make_lab_opens_the_page_that_it_writes() -> None:
     recipe = (ROOT / "Makefile").read_text(encoding="utf8").partition("\nlab:")[2].partition("\n\n")[0]
-    written, opened = re.search(r"--page (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
-    assert written == opened and recipe.index("--page") < recipe.index("default_url")
-    assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), (
-        "the page is nobody else's"
-    )
+    written, opened = re.search(r"--own (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
+    assert f"{written}/welcome.ipynb" == opened and recipe.index("--own") < recipe.index("default_url")
+    assert f"{written}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), "the copy is the reader's alone"
 
 
 def test_a_console_that_lacks_the_dots_shows_the_rest(tmp_path: Path) -> None:
