@@ -90,7 +90,8 @@ class Predict(Kind):
         return f"{self.name} = {{  # {', '.join(self.columns)}\n{rows}}}"
 
     def is_open(self, answer: Any) -> bool:
-        return answer is None or all(cell is ... for row in _items(answer) for cell in _items(row))
+        cells = [cell for row in _items(answer) for cell in _items(row)]
+        return answer is None or not cells or any(cell is ... for cell in cells)
 
     def mark(self, answer: dict[str, tuple]) -> tuple[bool, str]:
         want = _result(self.solution)
@@ -100,12 +101,9 @@ class Predict(Kind):
             return False, f"row {short[0]!r} needs {len(self.columns)} cells: {', '.join(self.columns)}"
         mine, right = ([cell for row in want for cell in _items(table[row])] for table in (answer, want))
         places = [(row, column) for row in want for column in self.columns]
-        cells = zip(places, mine, right, strict=True)
-        wrong = [place for place, cell, true in cells if cell is not ... and not self._agree(cell, true)]
-        unfilled = sum(cell is ... for cell in mine)
-        text = f"{len(places) - unfilled - len(wrong)} of {len(places)} cells are right"
+        wrong = [place for place, cell, true in zip(places, mine, right, strict=True) if not self._agree(cell, true)]
         notes = [f"\n  {row}, {column}: {self._note(row, column)}" for row, column in wrong[:3]]
-        return not wrong and not unfilled, "".join([text, f", {unfilled} to fill in" if unfilled else "", *notes])
+        return not wrong, f"{len(places) - len(wrong)} of {len(places)} cells are right" + "".join(notes)
 
     def _agree(self, mine: Any, right: Any) -> bool:
         mine = mine.item() if isinstance(mine, Tensor) and mine.numel() == 1 else mine
@@ -163,10 +161,12 @@ class Design(Kind):
 def code(thing: Any) -> Any:
     """What a function, or each function of a class, does. Equal where only layout and docstrings differ."""
     if isinstance(thing, type):
-        return {name: code(member) for name, member in vars(thing).items() if hasattr(member, "__code__")}
+        members = vars(thing).items()
+        return {name: code(it) for name, it in members if hasattr(it, "__code__") or not name.startswith("__")}
     if not isinstance(body := getattr(thing, "__code__", thing), CodeType):
-        return type(thing), thing
-    return body.co_code, body.co_names, [code(c) for c in body.co_consts if c != getattr(thing, "__doc__", None)]
+        return type(thing), repr(thing)
+    constants = [code(c) for c in body.co_consts if c != getattr(thing, "__doc__", None)]
+    return body.co_code, body.co_names, constants, repr(getattr(thing, "__defaults__", None))
 
 
 def raised(error: BaseException) -> str:

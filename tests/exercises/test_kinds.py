@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adaln_lab.exercises import check, hint, progress, record, solution
 from adaln_lab.exercises.core import EXERCISES
-from adaln_lab.exercises.kinds import Design, Kind, Predict, Repair, Table
+from adaln_lab.exercises.kinds import Design, Kind, Predict, Repair, Table, code
 
 HINTS = ("look", "look closely", "look here")
 COLUMNS = ("V", "W", "g")
@@ -104,8 +104,8 @@ def test_a_wrong_cell_gets_a_hint_and_not_its_answer(said: Callable) -> None:
     assert table_back._ipython_display_() is None, "as the last line of a cell it would show the answers"
 
 
-@pytest.mark.parametrize("answer", [None, ..., {}, table(gate=(...,) * 3, both=(...,) * 3)])
-def test_an_empty_table_is_to_do(answer: object, said: Callable) -> None:
+@pytest.mark.parametrize("answer", [None, ..., {}, table(gate=(...,) * 3), table(gate=(2, 2, ...)), table(both=...)])
+def test_an_unfilled_table_is_to_do(answer: object, said: Callable) -> None:
     assert check("first_gradient", answer) == RIGHT
     assert said() == 'to do: first_gradient: When? hint("first_gradient") helps.\n' and not record.read()
 
@@ -113,13 +113,13 @@ def test_an_empty_table_is_to_do(answer: object, said: Callable) -> None:
 @pytest.mark.parametrize(
     "answer, told",
     [
-        (table(gate=(2, 2, ...)), "5 of 6 cells are right, 1 to fill in"),
         (table(gate=(2, 2)), "row 'gate 0' needs 3 cells: V, W, g"),
         ({"gate 0": (2, 2, 1)}, "give check a table with the rows 'gate 0', 'both 0'"),
         (3, "give check a table"),
+        (torch.ones(2), "give check a table"),
     ],
 )
-def test_an_incomplete_table_is_told_so(answer: object, told: str, said: Callable) -> None:
+def test_a_table_of_another_form_is_told_so(answer: object, told: str, said: Callable) -> None:
     assert check("first_gradient", answer) == RIGHT
     assert said().startswith(f"not yet: first_gradient: {told}")
 
@@ -134,6 +134,23 @@ def test_code_that_is_unchanged_is_to_do_without_training(said: Callable, monkey
 
     assert check("GatedBranch", Given) is GatedBranch
     assert said().startswith("to do: GatedBranch: Mend it.") and not record.read()
+
+
+def test_every_edit_counts_but_one_of_layout_or_text() -> None:
+    def stub(width, std=0.0):
+        """A stub."""
+
+    def default(width, std=0.02):
+        """A stub with another default."""
+
+    class Attribute:
+        start = 0
+
+    class Other:
+        start = 0.0
+
+    assert code(stub) != code(default) and code(Attribute) != code(Other)
+    assert code(lambda x: x + 1) == code(lambda y: (y + 1)) != code(lambda x: x + 1.0)  # fmt: skip
 
 
 class Elsewhere(GatedBranch):
