@@ -15,10 +15,10 @@ HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPA
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-lab: setup  ## set up, then open JupyterLab at your next step (JUPYTER_ARGS=--no-browser)
-	@$(VENV) -m adaln_lab progress --page runs/welcome.ipynb
+lab: setup  ## set up, then open your own copy in JupyterLab, at your next step (JUPYTER_ARGS=--no-browser)
+	@$(VENV) -m adaln_lab progress --own my_course
 	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-		--LabApp.default_url=/lab/tree/runs/welcome.ipynb $(JUPYTER_ARGS)
+		--LabApp.default_url=/lab/tree/my_course/welcome.ipynb $(JUPYTER_ARGS)
 
 test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT INT TERM && \

@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(command_progress, "say what is solved and what comes next")
     add("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
-    add("--page", type=Path, metavar="FILE", help="write the page at which make lab opens, an .ipynb")
+    add("--own", type=Path, metavar="DIR", help="copy the notebooks into your own folder, with a page to start from")
     return top
 
 
@@ -311,13 +311,15 @@ def command_xray(o: argparse.Namespace) -> None:
 
 
 def command_progress(o: argparse.Namespace) -> None:
-    from adaln_lab.exercises import progress, reset_progress
+    from adaln_lab.exercises import own_copy, progress, reset_progress
     from adaln_lab.exercises.welcome import write_welcome
 
     if o.reset:
         print(f"forgotten: {reset_progress()} solved")
-    if o.page:
-        write_welcome(o.page, Path("notebooks"))
+    if o.own:
+        notes = own_copy.update(Path("notebooks"), o.own)
+        write_welcome(o.own / "welcome.ipynb", o.own, notes)
+        print("\n".join([*notes, f"your own copy of the course is in {o.own}: start with welcome.ipynb"]))
     else:
         progress()
 

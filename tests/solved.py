@@ -1,4 +1,4 @@
-"""Notebooks with their stubs filled in, as a reader leaves them who copies the solutions."""
+"""Notebooks with their exercises solved, as a reader leaves them who copies the solutions."""
 
 import ast
 import json
@@ -8,17 +8,17 @@ import nbformat
 from nbformat import NotebookNode
 
 from adaln_lab.exercises.core import EXERCISES, source
+from adaln_lab.exercises.kinds import Kind
 
 
 def stubs(nb: NotebookNode) -> dict[str, NotebookNode]:
-    """Name -> cell, for each cell that defines an exercise's function without writing it, and checks it."""
+    """Name -> cell, for each cell that checks an exercise and holds what the reader is to write, fill in or mend."""
     found = {}
     for cell in nb.cells:
         if cell.cell_type == "code" and "check(" in cell.source:
             calls = [ast.unparse(node) for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)]
-            for name, node in _functions(cell.source).items():
-                body = [ast.unparse(statement) for statement in node.body[ast.get_docstring(node) is not None :]]
-                if f"check('{name}', {name})" in calls and body == ["..."]:
+            for name, node in _definitions(cell.source).items():
+                if f"check('{name}', {name})" in calls and (_is_stub(node) or isinstance(EXERCISES.get(name), Kind)):
                     found[name] = cell
     return found
 
@@ -28,8 +28,9 @@ def copy_solved(path: Path, target: Path) -> list[str]:
     nb = nbformat.read(path, as_version=4)
     found = stubs(nb)
     for name, cell in found.items():
-        node, lines = _functions(cell.source)[name], cell.source.splitlines()
-        lines[node.lineno - 1 : node.end_lineno] = source(EXERCISES[name].solution).splitlines()
+        node, lines, exercise = _definitions(cell.source)[name], cell.source.splitlines(), EXERCISES[name]
+        text = exercise.shown() if isinstance(exercise, Kind) else source(exercise.solution)
+        lines[node.lineno - 1 : node.end_lineno] = text.splitlines()
         cell.source = "\n".join(lines)
     nbformat.write(nb, target)
     return list(found)
@@ -41,5 +42,18 @@ def refused(names: list[str], home: Path) -> list[str]:
     return [name for name in names if not progress.get(name, {}).get("solved")]
 
 
-def _functions(code: str) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+def _definitions(code: str) -> dict[str, ast.stmt]:
+    """Functions, classes and values of a cell, by name; the last of a name."""
+    found = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign) and "check(" not in ast.unparse(node.value):
+            found |= {ast.unparse(target): node for target in node.targets}
+    return found
+
+
+def _is_stub(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    return [ast.unparse(statement) for statement in node.body[ast.get_docstring(node) is not None :]] == ["..."]

@@ -8,13 +8,15 @@ Figures are `matplotlib.figure.Figure` objects; pyplot and its global state are 
 """
 
 import base64
+import functools
 import html
 import io
 import math
+import re
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +33,10 @@ from adaln_lab.display.plots import small_png
 
 SHEET_WIDTH = 900  # pixels
 SHEET_GAP = 8
+CARD_STYLE = (  # a long option wraps
+    "<style>.adaln-card > .widget-button {white-space: normal; text-align: left; line-height: 1.4; padding: 4px 10px}"
+    ".adaln-card > .widget-checkbox label {white-space: normal; line-height: 1.4}</style>"
+)
 WAIT_NOTE = " (Drawn when you let go of the slider: a model runs for each picture.)"
 
 
@@ -256,29 +262,55 @@ class LivePicture:
 
 
 class Card:
-    """A question with a button for each option. The first click commits; running the cell again changes nothing.
+    """A question with its options. The first click commits and shows what is right; running the cell again keeps it.
 
-    `pick` commits in the code; `answer` is the index of the right option, shown after committing. Without widgets the
-    text asks for pick=... in the cell.
+    options  {option: reply}; a list of options has no replies
+    pick     commits in the code, where there are no widgets: the option's number, or a tuple of numbers
+    answer   the right option or its number; a set of options where several may be right, or none
+    commit   called once with True or False when the reader commits
+    how      the argument that commits in the code, where it is not `pick=...`
+
+    The output of a card with an answer also holds it as JSON (`MIME`): a web page makes from it a card without kernel.
     """
 
-    clicked: ClassVar[dict[tuple, int]] = {}  # in this kernel: question and options -> pick
+    MIME: ClassVar[str] = "application/vnd.adaln-lab.card+json"
+    clicked: ClassVar[dict[tuple, tuple[int, ...]]] = {}  # in this kernel: question and options -> pick
 
-    def __init__(self, question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None):
-        for name, number in (("pick", pick), ("answer", answer)):
-            if number is not None and number not in range(len(options)):
-                raise ValueError(f"{name} must be a number from 0 to {len(options) - 1}, got {number!r}")
-        self.question, self.options, self.pick, self.answer = question, tuple(options), pick, answer
+    def __init__(
+        self,
+        question: str,
+        options: dict[str, str] | Sequence[str],
+        pick: int | Sequence[int] | None = None,
+        answer: str | int | Collection[str] | None = None,
+        *,
+        title: str = "Your guess",
+        commit: Callable[[bool], None] | None = None,
+        how: str | None = None,
+    ):
+        self.question, self.title, self.commit = question, title, commit
+        self.options = tuple(options)
+        self.replies = tuple(options.values()) if isinstance(options, dict) else ("",) * len(options)
+        self.has_several = not isinstance(answer, str | int | None)
+        self.how = how or ("pick=(0, ...)" if self.has_several else "pick=...")
+        self.answer = None if answer is None else self._numbers("answer", answer)
+        self.pick = None if pick is None else self._numbers("pick", pick)
         self.text = self._text()  # from the arguments alone: a click must not change the stored notebook
-        wide = W.Layout(width="auto", min_width="14em", max_width="98%")
-        self.buttons = [W.Button(description=option, layout=wide) for option in options]
+        wide = W.Layout(width="auto", height="auto", min_width="14em", max_width="98%")
+        kind = functools.partial(W.Checkbox, indent=False) if self.has_several else W.Button
+        self.buttons = [kind(description=option, layout=wide) for option in self.options]
+        self.done = W.Button(description="Commit", layout=wide)
         self.line = W.HTML()
-        head = _caption(f"Your guess: {question}")
-        self.widget = W.VBox([head, *self.buttons, self.line], layout=W.Layout(align_items="flex-start"))
-        for button in self.buttons:
+        for button in (self.done,) if self.has_several else self.buttons:
             button.on_click(self._on_click)
-        if pick is None:
-            self.pick = self.clicked.get((self.question, self.options))
+        last = [self.done] if self.has_several else []
+        layout = W.Layout(align_items="flex-start")
+        self.widget = W.VBox([_caption(f"{title}: {question}"), *self.buttons, *last, self.line], layout=layout)
+        self.widget.children[0].value += CARD_STYLE
+        self.widget.add_class("adaln-card")
+        if self.pick is None:
+            self.pick = self.clicked.get((question, self.options))
+        else:
+            self._commit(self.pick)
         self._show_pick()
 
     def show(self) -> None:
@@ -286,35 +318,91 @@ class Card:
         if get_ipython() is None:
             print(self.text)
         else:
-            display(self.widget._repr_mimebundle_() | {"text/plain": self.text}, raw=True)
+            data = {} if self.answer is None else {self.MIME: self._json()}
+            display(self.widget._repr_mimebundle_() | {"text/plain": self.text} | data, raw=True)
+
+    @property
+    def is_right(self) -> bool:
+        return self.answer is not None and self.pick == self.answer
+
+    def _numbers(self, name: str, given: str | int | Collection[str | int]) -> tuple[int, ...]:
+        """The numbers of the given options."""
+        given = [given] if isinstance(given, str | int) else given
+        for item in given:
+            if item not in self.options and item not in range(len(self.options)):
+                allowed = f"a number from 0 to {len(self.options) - 1}" + ", or an option" * (name == "answer")
+                raise ValueError(f"{name} must be {allowed}, got {item!r}")
+        return tuple(sorted(self.options.index(item) if isinstance(item, str) else item for item in given))
+
+    def _commit(self, pick: tuple[int, ...]) -> None:
+        self.pick = pick
+        if self.clicked.get((self.question, self.options)) != pick:
+            self.clicked[self.question, self.options] = pick
+            if self.commit is not None and self.answer is not None:
+                self.commit(self.is_right)
 
     def _on_click(self, button: W.Button) -> None:
         if self.pick is None:  # a second click may already be queued
-            self.pick = self.clicked[self.question, self.options] = self.buttons.index(button)
+            ticked = (i for i, box in enumerate(self.buttons) if box is button or getattr(box, "value", False))
+            self._commit(tuple(ticked))
             self._show_pick()
 
     def _show_pick(self) -> None:
-        """Mark the button, and write a line that screen readers announce."""
-        line = "Commit before you read on: choose one."
-        if self.pick is not None:
-            line = f"You said: {self.options[self.pick]}. {self._verdict() or 'Now run the next cells.'}"
-            chosen = self.buttons[self.pick]
-            chosen.description, chosen.style.font_weight = f"\u2192 {self.options[self.pick]} (your guess)", "bold"
-            for button in self.buttons:
-                button.disabled = button is not chosen  # the chosen one keeps the focus for Shift+Enter
-        self.line.value = f'<p role="status" style="margin:0;line-height:1.4">{html.escape(line)}</p>'
+        """Mark what was chosen, and write lines that screen readers announce."""
+        if self.pick is None:
+            choose = "tick all that are right, then commit" if self.has_several else "choose one"
+            self.line.value = _paragraphs([f"Commit before you read on: {choose}."])
+            return
+        for i, button in enumerate(self.buttons):
+            button.disabled = self.has_several or i not in self.pick  # a chosen button keeps the focus for Shift+Enter
+            if self.has_several:
+                button.value = i in self.pick
+            elif i in self.pick:
+                button.description, button.style.font_weight = f"\u2192 {self.options[i]} (your guess)", "bold"
+        self.done.description = "Committed"
+        said = "; ".join(self.options[i] for i in self.pick) or "none"
+        first, *more = self._feedback()
+        details = html.escape("\n".join(self._others())).replace("\n", "<br>")
+        self.line.value = _paragraphs([f"You said: {said}. {first}", *more]) + (
+            f"<details><summary>The other options</summary>{details}</details>" if details else ""
+        )
 
-    def _verdict(self) -> str:
+    def _feedback(self) -> list[str]:
+        """After committing: the verdict, what is right, and why."""
         if self.answer is None:
-            return ""
-        right = f"Not this one: it is [{self.answer}] {self.options[self.answer]}."
-        return "Right." if self.pick == self.answer else right
+            return [f"{self.replies[self.pick[0]]} Now run the next cells.".strip()]
+        if self.has_several:
+            hits = sum((i in self.pick) == (i in self.answer) for i in range(len(self.options)))
+            verdict = "All judged right." if self.is_right else f"{hits} of {len(self.options)} judged right."
+            marks = ["supported" if i in self.answer else "not supported" for i in range(len(self.options))]
+            return [verdict, *(self._reply(i, f"[{i}] {self.options[i]}: {mark}.") for i, mark in enumerate(marks))]
+        (pick,), (answer,) = self.pick, self.answer
+        if self.is_right:
+            return [self._reply(pick, "Right.")]
+        return [self._reply(pick, "Not this one."), self._reply(answer, f"It is [{answer}] {self.options[answer]}.")]
+
+    def _others(self) -> list[str]:
+        """The replies that the feedback does not contain."""
+        told = range(len(self.options)) if self.has_several or self.answer is None else {*self.pick, *self.answer}
+        others = [i for i in range(len(self.options)) if i not in told and self.replies[i]]
+        return [self._reply(i, f"[{i}] {self.options[i]}:") for i in others]
+
+    def _reply(self, i: int, verdict: str) -> str:
+        return f"{verdict} {re.sub(r'^(Right|Yes|No)[.,:] ', '', self.replies[i])}".rstrip()
 
     def _text(self) -> str:
-        advice = "Commit before you read on: add pick=... to this cell and run it."
-        lines = [f"  {'->' if i == self.pick else '  '} [{i}] {option}" for i, option in enumerate(self.options)]
-        last = advice if self.pick is None else self._verdict()
-        return "\n".join([f"Your guess: {self.question}", *lines, last]).rstrip()
+        lines = [
+            f"  {'->' if i in (self.pick or ()) else '  '} [{i}] {option}" for i, option in enumerate(self.options)
+        ]
+        last = [f"Commit before you read on: add {self.how} to this cell and run it."]
+        if self.pick is not None:
+            last = [*self._feedback(), *self._others()] if self.answer is not None or any(self.replies) else []
+        return "\n".join([f"{self.title}: {self.question}", *lines, *last]).rstrip()
+
+    def _json(self) -> dict[str, Any]:
+        options = [{"option": option, "reply": self._reply(i, "").strip()} for i, option in enumerate(self.options)]
+        card = {"title": self.title, "question": self.question, "options": options}
+        return card | {"answer": list(self.answer), "several": self.has_several}
 
 
 def _white_canvas(fig: Figure) -> FigureCanvasAgg:
@@ -335,6 +423,11 @@ def _img(image: Image.Image, alt: str) -> str:
         f'<img alt="{html.escape(alt)}" width="{image.width}" height="{image.height}" decoding="sync" '
         f'style="max-width:100%;height:auto;display:block" src="data:image/png;base64,{data}">'
     )
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    text = "".join(f'<p style="margin:0;line-height:1.4;max-width:60em">{html.escape(line)}</p>' for line in lines)
+    return f'<div role="status">{text}</div>'
 
 
 def _caption(text: str) -> W.HTML:

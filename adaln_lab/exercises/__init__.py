@@ -1,6 +1,7 @@
 """Exercises of the notebooks: `check` what you wrote, ask for a `hint` or the `solution`, `guess` before you run.
 
-`progress()` shows what is solved, what is open, and what comes next.
+`judge` asks what a figure supports, `recall` what earlier notebooks taught. `progress()` shows what is solved and what
+comes next.
 """
 
 from adaln_lab.exercises import part00 as part00  # each part registers its exercises
@@ -14,7 +15,8 @@ from adaln_lab.exercises import part07 as part07
 from adaln_lab.exercises import part08 as part08
 from adaln_lab.exercises import part09 as part09
 from adaln_lab.exercises import part10 as part10
-from adaln_lab.exercises.core import check, guess, hint, solution
+from adaln_lab.exercises.core import check, guess, hint, judge, solution
 from adaln_lab.exercises.progress import progress, reset_progress
+from adaln_lab.exercises.recall import recall
 
-__all__ = ["check", "guess", "hint", "progress", "reset_progress", "solution"]
+__all__ = ["check", "guess", "hint", "judge", "progress", "recall", "reset_progress", "solution"]

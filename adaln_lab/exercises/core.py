@@ -9,15 +9,16 @@ import ast
 import dis
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaln_lab.display.widgets import Card
-from adaln_lab.exercises.record import remember
+from adaln_lab.exercises.record import remember, remember_card
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
 NEAR = 1e-4  # the same, for answers that differ by an eps or by rounding to float32
@@ -40,7 +41,7 @@ class Exercise:
         return self.solution.__name__
 
 
-EXERCISES: dict[str, Exercise] = {}
+EXERCISES: dict[str, Any] = {}  # name -> Exercise, or one of kinds.py
 
 
 def randn64(*shape: int, seed: int = 0) -> Tensor:
@@ -53,13 +54,13 @@ def by_name(*versions: Callable) -> dict[str, Callable]:
     return {version.__name__.replace("_", " "): version for version in versions}
 
 
-def register(exercise: Exercise) -> None:
+def register(exercise: Any) -> None:
     if exercise.name in EXERCISES:
         raise ValueError(f"two exercises are called {exercise.name!r}: give one of them another name")
     EXERCISES[exercise.name] = exercise
 
 
-def find(name: str) -> Exercise:
+def find(name: str) -> Any:
     if name not in EXERCISES:
         raise ValueError(f"no exercise is called {name!r}; there are {', '.join(sorted(EXERCISES))}")
     return EXERCISES[name]
@@ -68,6 +69,8 @@ def find(name: str) -> Exercise:
 def check(name: str, fn: Callable | None) -> Callable:
     """Print "to do", "ok" or the mistake of `fn`. Returns `fn` if it is right, else the solution."""
     exercise = find(name)
+    if not isinstance(exercise, Exercise):  # one of kinds.py, which checks itself
+        return exercise.check(fn)
     if not callable(fn) and fn is not None and fn is not ...:
         print(f"not yet: {name}: give check the function itself, as in check({name!r}, {name}), not what it returns")
         return exercise.solution
@@ -95,7 +98,8 @@ def hint(name: str, level: int = 1) -> None:
 
 def solution(name: str) -> None:
     """Print the source of the solution."""
-    print(source(find(name).solution))
+    exercise = find(name)
+    print(source(exercise.solution) if isinstance(exercise, Exercise) else exercise.shown())
 
 
 def source(function: Callable) -> str:
@@ -109,9 +113,31 @@ def source(function: Callable) -> str:
     return "\n".join([header, *text.splitlines()[tree.body[0].lineno - 1 :]])
 
 
-def guess(question: str, options: Sequence[str], pick: int | None = None, answer: int | None = None) -> None:
-    """Ask for a prediction, on a card to click; without widgets, pick=0, 1, ... in the call commits."""
-    Card(question, options, pick, answer).show()
+def guess(
+    question: str,
+    options: dict[str, str] | Sequence[str],
+    pick: int | None = None,
+    answer: str | int | None = None,
+) -> None:
+    """Ask for a prediction, on a card to click. `options` is {option: reply}, and `answer` the right option.
+
+    The first choice counts; it shows its reply, what is right and why. Without widgets pick=0, 1, ... commits.
+    """
+    Card(question, options, pick, answer, commit=partial(remember_card, "guess", question)).show()
+
+
+def judge(
+    question: str,
+    conclusions: dict[str, str],
+    answer: str | Collection[str],
+    pick: int | Sequence[int] | None = None,
+) -> None:
+    """Ask which conclusion is supported, on a card to click. `conclusions` is {conclusion: reply}.
+
+    With a set as `answer`, any number of conclusions may be supported, and the reader ticks all of them.
+    """
+    commit = partial(remember_card, "judge", question)
+    Card(question, conclusions, pick, answer, title="Your judgement", commit=commit).show()
 
 
 def diagnose(exercise: Exercise, got: list[Any]) -> str | None:

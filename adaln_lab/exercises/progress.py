@@ -1,9 +1,10 @@
-"""The course's exercises: what is solved, what is open, and what comes next."""
+"""How far the reader is: exercises solved and open, predictions, questions that are due, and what comes next."""
 
 import textwrap
 
 from adaln_lab.exercises import record
 from adaln_lab.exercises.core import EXERCISES
+from adaln_lab.exercises.recall import due
 
 TITLES = {  # of the notebooks, as the README's map has them
     "00": "start here",
@@ -19,10 +20,11 @@ TITLES = {  # of the notebooks, as the README's map has them
     "10": "speed and scale",
 }
 SOLVED, OPEN = "●", "○"
+CARDS = {"guess": "predictions", "judge": "judgements", "recall": "questions recalled"}
 
 
 def progress() -> None:
-    """Print one line for each notebook with its exercises, solved or open, and the next step."""
+    """Print one line for each notebook with its exercises, then how the reader's cards went, and the next step."""
     notebooks = solved()
     width = max(map(len, notebooks)) + 3
     print(f"{SOLVED} solved   {OPEN} open")
@@ -31,10 +33,28 @@ def progress() -> None:
         lines = textwrap.fill(marked, 100, initial_indent=notebook.ljust(width), subsequent_indent=" " * width)
         print(lines.replace("\u00a0", " "))  # the no-break space kept mark and name on one line
     todo = still_open(notebooks)
+    for line in answered():
+        print(line)
     print(
         f"{len(EXERCISES) - len(todo)} of {len(EXERCISES)} solved.",
         "Next: {}, exercise {}.".format(*todo[0]) if todo else "That was all.",
     )
+
+
+def answered() -> list[str]:
+    """A line on the cards that the reader has answered, and one on what is due; none where there is nothing."""
+    try:
+        cards = [entry for entry in record.read().values() if "card" in entry]
+    except (OSError, ValueError):
+        return []
+    parts = []
+    for kind, name in CARDS.items():
+        first = [entry["first"] for entry in cards if entry["card"] == kind]
+        parts += [f"{sum(first)} of {len(first)} {name}"] if first else []
+    lines = [f"Right on the first try: {', '.join(parts)}."] if parts else []
+    if number := len(due()):
+        lines.append(f"Due today: {number} question{'s' * (number > 1)}; recall() asks, three at a time.")
+    return lines
 
 
 def solved() -> dict[str, dict[str, bool]]:
@@ -63,7 +83,7 @@ def reset_progress() -> int:
         entries = record.reset()
     except OSError as error:
         raise ValueError(f"progress.json cannot be renamed here ({error}); set ADALN_LAB_HOME") from error
-    return sum(entry["solved"] is not None for entry in entries.values())
+    return sum(entry["solved"] is not None for entry in entries.values() if "card" not in entry)
 
 
 def notebook_of(name: str) -> str:

@@ -1,18 +1,22 @@
-"""What the learner has solved, in one small file: home()/progress.json.
+"""What the learner has solved and answered, in one small file: home()/progress.json. It is never sent anywhere.
 
-    {"patchify": {"solved": "2026-05-01", "tries": 3}}        tries: up to and with the first success
+    {"patchify": {"solved": "2026-05-01", "tries": 3},        tries: up to and with the first success
+     "Is the gate ...?": {..., "card": "recall", "first": true, "streak": 2, "due": "2026-05-04"}}
 
+A card has its question as name; first: was the first try right; streak: right answers in a row; due: when to ask again.
 The file is a convenience: exercises work without it, and go on whatever is wrong with it.
 """
 
 import json
 import os
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from adaln_lab.utils.environment import home
 from adaln_lab.utils.files import write_json
+
+DAYS = (1, 3, 7, 21, 60)  # until a question is asked again, after 1, 2, ... right answers in a row
 
 
 def remember(name: str, is_solved: bool) -> None:
@@ -21,10 +25,31 @@ def remember(name: str, is_solved: bool) -> None:
         entries = read()  # at each call, since another kernel may have written
         entry = entries.get(name, {"solved": None, "tries": 0})
         if entry["solved"] is None:
-            solved = date.today().isoformat() if is_solved else None
+            solved = today().isoformat() if is_solved else None
             write_json(_file(), entries | {name: {"solved": solved, "tries": entry["tries"] + 1}})
     except (OSError, ValueError):  # no home folder, or one that cannot be written to
         return
+
+
+def remember_card(card: str, question: str, is_right: bool) -> None:
+    """Keep an answer to a card ("guess", "judge" or "recall"), and the day on which `recall` asks again."""
+    try:
+        entries, day = read(), today()
+        new = {"solved": None, "tries": 0, "card": card, "first": is_right, "streak": 0, "due": day.isoformat()}
+        entry = new | entries.get(question, {})
+        entry["tries"] += entry["solved"] is None
+        entry["solved"] = entry["solved"] or (day.isoformat() if is_right else None)
+        if entry["due"] <= day.isoformat() or not is_right:  # a second right answer on one day proves little
+            entry["streak"] = entry["streak"] + 1 if is_right else 0
+            wait = DAYS[min(max(entry["streak"] - 1, 0), len(DAYS) - 1)]
+            entry["due"] = (day + timedelta(wait)).isoformat()
+        write_json(_file(), entries | {question: entry})
+    except (OSError, ValueError):  # as above
+        return
+
+
+def today() -> date:
+    return date.today()
 
 
 def read() -> dict[str, dict[str, Any]]:
@@ -57,6 +82,11 @@ def _file() -> Path:
 
 def _is_valid(entries: Any) -> bool:
     return isinstance(entries, dict) and all(
-        isinstance(entry, dict) and isinstance(entry.get("solved", 0), str | None) and type(entry.get("tries")) is int
+        isinstance(entry, dict)
+        and isinstance(entry.get("solved", 0), str | None)
+        and type(entry.get("tries")) is int
+        and ("card" not in entry or {"first", "streak", "due"} <= entry.keys())
+        and isinstance(entry.get("due", ""), str)
+        and type(entry.get("streak", 0)) is int
         for entry in entries.values()
     )

@@ -7,34 +7,37 @@ at each start, since the notebooks of the course are the same for everyone and d
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from adaln_lab.exercises.progress import TITLES, progress, solved, still_open
+from adaln_lab.exercises.recall import due
 from adaln_lab.utils import environment
 from adaln_lab.utils.files import write_json
 
 
-def write_welcome(page: Path, notebooks: Path) -> None:
-    """Write the page, with links to the notebooks in that folder."""
+def write_welcome(page: Path, notebooks: Path, notes: Sequence[str] = ()) -> None:
+    """Write the page, with links to the notebooks in that folder and notes on what is new."""
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         progress()
     cells = [
-        {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks)},
-        {
-            "id": "progress",
-            "cell_type": "code",
-            "metadata": {},
-            "source": "from adaln_lab.exercises import progress\n\nprogress()",
-            "execution_count": None,
-            "outputs": [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}],
-        },
+        {"id": "welcome", "cell_type": "markdown", "metadata": {}, "source": _greeting(page, notebooks, notes)},
+        _code("progress", [{"output_type": "stream", "name": "stdout", "text": told.getvalue()}]),
+        *([_code("recall", [])] if due() else []),
     ]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     write_json(page, {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
 
 
-def _greeting(page: Path, notebooks: Path) -> str:
+def _code(name: str, outputs: list[dict]) -> dict:
+    """A cell that calls a function of this package."""
+    source = f"from adaln_lab.exercises import {name}\n\n{name}()"
+    cell = {"id": name, "cell_type": "code", "metadata": {}, "execution_count": None}
+    return cell | {"source": source, "outputs": outputs}
+
+
+def _greeting(page: Path, notebooks: Path, notes: Sequence[str]) -> str:
     so_far = solved()
     todo = still_open(so_far)
     begun = len(todo) < sum(map(len, so_far.values()))
@@ -49,16 +52,17 @@ def _greeting(page: Path, notebooks: Path) -> str:
         "".join(f"\n- {problem}" for problem in environment.problems())
         or "Everything that the course needs is installed."
     )
+    news = "\n\n**New versions.**" + "".join(f"\n- {note}" for note in notes) if notes else ""
     return f"""# {"Welcome back" if begun else "Welcome to the AdaLN course"}
 
-**Next step.** {next_step}
+**Next step.** {next_step}{news}
 
 **All notebooks.** {" · ".join(links.values())}
 
 **This machine.** {environment.describe()}. {problems}
 
-What you have solved is kept in one small file on this machine, and nowhere else; `python -m adaln_lab progress --reset`
-starts over. This is how far you are (Shift+Enter updates it):"""
+What you have solved and answered is kept in one small file on this machine and never sent anywhere;
+`python -m adaln_lab progress --reset` starts over. This is how far you are (Shift+Enter updates it):"""
 
 
 def _link(number: str, page: Path, notebooks: Path) -> str:

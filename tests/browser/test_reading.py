@@ -27,7 +27,7 @@ CONTRASTS = """() => {
         const colour = rgb(getComputedStyle(e).backgroundColor);
         return (colour[3] ?? 1) || !e.parentElement ? colour : paper(e.parentElement);
     };
-    const words = '.jupyter-widgets :is(p, label, button, .widget-readout), .jp-RenderedMarkdown p';
+    const words = '.jupyter-widgets :is(p, label, button, summary, .widget-readout), .jp-RenderedMarkdown p';
     return [...document.querySelectorAll(words)].filter(e => e.innerText.trim() && !e.disabled).map(e => {
         const [dark, bright] = [light(rgb(getComputedStyle(e).color)), light(paper(e))].sort((a, b) => a - b);
         return [e.innerText, (bright + 0.05) / (dark + 0.05)];
@@ -95,7 +95,9 @@ except ZeroDivisionError:
 
 
 def test_words_of_widgets_are_legible_in_light_and_dark(lab: Lab, browser: Browser) -> None:
-    question = 'from adaln_lab.exercises import guess\nguess("the line is ...", ["straight", "bent"])'
+    replies = '{"straight": "It is.", "bent": "It is not.", "broken": "It is whole."}'
+    question = f'guess("the line is ...", {replies}); guess("and is ...", {replies}, 1, "straight")'
+    question = f'from adaln_lab.exercises import guess, judge\n{question}; judge("so ...", {replies}, ["straight"])'
     caption = 'from adaln_lab.display.plots import figure\nfigure(fig, "A line of some height, once more.")'
     lab.write("legible.ipynb", [WIDGETS, question, caption])
     with lab.open(browser, "legible.ipynb") as notebook:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import itertools
+import json
 import re
 from typing import Any
 
@@ -305,7 +306,7 @@ def test_a_click_commits_and_no_second_one_changes_that(shown: list[dict]) -> No
         assert faces(card) == (marked, [True, False, True], "You said: no. Now run the next cells.")
 
 
-@pytest.mark.parametrize("pick, verdict", [(0, "Not this one: it is [1] no."), (1, "Right.")])
+@pytest.mark.parametrize("pick, verdict", [(0, "Not this one.It is [1] no."), (1, "Right.")])
 def test_a_card_that_knows_the_answer_tells_it_afterwards(pick: int, verdict: str, shown: list[dict]) -> None:
     card = Card("equal?", ["yes", "no"], answer=1)
     assert verdict not in card.text + faces(card)[2]
@@ -321,10 +322,51 @@ def test_a_card_that_runs_again_stays_committed_and_what_is_stored_never_varies(
     card.buttons[0].click()
     again = Card("equal?", ["yes", "no"])
     again.show()
-    assert again.pick == 0 and Card("equal?", ["no", "yes"]).pick is None
+    assert again.pick == (0,) and Card("equal?", ["no", "yes"]).pick is None
     assert all(bundle["application/vnd.jupyter.widget-view+json"] and "image/png" not in bundle for bundle in shown)
     assert shown[0]["text/plain"] == shown[1]["text/plain"] == again.text
     assert again.text.splitlines()[1:] == ["     [0] yes", "     [1] no", again.text.splitlines()[-1]]
+
+
+REPLIES = {"one": "Too few.", "two": "Right. A pair.", "three": "Too many."}
+TOLD = {  # pick -> what is told in the text
+    0: ["Not this one. Too few.", "It is [1] two. A pair.", "[2] three: Too many."],
+    1: ["Right. A pair.", "[0] one: Too few.", "[2] three: Too many."],
+}
+
+
+@pytest.mark.parametrize("pick", TOLD)
+def test_a_commitment_shows_the_reply_what_is_right_and_why(pick: int, shown: list[dict]) -> None:
+    commits: list[bool] = []
+    card = Card("how many?", REPLIES, answer="two", commit=commits.append)
+    assert not any(reply in card.text + card.line.value for reply in REPLIES.values())
+    for button in (card.buttons[pick], card.buttons[2]):
+        button.click()
+    said = [html.escape(line) for line in TOLD[pick]]
+    assert [line for line in said if line not in card.line.value] == [] and commits == [pick == 1]
+    assert Card("how many?", REPLIES, pick, "two").text.splitlines()[4:] == TOLD[pick]
+    Card("how many?", REPLIES, pick, "two", commit=commits.append)
+    assert len(commits) == 1, "the cell that runs again does not commit again"
+
+
+def test_several_options_are_ticked_and_then_committed(shown: list[dict]) -> None:
+    commits: list[bool] = []
+    card = Card("which?", REPLIES, answer={"two", "three"}, commit=commits.append)
+    card.buttons[1].value = True
+    assert "supported" not in card.line.value
+    card.done.click()
+    assert "You said: two. 2 of 3 judged right." in card.line.value and commits == [False]
+    assert "[2] three: supported. Too many." in card.line.value and all(box.disabled for box in card.buttons)
+    assert "All judged right." in Card("which?", REPLIES, (1, 2), {"two", "three"}).text
+    assert "All judged right." in Card("which?", REPLIES, (), set()).text, "none may be right"
+
+
+def test_a_card_carries_what_a_web_page_needs(shown: list[dict]) -> None:
+    Card("how many?", REPLIES, answer="two").show()
+    card = json.loads(json.dumps(shown[0][Card.MIME]))
+    assert card["answer"] == [1] and card["options"][1] == {"option": "two", "reply": "A pair."}
+    Card("how many?", ["one"]).show()
+    assert Card.MIME not in shown[1], "without an answer there is nothing to tell"
 
 
 def test_words_of_a_card_are_escaped(shown: list[dict]) -> None:

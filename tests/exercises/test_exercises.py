@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adaln_lab import embed, flow
-from adaln_lab.exercises import check, guess, hint, solution
-from adaln_lab.exercises.core import EXERCISES
+from adaln_lab.display.widgets import Card
+from adaln_lab.exercises import check, guess, hint, judge, record, solution
+from adaln_lab.exercises.core import EXERCISES, Exercise
 
-NAMES = sorted(EXERCISES)
+NAMES = sorted(name for name, exercise in EXERCISES.items() if isinstance(exercise, Exercise))
 MISTAKES = [(name, mistake) for name in NAMES for mistake in EXERCISES[name].wrong]
 
 
@@ -203,9 +205,22 @@ def test_guess_keeps_the_answer_until_the_reader_commits(said: Callable) -> None
     guess("equal?", ["yes", "no"], pick=1, answer=1)
     assert said().endswith("Right.\n")
     guess("equal?", ["yes", "no"], pick=0, answer=1)
-    assert said().endswith("Not this one: it is [1] no.\n")
+    assert said().endswith("Not this one.\nIt is [1] no.\n")
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         guess("equal?", ["yes", "no"], pick=2)
+    with pytest.raises(ValueError, match="or an option, got 'perhaps'"):
+        guess("equal?", ["yes", "no"], answer="perhaps")
+
+
+def test_a_judgement_is_recorded_like_an_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADALN_LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(Card, "clicked", {})
+    conclusions = {"a": "Shown on five seeds.", "b": "Not measured."}
+    judge("supported?", conclusions, answer={"a"})
+    assert record.read() == {}
+    for pick in ((0, 1), (0, 1), (0,)):
+        judge("supported?", conclusions, answer={"a"}, pick=pick)
+    assert record.read()["supported?"]["tries"] == 2 and record.read()["supported?"]["solved"]
 
 
 def test_a_known_mistake_may_have_another_shape(said: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

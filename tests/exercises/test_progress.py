@@ -14,8 +14,9 @@ import nbformat
 import pytest
 
 from adaln_lab.__main__ import main
-from adaln_lab.exercises import check, progress, record, reset_progress
-from adaln_lab.exercises.core import EXERCISES, source
+from adaln_lab.display.widgets import Card
+from adaln_lab.exercises import check, guess, judge, progress, recall, record, reset_progress
+from adaln_lab.exercises.core import EXERCISES, Exercise, source
 from adaln_lab.exercises.progress import TITLES, notebook_of
 from adaln_lab.exercises.welcome import write_welcome
 from adaln_lab.utils import environment
@@ -222,7 +223,7 @@ def test_an_exercise_belongs_to_the_notebook_of_its_part() -> None:
     assert notebook_of("modulated") == "00 start here" and notebook_of("patchify") == "05 tiny DiT"
 
 
-@pytest.mark.parametrize("name", sorted(EXERCISES))
+@pytest.mark.parametrize("name", sorted(name for name, it in EXERCISES.items() if isinstance(it, Exercise)))
 def test_a_solution_runs_where_no_type_is_imported(name: str) -> None:
     """A reader pastes it into a notebook that has not imported Tensor; everything but the types is as written."""
     text = source(EXERCISES[name].solution)
@@ -230,6 +231,28 @@ def test_a_solution_runs_where_no_type_is_imported(name: str) -> None:
     exec(text, scope)
     assert scope[name].__doc__ == EXERCISES[name].solution.__doc__
     assert re.match(rf"def {name}\(\w+(=[^,:]+)?(, \w+(=[^,:]+)?)*\):\n    \"\"\"", text)
+
+
+def test_cards_and_what_is_due_are_told(file: Path, said: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Card, "clicked", {})
+    guess("is it?", {"yes": "It is.", "no": "It is not."}, pick=0, answer="yes")
+    guess("was it?", {"yes": "It was.", "no": "It was not."}, pick=1, answer="yes")
+    guess("without an answer?", ["yes", "no"], pick=1)
+    judge("supported?", {"a": "Five seeds.", "b": "One seed."}, answer={"a"}, pick=(0,))
+    recall("02", pick={"01.1": 0})
+    said()
+    progress()
+    lines = said().splitlines()
+    assert lines[-2] == (
+        "Right on the first try: 1 of 2 predictions, 1 of 1 judgements, 0 of 1 questions recalled."
+    ) and lines[-1].startswith(f"0 of {len(EXERCISES)} solved.")
+    entries = {name: entry | {"due": "2026-01-01"} for name, entry in record.read().items()}
+    file.write_text(json.dumps(entries))
+    progress()
+    assert said().splitlines()[-2] == "Due today: 1 question; recall() asks, three at a time."
+    write_welcome(file.parent / "welcome.ipynb", ROOT / "notebooks")
+    assert nbformat.read(file.parent / "welcome.ipynb", as_version=4).cells[-1].source.endswith("recall()")
+    assert reset_progress() == 0, "no exercise was solved"
 
 
 # The page at which `make lab` opens, and the command
@@ -287,11 +310,9 @@ def test_the_command_shows_and_forgets(file: Path, said: Callable) -> None:
 
 def test_make_lab_opens_the_page_that_it_writes() -> None:
     recipe = (ROOT / "Makefile").read_text(encoding="utf8").partition("\nlab:")[2].partition("\n\n")[0]
-    written, opened = re.search(r"--page (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
-    assert written == opened and recipe.index("--page") < recipe.index("default_url")
-    assert f"{Path(written).parent}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), (
-        "the page is nobody else's"
-    )
+    written, opened = re.search(r"--own (\S+)", recipe)[1], re.search(r"default_url=/lab/tree/(\S+)", recipe)[1]
+    assert f"{written}/welcome.ipynb" == opened and recipe.index("--own") < recipe.index("default_url")
+    assert f"{written}/" in (ROOT / ".gitignore").read_text(encoding="utf8").split(), "the copy is the reader's alone"
 
 
 def test_a_console_that_lacks_the_dots_shows_the_rest(tmp_path: Path) -> None:
