@@ -118,9 +118,10 @@ def rule_exercises_have_their_help(nb: NotebookNode) -> list[str]:
 
 
 def rule_widgets_have_pictures(nb: NotebookNode) -> list[str]:
-    """The picture and its text are all that is left of a slider without a kernel; of a guess, its question."""
+    """The picture and its text are all that is left of a slider without a kernel; of a card, its question."""
     widgets = [data for data in bundles(nb) if WIDGET in data]
-    bare = [d for d in widgets if "image/png" not in d and not d.get("text/plain", "").startswith("Your guess: ")]
+    card = r"(Your guess|Your judgement|From notebook \d\d): "
+    bare = [d for d in widgets if "image/png" not in d and not re.match(card, d.get("text/plain", ""))]
     return [f"a widget without a picture: {data.get('text/plain', '')!r}" for data in bare]
 
 
