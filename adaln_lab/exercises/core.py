@@ -2,7 +2,7 @@
 
 `check` compares a learner's function with the solution and with versions of it that have one known mistake each: equal
 outputs name the mistake. It never raises because of the learner's function, and always returns a function that works,
-so that Run All reaches the end with every exercise unsolved.
+so that Run All reaches the end with every exercise unsolved. What the solution then proves is marked as its own.
 """
 
 import ast
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from adaln_lab.display.widgets import Card
+from adaln_lab.exercises import outcomes
+from adaln_lab.exercises.outcomes import NEAR, TOL, Outcome
 from adaln_lab.exercises.record import remember, remember_card
+from adaln_lab.utils.proof import FLOAT32, OURS, note_of, with_note
 
-TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
-NEAR = 1e-4  # the same, for answers that differ by an eps or by rounding to float32
 NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}  # the bytecode of a stub
 
 
@@ -35,6 +36,8 @@ class Exercise:
     cases: Callable[[], list[tuple]]  # makes the arguments of every call
     hints: tuple[str, str, str]  # from a nudge to almost the answer
     wrong: dict[str, Callable]  # mistake -> the solution with it; its docstring explains it
+    gradients: bool = False  # whether they must flow back: the answer is a part of a model
+    products: int | None = None  # how many matrix products an answer may compute, where the method is the point
 
     @property
     def name(self) -> str:
@@ -47,6 +50,11 @@ EXERCISES: dict[str, Any] = {}  # name -> Exercise, or one of kinds.py
 def randn64(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers in float64, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def faint(x: Tensor) -> Tensor:
+    """The same tokens, (B, T, D), the last of them 200 times smaller: there the size of an eps of 1e-6 is seen."""
+    return torch.cat([x[:, :-1], x[:, -1:] / 200], dim=1)
 
 
 def by_name(*versions: Callable) -> dict[str, Callable]:
@@ -67,25 +75,34 @@ def find(name: str) -> Any:
 
 
 def check(name: str, fn: Callable | None) -> Callable:
-    """Print "to do", "ok" or the mistake of `fn`. Returns `fn` if it is right, else the solution."""
+    """Print "to do", "ok" or the mistake of `fn`. Returns `fn` if it is right, else the solution, which says so."""
     exercise = find(name)
     if not isinstance(exercise, Exercise):  # one of kinds.py, which checks itself
         return exercise.check(fn)
+    ours = with_note(exercise.solution, OURS)
+    if note_of(fn) == OURS:  # from an earlier check
+        fn = None
     if not callable(fn) and fn is not None and fn is not ...:
         print(f"not yet: {name}: give check the function itself, as in check({name!r}, {name}), not what it returns")
-        return exercise.solution
-    got = [_call(fn, case) for case in exercise.cases()] if callable(fn) else [(fn,)]
-    if all(_is_stub(outcome) for outcome in got):
+        return ours
+    got = _outcomes(exercise, fn) if callable(fn) else [Outcome((fn,))]
+    if all(outcomes.is_stub(fn, outcome) for outcome in got):
         if _returns_nothing(fn, got):
             print(f"not yet: {name}: your function returns nothing; let it return {', '.join(exercise.returns)}")
         else:
             print(f'to do: {name}: {exercise.question} hint("{name}") helps.')
-        return exercise.solution
-    complaint = diagnose(exercise, got)
-    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}")
+        return ours
+    complaint = diagnose(exercise, fn, got)
+    want = _outcomes(exercise, exercise.solution)
+    is_rounded = not complaint and not outcomes.agree(got, want, TOL)
+    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{f', {FLOAT32}' if is_rounded else ''}")
     if _is_the_readers(fn, name, is_right=not complaint):
         remember(name, is_solved=not complaint)
-    return exercise.solution if complaint else fn
+    if complaint:
+        return ours
+    if not outcomes.is_exact(got, want):
+        fn = outcomes.adapted(fn, want[0])
+    return with_note(fn, FLOAT32) if is_rounded else fn
 
 
 def hint(name: str, level: int = 1) -> None:
@@ -140,18 +157,41 @@ def judge(
     Card(question, conclusions, pick, answer, title="Your judgement", commit=commit).show()
 
 
-def diagnose(exercise: Exercise, got: list[Any]) -> str | None:
-    """What is wrong with `got`, the outcome of a learner's function in each case; None if it is right."""
-    want = [_call(exercise.solution, case) for case in exercise.cases()]
-    if all(_same(g, w) for g, w in zip(got, want, strict=True)):
-        return None
-    for mistake, version in exercise.wrong.items():
-        outcomes = [_call(version, case) for case in exercise.cases()]
-        if all(_same(g, o) for g, o in zip(got, outcomes, strict=True)):
-            off = max(_distance(g, w) for g, w in zip(got, want, strict=True))
-            numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
-            return f"{mistake}. {inspect.getdoc(version)}{numbers}"
-    return next(text for g, w in zip(got, want, strict=True) if (text := _difference(exercise.returns, g, w)))
+def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
+    """What is wrong with `fn`, whose outcomes are `got`; empty if nothing is."""
+    want = _outcomes(exercise, exercise.solution)
+    known = {}
+    if not outcomes.agree(got, want, TOL):
+        known = {mistake: _outcomes(exercise, version) for mistake, version in exercise.wrong.items()}
+    for tol in (TOL, NEAR):
+        if outcomes.agree(got, want, tol):
+            return outcomes.changes(got) or _how(exercise, fn)
+        for mistake, other in known.items():
+            if outcomes.agree(got, other, tol):
+                off = outcomes.distance(got, want)
+                numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
+                also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
+                return f"{mistake}. {_explanation(exercise.wrong[mistake])}{numbers}{also}"
+    return outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
+
+
+def _how(exercise: Exercise, fn: Callable) -> str:
+    """What is wrong with the way in which right numbers were computed; empty if nothing is."""
+    case = exercise.cases()[0]
+    if exercise.products is not None and (count := outcomes.count_products(fn, case)) > exercise.products:
+        return f"the numbers are right, but {count} matrix products made them, as a loop does: {exercise.question}"
+    return outcomes.missing_gradients(fn, exercise.solution, case, exercise.returns) if exercise.gradients else ""
+
+
+def _outcomes(exercise: Exercise, fn: Callable) -> list[Outcome]:
+    return [outcomes.call(fn, case, len(exercise.returns)) for case in exercise.cases()]
+
+
+def _explanation(version: Callable) -> str:
+    """The docstring of a version with a mistake, also under python -OO, which drops docstrings."""
+    if version.__doc__ is None:
+        return ast.get_docstring(ast.parse(textwrap.dedent(inspect.getsource(version))).body[0]) or ""
+    return inspect.getdoc(version)
 
 
 def _is_the_readers(fn: Callable | None, name: str, is_right: bool) -> bool:
@@ -160,78 +200,8 @@ def _is_the_readers(fn: Callable | None, name: str, is_right: bool) -> bool:
     return not is_ours and (is_right or getattr(fn, "__name__", None) == name)
 
 
-def _call(fn: Callable, arguments: tuple) -> Any:
-    """The outcome of one call: what was returned, as a tuple, or the exception that was raised."""
-    try:
-        result = fn(
-            *(a.clone() if isinstance(a, Tensor) else a for a in arguments)
-        )  # the function may change its arguments
-        items = result if isinstance(result, tuple | list) else (result,)
-        return tuple(item.detach().cpu().to_dense() if isinstance(item, Tensor) else item for item in items)
-    except (Exception, SystemExit) as error:
-        return error
-
-
-def _is_stub(outcome: Any) -> bool:
-    """Whether it raised NotImplementedError or returned only None and `...`."""
-    if isinstance(outcome, BaseException):
-        return isinstance(outcome, NotImplementedError)
-    return all(item is None or item is ... for item in outcome)
-
-
-def _returns_nothing(fn: Callable | None, got: list[Any]) -> bool:
+def _returns_nothing(fn: Callable | None, got: list[Outcome]) -> bool:
     """Whether a function does more than a stub does, but returns None."""
     code = getattr(fn, "__code__", None)
     is_more = code is not None and any(step.opname not in NOTHING for step in dis.get_instructions(code))
-    return is_more and all(outcome == (None,) for outcome in got)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether outcomes agree: the same type of exception, or the same tensors up to rounding."""
-    if isinstance(a, BaseException) or isinstance(b, BaseException):
-        return type(a) is type(b)
-    if len(a) != len(b) or not all(isinstance(item, Tensor) for item in (*a, *b)):
-        return False
-    return all(x.shape == y.shape and x.dtype == y.dtype and not _off(x, y).any() for x, y in zip(a, b, strict=True))
-
-
-def _off(x: Tensor, y: Tensor, tol: float = TOL) -> Tensor:
-    """Where x differs from y by more than rounding; NaN differs."""
-    return ~((x - y).abs() <= tol * max(1.0, y.abs().max().item()))
-
-
-def _distance(a: Any, b: Any) -> float:
-    """max |a - b| over the tensors of two outcomes; 0 where one raised or the shapes differ."""
-    if isinstance(a, BaseException):
-        return 0.0
-    return max((x - y).abs().max().item() if x.shape == y.shape else 0.0 for x, y in zip(a, b, strict=True))
-
-
-def _difference(returns: tuple[str, ...], got: Any, want: tuple[Tensor, ...]) -> str | None:
-    """How an answer that matches no known mistake differs from the solution."""
-    if isinstance(got, BaseException):
-        return f"your function raised {type(got).__name__}: {got}"
-    if len(got) != len(want):
-        one = "one tensor, " if len(returns) == 1 else ""
-        return f"return {one}{', '.join(returns)}; you returned {len(got)} item(s)"
-    for name, g, w in zip(returns, got, want, strict=True):
-        if not isinstance(g, Tensor):
-            return f"{name} must be a tensor, you returned {type(g).__name__}"
-        if g.shape != w.shape:
-            return f"{name} has shape {tuple(g.shape)} and must have {tuple(w.shape)}"
-        if g.dtype != w.dtype:
-            return f"{name} is {g.dtype}, but the inputs are {w.dtype}: keep their dtype"
-        if not g.isfinite().all():
-            return f"{name} holds {g[~g.isfinite()][0].item()}, and every number must be finite"
-        if (off := _off(g, w)).any():
-            if not _off(g, w, NEAR).any():
-                gap = (g - w).abs().max()
-                return f"{name} is right but for {gap:.1g}: look at eps, or for a float32 on the way"
-            first = off.nonzero()[0].tolist()
-            yours, right = g[tuple(first)], w[tuple(first)]
-            place = f"the first place that differs is {name}{first}: " if first else ""
-            return (
-                f"{name} is off by up to {(g - w).abs().max():.3g}; {place}"
-                f"{yours:.4g} in yours, {right:.4g} in the solution"
-            )
-    return None
+    return is_more and all(outcome.items == (None,) for outcome in got)

@@ -4,8 +4,9 @@ B batch, T tokens, D width.
 """
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
 from adaln_lab.norms import layer_norm
 
 
@@ -39,9 +40,41 @@ def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor
     return layer_norm(x * (1 + scale[:, None]) + shift[:, None])
 
 
+def shift_scaled_too(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Where shift is large, your result also depends on scale: shift is multiplied, too. It moves what is scaled."""
+    return (layer_norm(x) + shift[:, None]) * (1 + scale[:, None])
+
+
+def shift_forgotten(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Whatever shift is, your result is the same."""
+    return layer_norm(x) * (1 + scale[:, None])
+
+
+def scale_added(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """You add scale where it should multiply: your tokens keep the size that the norm gave them."""
+    return layer_norm(x) + scale[:, None] + shift[:, None]
+
+
+def statistics_of_the_whole_picture(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """If one token grows, all others of its picture shrink: your mean and variance run over the tokens as well."""
+    return F.layer_norm(x, x.shape[1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+
+def variance_with_d_minus_1(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Your tokens come out a little too small: torch divides a variance by D - 1 unless told correction=0."""
+    normed = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
+    return normed * (1 + scale[:, None]) + shift[:, None]
+
+
+def another_eps(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Only faint tokens come out wrong: your norm has eps = 1e-5, torch's default. Here, as in DiT, it is 1e-6."""
+    return F.layer_norm(x, x.shape[-1:]) * (1 + scale[:, None]) + shift[:, None]
+
+
 def modulated_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong."""
-    return [(2 * randn64(b, t, 6) + 1, randn64(b, 6, seed=1), randn64(b, 6, seed=2)) for b, t in ((3, 3), (2, 5))]
+    sizes = ((3, 3, 6), (2, 5, 7), (1, 4, 5))
+    return [(faint(2 * randn64(b, t, d) + 1), randn64(b, d, seed=1), randn64(b, d, seed=2)) for b, t, d in sizes]
 
 
 register(
@@ -61,6 +94,13 @@ register(
             batch_broadcast_over_tokens,
             norm_missing,
             modulated_before_the_norm,
+            shift_scaled_too,
+            shift_forgotten,
+            scale_added,
+            statistics_of_the_whole_picture,
+            variance_with_d_minus_1,
+            another_eps,
         ),
+        gradients=True,
     )
 )

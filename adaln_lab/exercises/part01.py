@@ -70,10 +70,40 @@ def beta_inside_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Ten
     return gamma * (normalised(x, torch.ones_like(gamma), 0 * beta, eps) + beta)
 
 
+def one_light_for_the_whole_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your mean and variance are single numbers for everything, so that one picture changes all others: use dim=."""
+    return gamma * (x - x.mean()) / torch.sqrt(x.var(correction=0) + eps) + beta
+
+
+def one_std_for_the_whole_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your mean and variance are single numbers for everything, and the variance divides by n - 1: use dim= as well."""
+    return gamma * (x - x.mean()) / torch.sqrt(x.var() + eps) + beta
+
+
+def eps_added_to_the_quotient(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your eps moves the result instead of guarding the division: it is added after dividing. Look at the brackets."""
+    return gamma * ((x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) + eps) + beta
+
+
+def divided_by_rsqrt(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Large tokens come out larger still: rsqrt is one over the root already, so it multiplies."""
+    return gamma * (x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
+
+
+def one_plus_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """With gamma = 0 your result still depends on x: you multiply by 1 + gamma. A norm's gamma is a plain factor."""
+    return normalised(x, 1 + gamma, beta, eps)
+
+
+def beta_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Whatever beta is, your result is the same."""
+    return normalised(x, gamma, 0 * beta, eps)
+
+
 def normalised_cases() -> list[tuple]:
     """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
     cases = []
-    for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01)]):
+    for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01), (1, 7, 5, 0.1)]):
         x = 1.5 + randn64(b, t, d, seed=seed) * (1 + randn64(b, t, 1, seed=seed + 10).abs())
         cases.append((x, randn64(d, seed=seed + 20), randn64(d, seed=seed + 30), eps))
     return cases
@@ -148,10 +178,22 @@ def summed_over_the_batch_only(
     return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).sum(0), dy.sum(0)
 
 
+def dgamma_and_dbeta_swapped(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dgamma and dbeta are swapped: one of them is a sum of dy alone. The order is dx, dgamma, dbeta."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx, dbeta, dgamma
+
+
+def multiplied_by_sigma(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens that are ten times as large get a gradient ten times as large; it should be ten times as small."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx * sigma * sigma, dgamma, dbeta
+
+
 def norm_backward_cases() -> list[tuple]:
     """x_hat and sigma of random tokens; because of eps, the norm of x_hat is a little below sqrt(D)."""
     cases = []
-    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7)]):
+    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
         x = 0.5 + 2 * randn64(b, t, d, seed=seed)
         sigma = (x.var(-1, correction=0, keepdim=True) + 0.2).sqrt()
         x_hat = (x - x.mean(-1, keepdim=True)) / sigma
@@ -211,6 +253,21 @@ def one_size_for_all_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def one_plus_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """You multiply by 1 + weight, as in models whose weight starts at zero; here it is a plain factor."""
     return rms_normalised(x, 1 + weight, eps)
+
+
+def rms_divided_by_rsqrt(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Large tokens come out larger still: rsqrt is one over the root already, so it multiplies."""
+    return weight * x * (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def weight_left_out(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Whatever weight is, your result is the same."""
+    return rms_normalised(x, torch.ones_like(weight), eps)
+
+
+def one_size_for_the_whole_batch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Your mean square is a single number, so that one picture changes all others; every token has its own."""
+    return weight * x / (x.square().mean() + eps).sqrt()
 
 
 def rms_normalised_cases() -> list[tuple]:
@@ -280,7 +337,7 @@ def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> 
 def group_normalised_cases() -> list[tuple]:
     """Each channel of each picture has its own mean and scale, so that the choice of groups matters."""
     cases = []
-    for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2)]):
+    for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2), (1, 9, 3, 5, 3)]):
         x = randn64(b, c, h, w, seed=seed) * (1 + randn64(b, c, 1, 1, seed=seed + 10).abs()) + randn64(
             b, c, 1, 1, seed=seed + 20
         )
@@ -310,7 +367,14 @@ register(
             mean_not_subtracted,
             mean_square_for_variance,
             beta_inside_gamma,
+            one_light_for_the_whole_batch,
+            one_std_for_the_whole_batch,
+            eps_added_to_the_quotient,
+            divided_by_rsqrt,
+            one_plus_gamma,
+            beta_left_out,
         ),
+        gradients=True,
     )
 )
 register(
@@ -335,6 +399,8 @@ register(
             gamma_in_its_own_gradient,
             averaged_over_the_tokens,
             summed_over_the_batch_only,
+            dgamma_and_dbeta_swapped,
+            multiplied_by_sigma,
         ),
     )
 )
@@ -359,7 +425,11 @@ register(
             root_forgotten,
             one_size_for_all_tokens,
             one_plus_weight,
+            rms_divided_by_rsqrt,
+            weight_left_out,
+            one_size_for_the_whole_batch,
         ),
+        gradients=True,
     )
 )
 register(
@@ -384,5 +454,6 @@ register(
             eps_of_the_group_outside_the_root,
             variance_of_the_group_with_n_minus_1,
         ),
+        gradients=True,
     )
 )

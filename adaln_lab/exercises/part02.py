@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
 
 # modulation_vectors: SiLU, Linear, three named vectors
 
@@ -56,8 +56,25 @@ def one_added_here(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...
     return shift, 1 + scale, gate
 
 
+def bias_forgotten(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """For c = 0 your three vectors are 0: the Linear has a bias as well."""
+    return modulation_vectors(c, weight, 0 * bias)
+
+
+def sigmoid_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """However large c is, your vectors hardly grow: sigmoid stays below 1, SiLU is c times that."""
+    return F.linear(c.sigmoid(), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
+def gate_first(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your first vector is the last third of the outputs: the order is shift, scale, gate."""
+    shift, scale, gate = modulation_vectors(c, weight, bias)
+    return gate, shift, scale
+
+
 def modulation_vectors_cases() -> list[tuple]:
-    return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in ((3, 4, 5), (2, 6, 7))]
+    sizes = ((3, 4, 5), (2, 6, 7), (1, 5, 3))
+    return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in sizes]
 
 
 # sinusoidal_embedding: time becomes a vector
@@ -118,8 +135,26 @@ def divided_by_features(t: Tensor, features: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
+def times_cut_off(t: Tensor, features: int) -> Tensor:
+    """Two times closer than a thousandth get the same embedding: 1000 t became a whole number, its fraction is lost."""
+    return sinusoidal_embedding((1000 * t).floor() / 1000, features)
+
+
+def times_rounded(t: Tensor, features: int) -> Tensor:
+    """Two times closer than a thousandth get the same embedding: 1000 t was rounded to a whole number."""
+    return sinusoidal_embedding((1000 * t).round() / 1000, features)
+
+
+def whole_turns(t: Tensor, features: int) -> Tensor:
+    """Your waves are 2 pi times too fast: 1000 t w_k is the angle itself, in radians."""
+    return sinusoidal_embedding(2 * torch.pi * t, features)
+
+
 def sinusoidal_embedding_cases() -> list[tuple]:
-    return [(torch.linspace(0.03, 0.97, n, dtype=torch.float64), features) for n, features in ((5, 8), (3, 6))]
+    """1000 t is no whole number: two of these times are closer than that."""
+    times = torch.linspace(0.03037, 0.97071, 4, dtype=torch.float64)
+    times = torch.cat([times, times[1:2] + 0.0004])
+    return [(times, 8), (times[:3], 6), (times[2:3], 10)]
 
 
 # ada_in: gamma and beta measured on another picture
@@ -180,7 +215,9 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
 
 
 def ada_in_cases() -> list[tuple]:
-    return [(2 * randn64(*shape) + 1, 0.4 * randn64(*shape, seed=1) - 3) for shape in ((2, 3, 5), (3, 4, 6))]
+    """The last channel of each content is faint, so that the eps under its root is seen."""
+    contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
+    return [(faint(content), 0.4 * randn64(*content.shape, seed=1) - 3) for content in contents]
 
 
 # fold_into_linear: for one condition, AdaLN is free
@@ -228,7 +265,7 @@ def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
 
 def fold_into_linear_cases() -> list[tuple]:
     """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
-    sizes = ((5, 5), (4, 6))
+    sizes = ((5, 5), (4, 6), (7, 3))
     return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
 
 
@@ -251,7 +288,11 @@ register(
             every_third_number,
             token_axis_missing,
             one_added_here,
+            bias_forgotten,
+            sigmoid_for_silu,
+            gate_first,
         ),
+        gradients=True,
     )
 )
 register(
@@ -274,6 +315,9 @@ register(
             sines_first,
             divided_by_half_minus_one,
             divided_by_features,
+            times_cut_off,
+            times_rounded,
+            whole_turns,
         ),
     )
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
 from adaln_lab.norms import layer_norm
 
 # adaln_zero_block: both branches of a DiT block, and mistakes from real code
@@ -102,14 +102,145 @@ def batch_broadcast_over_tokens(x: Tensor, c: Tensor, linear: Callable, attn: Ca
     return x
 
 
+def _changed(linear: Callable, change: Callable[[Tensor, Tensor, Tensor], tuple]) -> Callable:
+    """`linear`, with its vectors changed: change(shift, scale, gate), each (B, 2, D), one row for each branch."""
+    return lambda c: torch.stack(change(*linear(c).unflatten(-1, (2, 3, -1)).unbind(2)), 2).flatten(1)
+
+
+def scale_without_one_plus(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = shift = 0 your branches receive nothing: scale comes without its 1 +."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - 1, gate)), attn, mlp)
+
+
+def sigmoid_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At gate = 0 half of each branch still passes: your gates go through a sigmoid. DiT uses them as they are."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate.sigmoid())), attn, mlp
+    )
+
+
+def tanh_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your updates stay small however large a gate is: it goes through a tanh, as in Lumina 2. DiT uses it as it is."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate.tanh())), attn, mlp)
+
+
+def one_plus_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At gate = 0 your branches are fully on: only scale has a 1 +."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, 1 + gate)), attn, mlp)
+
+
+def gates_missing(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Whatever the two gates are, your result is the same: nothing multiplies the output of a branch."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, torch.ones_like(gate))), attn, mlp
+    )
+
+
+def gate_on_the_attention_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP branch has no gate: with all vectors at zero the block would not be the identity."""
+    return adaln_zero_block(
+        x,
+        c,
+        _changed(
+            linear, lambda shift, scale, gate: (shift, scale, torch.stack([gate[:, 0], torch.ones_like(gate[:, 1])], 1))
+        ),
+        attn,
+        mlp,
+    )
+
+
+def gate_of_attention_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Whatever the MLP's gate is, your result is the same: a line was copied, and with it the gate of attention."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate[:, [0, 0]])), attn, mlp
+    )
+
+
+def gates_exchanged(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """The gate of attention acts on the MLP, and the other way round: look at the order of the six vectors."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate[:, [1, 0]])), attn, mlp
+    )
+
+
+def mlp_told_the_vectors_of_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Half of the six vectors have no influence: your MLP gets shift, scale and gate of attention."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda *vectors: tuple(vector[:, [0, 0]] for vector in vectors)), attn, mlp
+    )
+
+
+def mlp_modulated_like_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """The MLP's shift and scale have no influence: it is modulated with those of attention."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift[:, [0, 0]], scale[:, [0, 0]], gate)), attn, mlp
+    )
+
+
+def branches_told_each_others_vectors(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """All vectors reach the wrong branch: the first three of the six belong to attention."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda *vectors: tuple(vector[:, [1, 0]] for vector in vectors)), attn, mlp
+    )
+
+
+def shift_scaled_too(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Where shift is large, your result also depends on scale: shift is multiplied, too. It moves what is scaled."""
+    return adaln_zero_block(
+        x, c, _changed(linear, lambda shift, scale, gate: (shift * (1 + scale), scale, gate)), attn, mlp
+    )
+
+
+def norm_missing(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Tokens that are twice as large give branch inputs that are twice as large: x is modulated without a norm."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(x * (1 + scale) + shift)
+    return x
+
+
+def another_eps(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Only faint tokens come out wrong: your norm has eps = 1e-5, torch's default. Here, as in DiT, it is 1e-6."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
+    return x
+
+
+def gate_on_the_sum(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At gate = 0 your stream is erased instead of kept: the gate multiplies x as well as the branch."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = gate * (x + branch(layer_norm(x) * (1 + scale) + shift))
+    return x
+
+
+def gate_on_the_input(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At gate = 0 your branches still add something: the gate multiplies what they receive, not what they give."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + branch(gate * (layer_norm(x) * (1 + scale) + shift))
+    return x
+
+
+def attention_lost(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in."""
+    return adaln_zero_block(x, c, linear, attn, mlp) - adaln_zero_block(x, c, linear, attn, torch.zeros_like) + x
+
+
+def mlp_before_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP runs before attention: the order is attention, then MLP, each with its own three vectors."""
+    return adaln_zero_block(x, c, _changed(linear, lambda *vectors: tuple(v[:, [1, 0]] for v in vectors)), mlp, attn)
+
+
 def adaln_zero_block_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
     cases = []
-    for seed, (b, t) in enumerate([(3, 3), (2, 5)]):
-        make, mix = 0.4 * randn64(4, 36, seed=20 + seed), randn64(6, 6, seed=30 + seed) / 6**0.5
+    for seed, (b, t, d) in enumerate([(3, 3, 6), (2, 5, 7), (1, 4, 5)]):
+        make, mix = 0.4 * randn64(4, 6 * d, seed=20 + seed), randn64(d, d, seed=30 + seed) / d**0.5
         weights = randn64(t, t, seed=40 + seed).softmax(-1)
         functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
-        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), randn64(b, 4, seed=10 + seed), *functions))
+        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), randn64(b, 4, seed=10 + seed), *functions))
     return cases
 
 
@@ -156,8 +287,13 @@ def token_axis_lost(grad_out: Tensor, branch: Tensor) -> Tensor:
     return (grad_out * branch).sum(dim=1)
 
 
+def sign_flipped(grad_out: Tensor, branch: Tensor) -> Tensor:
+    """Your gates would move uphill: the gradient has the wrong sign. The minus comes later, in the optimiser."""
+    return -(grad_out * branch).sum(dim=1, keepdim=True)
+
+
 def gate_gradient_cases() -> list[tuple]:
-    return [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4))]
+    return [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))]
 
 
 # block_jacobian: the matrix, not 1 + gate * F'
@@ -198,8 +334,18 @@ def jacobian_transposed(gate: Tensor, jacobian: Tensor) -> Tensor:
     return block_jacobian(gate, jacobian).T
 
 
+def one_vector_in_every_row(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """Every row of your branch's part is the same: gate @ J is a vector. Each row of J has a gate of its own."""
+    return torch.eye(len(gate), dtype=gate.dtype) + gate @ jacobian
+
+
+def gate_on_the_identity(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch."""
+    return torch.diag(gate) + jacobian
+
+
 def block_jacobian_cases() -> list[tuple]:
-    return [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3)]
+    return [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)]
 
 
 # gate_rows: where in a 6D-wide Linear the gates are
@@ -235,8 +381,25 @@ def branches_in_the_wrong_order(weight: Tensor) -> Tensor:
     return gate_rows(weight).flip(0)
 
 
+def cut_by_the_width_of_c(weight: Tensor) -> Tensor:
+    """Your cuts are right only where c is as wide as the tokens: weight.shape[1] is the width of c, not D."""
+    d = weight.shape[1]
+    return torch.stack([weight[2 * d : 3 * d], weight[5 * d : 6 * d]])
+
+
+def two_in_the_middle(weight: Tensor) -> Tensor:
+    """Your second D rows make the MLP's shift: you go on where attention's gate ends."""
+    return weight.unflatten(0, (6, -1))[2:4]
+
+
+def rows_not_apart(weight: Tensor) -> Tensor:
+    """Your rows are right but come as one block (2D, C): give each branch its own, (2, D, C)."""
+    return gate_rows(weight).flatten(0, 1)
+
+
 def gate_rows_cases() -> list[tuple]:
-    return [(randn64(6 * d, c),) for d, c in ((4, 5), (2, 3))]
+    """In the first c is narrower than the tokens, so that a cut by its width runs and is wrong."""
+    return [(randn64(6 * d, c),) for d, c in ((5, 3), (4, 5), (2, 3), (1, 7))]
 
 
 # adam_first_step: how far a small gradient moves a weight
@@ -277,8 +440,23 @@ def one_size_for_all(grad: Tensor, lr: float, eps: float) -> Tensor:
     return -lr * grad / (grad.norm() + eps)
 
 
+def absolute_value_forgotten(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Negative gradients step the same way as positive ones: the root of a square has no sign."""
+    return -lr * grad / (grad + eps)
+
+
+def divided_by_the_square(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your steps grow as gradients shrink: v is a square, and its root is missing."""
+    return -lr * grad / (grad.square() + eps)
+
+
+def learning_rate_left_out(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Whatever lr is, your step is the same, about 1 where a gradient is large."""
+    return -grad / (grad.abs() + eps)
+
+
 def adam_first_step_cases() -> list[tuple]:
-    return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3)]
+    return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
 
 register(
@@ -304,7 +482,26 @@ register(
             shifts_before_scales_before_gates,
             second_norm_after_modulating,
             batch_broadcast_over_tokens,
+            scale_without_one_plus,
+            sigmoid_gates,
+            tanh_gates,
+            one_plus_gates,
+            gates_missing,
+            gate_on_the_attention_branch_only,
+            gate_of_attention_twice,
+            gates_exchanged,
+            mlp_told_the_vectors_of_attention,
+            mlp_modulated_like_attention,
+            branches_told_each_others_vectors,
+            shift_scaled_too,
+            norm_missing,
+            another_eps,
+            gate_on_the_sum,
+            gate_on_the_input,
+            attention_lost,
+            mlp_before_attention,
         ),
+        gradients=True,
     )
 )
 register(
@@ -326,6 +523,7 @@ register(
             branch_forgotten,
             summed_before_multiplying,
             token_axis_lost,
+            sign_flipped,
         ),
     )
 )
@@ -340,7 +538,16 @@ register(
             "Give each of them an axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
             "Of the axis of length 3, the gate is number 2: [:, 2].",
         ),
-        wrong=by_name(last_third, gate_first, scale_rows, every_third_row, branches_in_the_wrong_order),
+        wrong=by_name(
+            last_third,
+            gate_first,
+            scale_rows,
+            every_third_row,
+            branches_in_the_wrong_order,
+            cut_by_the_width_of_c,
+            two_in_the_middle,
+            rows_not_apart,
+        ),
     )
 )
 register(
@@ -361,6 +568,8 @@ register(
             diagonal_only,
             everything_gated,
             jacobian_transposed,
+            one_vector_in_every_row,
+            gate_on_the_identity,
         ),
     )
 )
@@ -375,6 +584,16 @@ register(
             "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
             "sqrt(g^2) is grad.abs().",
         ),
-        wrong=by_name(like_sgd, uphill, sign_alone, no_bias_correction, eps_inside_the_root, one_size_for_all),
+        wrong=by_name(
+            like_sgd,
+            uphill,
+            sign_alone,
+            no_bias_correction,
+            eps_inside_the_root,
+            one_size_for_all,
+            absolute_value_forgotten,
+            divided_by_the_square,
+            learning_rate_left_out,
+        ),
     )
 )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.norms import layer_norm
 
 # pull_back: what autograd does with a stack
 
@@ -51,6 +52,16 @@ def last_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
     return pull_back(grad, jacobians[:-1])
 
 
+def first_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """Whatever the first block is, your result is the same: the gradient stops one block short of the start."""
+    return pull_back(grad, jacobians[1:])
+
+
+def one_block_only(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """All blocks but the last have no influence: each step must start from the gradient that the step before gave."""
+    return grad @ jacobians[-1]
+
+
 def pull_back_cases() -> list[tuple]:
     shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
     return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
@@ -87,6 +98,16 @@ def skips_counted(r: Tensor) -> Tensor:
 def one_common_weight(r: Tensor) -> Tensor:
     """You divide the sum of r by 1 + the sum of r, as if there were one block; the path forks at each block."""
     return r.sum() / (1 + r.sum())
+
+
+def shares_multiplied(r: Tensor) -> Tensor:
+    """A block with r = 0 makes your result 0: you multiply the shares. That is the weight of the path through all."""
+    return (r / (1 + r)).prod()
+
+
+def ratio_of_the_sums(r: Tensor) -> Tensor:
+    """Your result stays below 1 however many blocks there are: you divide one sum by another, after adding up."""
+    return r.sum() / (1 + r).sum()
 
 
 def effective_depth_cases() -> list[tuple]:
@@ -142,13 +163,57 @@ def stream_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
     return sandwich_branch(x, scale, gate, branch) - x + F.rms_norm(x, x.shape[-1:], eps=1e-5)
 
 
+def layer_norm_of_the_package(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Your tokens lose their mean: the package's layer_norm subtracts it, and its eps is 1e-6. RMS norm divides."""
+    return x + torch.tanh(gate) * layer_norm(branch(layer_norm(x) * (1 + scale)))
+
+
+def first_norm_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Tokens that are twice as large give a branch input that is twice as large: the norm in front is missing."""
+    return x + torch.tanh(gate) * F.rms_norm(branch(x * (1 + scale)), x.shape[-1:], eps=1e-5)
+
+
+def gate_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Whatever the gate is, your result is the same."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def stream_rebound(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """You add the branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return h + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def one_plus_gate(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your branch is fully on: only scale has a 1 +."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + (1 + torch.tanh(gate)) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def eps_of_the_package(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Only faint tokens come out wrong: your eps is 1e-6, and this exercise has 1e-5."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-6)
+
+
+def eps_left_to_torch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Only faint tokens come out wrong: without eps=, torch takes one that is nearly 0. This exercise has 1e-5."""
+    h = F.rms_norm(x, x.shape[-1:]) * (1 + scale)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:])
+
+
+def _branch(d: int) -> Callable:
+    mix = 3 * randn64(d, d, seed=9)
+    return lambda h: (h @ mix) ** 2 + 0.3
+
+
 def sandwich_branch_cases() -> list[tuple]:
     """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
-    mix = 3 * randn64(6, 6, seed=9)
     cases = []
-    for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
-        scale, gate = 0.5 * randn64(2, b, 1, 6, seed=10 + seed)
-        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), scale, gate, lambda h: (h @ mix) ** 2 + 0.3))
+    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
+        scale, gate = 0.5 * randn64(2, b, 1, d, seed=10 + seed)
+        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), scale, gate, _branch(d)))
     return cases
 
 
@@ -164,7 +229,14 @@ register(
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
         wrong=by_name(
-            first_block_first, pushed_forward, jacobians_added, entry_by_entry, skip_counted_twice, last_block_missing
+            first_block_first,
+            pushed_forward,
+            jacobians_added,
+            entry_by_entry,
+            skip_counted_twice,
+            last_block_missing,
+            first_block_missing,
+            one_block_only,
         ),
     )
 )
@@ -187,7 +259,15 @@ register(
             scale_without_one,
             means_subtracted,
             stream_normalised,
+            layer_norm_of_the_package,
+            first_norm_missing,
+            gate_missing,
+            stream_rebound,
+            one_plus_gate,
+            eps_of_the_package,
+            eps_left_to_torch,
         ),
+        gradients=True,
     )
 )
 register(
@@ -201,6 +281,14 @@ register(
             "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
-        wrong=by_name(weights_added, blocks_counted, share_of_the_mean, skips_counted, one_common_weight),
+        wrong=by_name(
+            weights_added,
+            blocks_counted,
+            share_of_the_mean,
+            skips_counted,
+            one_common_weight,
+            shares_multiplied,
+            ratio_of_the_sums,
+        ),
     )
 )

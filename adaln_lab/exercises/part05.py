@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
 
 # flow_pair: where a training example comes from
 
@@ -58,10 +58,26 @@ def way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Ten
     return x_t, x_t - x_0
 
 
+def remaining_way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v shrinks to 0 as t goes to 1: noise - x_t is the way that is still to go, and v is the same at every t."""
+    x_t = flow_pair(x_0, noise, t)[0]
+    return x_t, noise - x_t
+
+
+def results_exchanged(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your x_t does not depend on t, and your v does: they are returned in the other order, x_t first."""
+    return flow_pair(x_0, noise, t)[::-1]
+
+
+def time_of_the_first_image(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Every image is mixed by the time of the first one: t has a number for each image."""
+    return flow_pair(x_0, noise, t[:1].expand_as(t))
+
+
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
-    shapes = [(4, 3, 5, 4), (2, 3, 4, 6), (5, 1, 2, 3)]
-    return [(randn64(*s), randn64(*s, seed=1), torch.linspace(0.1, 0.9, s[0], dtype=torch.float64)) for s in shapes]
+    shapes = [(4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7)]
+    return [(randn64(*s), randn64(*s, seed=1), torch.linspace(0.137, 0.911, s[0], dtype=torch.float64)) for s in shapes]
 
 
 # guided: classifier-free guidance
@@ -97,8 +113,26 @@ def condition_ignored(v_label: Tensor, v_null: Tensor, guidance: float) -> Tenso
     return v_null
 
 
+def label_added(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """At guidance 1 your result is about twice as large as each prediction: what is added must be a difference."""
+    return v_null + guidance * v_label
+
+
+def three_channels_guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """Channels after the third are not guided, as in DiT's own sampling code: here all of them are."""
+    v = guided(v_label, v_null, guidance)
+    return torch.cat([v[:, :3], v_label[:, 3:]], dim=1)
+
+
+def three_channels_guided_others_null(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """Channels after the third ignore the label: guidance acts on all of them."""
+    v = guided(v_label, v_null, guidance)
+    return torch.cat([v[:, :3], v_null[:, 3:]], dim=1)
+
+
 def guided_cases() -> list[tuple]:
-    return [(randn64(2, 3, 4, 5), randn64(2, 3, 4, 5, seed=1), guidance) for guidance in (3.0, 1.5, 0.0)]
+    shapes = ((2, 5, 3, 4), (1, 4, 3, 7), (3, 1, 2, 5))
+    return [(randn64(*s), randn64(*s, seed=1), guidance) for s, guidance in zip(shapes, (3.0, 1.5, 0.0), strict=True)]
 
 
 # modulated_branch: half of a DiT block, and its common bugs
@@ -172,13 +206,37 @@ def default_eps(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: C
     return x + gate * branch(h * (1 + scale) + shift)
 
 
+def gate_on_the_input(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
+    return x + branch(gate * (F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift))
+
+
+def tanh_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Your update stays small however large the gate is: it goes through a tanh. Here it is a plain factor."""
+    return modulated_branch(x, shift, scale, gate.tanh(), branch)
+
+
+def shift_forgotten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Whatever shift is, your result is the same."""
+    return modulated_branch(x, 0 * shift, scale, gate, branch)
+
+
+def modulated_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Scale and shift do not change what the branch receives: you modulate its output."""
+    return x + gate * (branch(F.layer_norm(x, x.shape[-1:], eps=1e-6)) * (1 + scale) + shift)
+
+
+def _branch(d: int) -> Callable:
+    mix = randn64(d, d, seed=9) / d**0.5
+    return lambda h: torch.tanh(h @ mix)
+
+
 def modulated_branch_cases() -> list[tuple]:
     """The branch mixes channels and is not linear, so that two mistakes cannot cancel."""
-    mix = randn64(6, 6, seed=9) / 6**0.5
     cases = []
-    for seed, (b, t) in enumerate([(2, 5), (3, 4)]):
-        shift, scale, gate = 0.5 * randn64(3, b, 1, 6, seed=10 + seed)
-        cases.append((0.7 + 2 * randn64(b, t, 6, seed=seed), shift, scale, gate, lambda h: torch.tanh(h @ mix)))
+    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
+        shift, scale, gate = 0.5 * randn64(3, b, 1, d, seed=10 + seed)
+        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), shift, scale, gate, _branch(d)))
     return cases
 
 
@@ -224,8 +282,20 @@ def channels_apart(images: Tensor, patch: int) -> Tensor:
     return patches.reshape(len(images), -1, images.shape[1] * patch**2)
 
 
+def every_pth_pixel(images: Tensor, patch: int) -> Tensor:
+    """Your tokens hold pixels that are far apart, not neighbours: of a split axis, the second part counts inside it."""
+    b, c, h, w = images.shape
+    grid = images.reshape(b, c, patch, h // patch, patch, w // patch)
+    return grid.permute(0, 3, 5, 1, 2, 4).reshape(b, -1, c * patch**2)
+
+
+def tokens_last(images: Tensor, patch: int) -> Tensor:
+    """Your shape is (B, C * P * P, T): the tokens are on the last axis, as F.unfold gives them. Transpose."""
+    return patchify(images, patch).transpose(1, 2)
+
+
 def patchify_cases() -> list[tuple]:
-    return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 2, 8, 4), 4)]
+    return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 5, 8, 4), 4), (randn64(1, 4, 3, 5), 1)]
 
 
 register(
@@ -247,6 +317,9 @@ register(
             variance_preserving,
             noise_for_velocity,
             way_for_velocity,
+            remaining_way_for_velocity,
+            results_exchanged,
+            time_of_the_first_image,
         ),
     )
 )
@@ -261,7 +334,15 @@ register(
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
-        wrong=by_name(grid_column_by_column, channels_last, pixels_transposed, reshape_without_permute, channels_apart),
+        wrong=by_name(
+            grid_column_by_column,
+            channels_last,
+            pixels_transposed,
+            reshape_without_permute,
+            channels_apart,
+            every_pth_pixel,
+            tokens_last,
+        ),
     )
 )
 register(
@@ -288,7 +369,12 @@ register(
             no_layer_norm,
             norm_after_modulation,
             default_eps,
+            gate_on_the_input,
+            tanh_gate,
+            shift_forgotten,
+            modulated_after_the_branch,
         ),
+        gradients=True,
     )
 )
 register(
@@ -302,6 +388,15 @@ register(
             "The direction is v_label - v_null. Where do you start?",
             "Start at v_null and add guidance times the direction.",
         ),
-        wrong=by_name(swapped, off_by_one, average, base_forgotten, condition_ignored),
+        wrong=by_name(
+            swapped,
+            off_by_one,
+            average,
+            base_forgotten,
+            condition_ignored,
+            label_added,
+            three_channels_guided,
+            three_channels_guided_others_null,
+        ),
     )
 )

@@ -49,8 +49,31 @@ def whole_block_clamped(table: Tensor, block: int, value: float) -> Tensor:
     return table
 
 
+def scales_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """The gates are as they were: you set part 1, which is scale. The order is shift, scale, gate."""
+    table[block, :, 1] = value
+    return table
+
+
+def gates_added_to(table: Tensor, block: int, value: float) -> Tensor:
+    """With value = 0 your table stays as it is: you add to the gates. To clamp is to set them."""
+    table[block, :, 2] += value
+    return table
+
+
+def all_but_one_clamped(table: Tensor, block: int, value: float) -> Tensor:
+    """The gates of all other blocks are set, and those of this block are not."""
+    clamped = all_blocks_clamped(table.clone(), block, value)
+    clamped[block] = table[block]
+    return clamped
+
+
 def clamp_gates_cases() -> list[tuple]:
-    return [(randn64(4, 2, 3, 5, 6, 7), 2, 0.5), (randn64(3, 2, 3, 2, 4, 5), 0, 0.0)]
+    return [
+        (randn64(4, 2, 3, 5, 6, 7), 2, 0.5),
+        (randn64(3, 2, 3, 2, 4, 5), 0, 0.0),
+        (randn64(1, 2, 3, 1, 1, 3), 0, -1.0),
+    ]
 
 
 # borrow: some blocks get the modulation of another label
@@ -82,8 +105,29 @@ def blended(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
     return torch.cat([mine[:first], (mine[first:] + theirs[first:]) / 2])
 
 
+def all_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """Whatever `first` is, all blocks are theirs."""
+    return theirs.clone()
+
+
+def nothing_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """Whatever `first` is, all blocks are mine."""
+    return mine.clone()
+
+
+def their_first_blocks_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """Their block 0 stands at place `first`: each block must keep its place."""
+    return torch.cat([mine[:first], theirs[: len(theirs) - first]])
+
+
+def counted_from_the_end(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
+    """You borrow the last `first` blocks: `first` counts the blocks that stay mine, from the start."""
+    return torch.cat([mine[: len(mine) - first], theirs[len(mine) - first :]])
+
+
 def borrow_cases() -> list[tuple]:
-    return [(randn64(5, 2, 3), randn64(5, 2, 3, seed=1), 2), (randn64(4, 3), randn64(4, 3, seed=1), 1)]
+    cases = [(randn64(*s), randn64(*s, seed=1), first) for s, first in (((5, 2, 3), 2), ((4, 3), 1), ((3, 1, 7), 0))]
+    return cases
 
 
 # variance_shares: what time explains, what the label explains, and what only both together explain
@@ -136,7 +180,8 @@ def not_divided(m: Tensor) -> Tensor:
 
 
 def variance_shares_cases() -> list[tuple]:
-    return [(randn64(5, 4, 3) + 2.0,), (randn64(6, 1, 3, seed=1) + 2 * randn64(1, 7, 3, seed=2) + 1.0,)]
+    by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
+    return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
 
 
 # footprint: where a picture changes
@@ -176,13 +221,32 @@ def area_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
     return inside.to(before.dtype).mean()
 
 
+def shares_averaged(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """A picture that hardly changes counts as much as one that changes a lot: you average the pictures' shares."""
+    change = (after - before).abs()
+    return (change[..., inside].sum((1, 2)) / change.sum((1, 2, 3))).mean()
+
+
+def inside_against_outside(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """Your result can exceed 1: you divide by the change outside. A share is a part of the whole."""
+    change = (after - before).abs().mean((0, 1))
+    return change[inside].sum() / change[~inside].sum()
+
+
+def not_compared_with_the_whole(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole."""
+    return (after - before).abs().mean((0, 1))[inside].sum()
+
+
 def footprint_cases() -> list[tuple]:
+    """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
     inside = torch.zeros(5, 6, dtype=torch.bool)
     inside[:2, :3] = True
-    return [
-        (randn64(4, 3, 5, 6), randn64(4, 3, 5, 6, seed=1), inside),
-        (randn64(2, 1, 5, 6), randn64(2, 1, 5, 6, seed=3), ~inside),
-    ]
+    cases = []
+    for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
+        before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
+        cases.append((before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask))
+    return cases
 
 
 register(
@@ -217,7 +281,16 @@ register(
             "Work on a copy: table.clone(). Set both branches: their axis is a colon.",
             "table[block, :, 2] = value, and return the copy.",
         ),
-        wrong=by_name(shifts_clamped, all_blocks_clamped, one_branch_clamped, gates_multiplied, whole_block_clamped),
+        wrong=by_name(
+            shifts_clamped,
+            all_blocks_clamped,
+            one_branch_clamped,
+            gates_multiplied,
+            whole_block_clamped,
+            scales_clamped,
+            gates_added_to,
+            all_but_one_clamped,
+        ),
     )
 )
 register(
@@ -231,7 +304,16 @@ register(
             "mine[:first] holds the blocks before `first`.",
             "torch.cat the first blocks of mine with the last of theirs.",
         ),
-        wrong=by_name(early_blocks_borrowed, one_block_borrowed, starts_one_late, blended),
+        wrong=by_name(
+            early_blocks_borrowed,
+            one_block_borrowed,
+            starts_one_late,
+            blended,
+            all_borrowed,
+            nothing_borrowed,
+            their_first_blocks_borrowed,
+            counted_from_the_end,
+        ),
     )
 )
 register(
@@ -245,6 +327,15 @@ register(
             "Absolute values first, then the mean over axes 0 and 1.",
             "change[inside].sum() / change.sum()",
         ),
-        wrong=by_name(signs_cancel, mean_for_share, outside_measured, change_squared, area_measured),
+        wrong=by_name(
+            signs_cancel,
+            mean_for_share,
+            outside_measured,
+            change_squared,
+            area_measured,
+            shares_averaged,
+            inside_against_outside,
+            not_compared_with_the_whole,
+        ),
     )
 )

@@ -61,8 +61,37 @@ def residual_added(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor
     return h + cross_attention(h, ctx, w_q, w_k, w_v)
 
 
+def root_of_the_tokens(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """Your scores depend on how many tokens there are: the root is of the width, h.shape[-1]."""
+    return cross_attention(h, ctx, w_q * (h.shape[-1] / h.shape[1]) ** 0.5, w_k, w_v)
+
+
+def root_of_the_words(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """Your scores depend on how many words there are: the root is of the width, h.shape[-1]."""
+    return cross_attention(h, ctx, w_q * (h.shape[-1] / ctx.shape[1]) ** 0.5, w_k, w_v)
+
+
+def keys_and_values_exchanged(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """The scores come from w_v and the average from w_k: keys and values are in each other's place."""
+    return cross_attention(h, ctx, w_q, w_v, w_k)
+
+
+def softmax_forgotten(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """The weights of a token do not add up to 1, and some are negative: the scores go straight to the values."""
+    return (h @ w_q) @ (ctx @ w_k).transpose(1, 2) / h.shape[-1] ** 0.5 @ (ctx @ w_v)
+
+
+def scaled_after_the_softmax(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """The weights of a token add up to 1 / sqrt(D): you divide after the softmax, and it should see smaller scores."""
+    return ((h @ w_q) @ (ctx @ w_k).transpose(1, 2)).softmax(-1) / h.shape[-1] ** 0.5 @ (ctx @ w_v)
+
+
 def cross_attention_cases() -> list[tuple]:
-    return [(randn64(2, 5, 4), randn64(2, 3, 4, seed=1), *(randn64(4, 4, seed=i) for i in (2, 3, 4)))]
+    sizes = ((2, 5, 3, 4), (1, 6, 2, 7))
+    return [
+        (randn64(b, t, d), randn64(b, s, d, seed=1), *(randn64(d, d, seed=i) / d**0.25 for i in (2, 3, 4)))
+        for b, t, s, d in sizes
+    ]
 
 
 # one_word: attention to a single word
@@ -98,8 +127,18 @@ def values_softened(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
     return (ctx @ w_v).softmax(-1) @ w_o
 
 
+def weights_transposed_here(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """For a weight that is not symmetric your result is off: F.linear multiplies by its transpose; here it is a @ w."""
+    return ctx @ w_v.T @ w_o.T
+
+
+def output_transposed(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
+    """Your value is right, and the output projection is transposed: both weights are used as a @ w."""
+    return ctx @ w_v @ w_o.T
+
+
 def one_word_cases() -> list[tuple]:
-    return [(randn64(3, 1, 5), randn64(5, 5, seed=1), randn64(5, 5, seed=2))]
+    return [(randn64(b, 1, d), randn64(d, d, seed=1), randn64(d, d, seed=2)) for b, d in ((3, 5), (1, 4))]
 
 
 # same_bag: another scene with the same words
@@ -153,7 +192,7 @@ def light_counted_as_object(tokens: Tensor) -> Tensor:
 
 
 def same_bag_cases() -> list[tuple]:
-    return [(randn64(4, 11),)]
+    return [(randn64(4, 11),), (randn64(1, 11, seed=1),)]
 
 
 # pool_objects: a vector that says which colour belongs to which shape
@@ -190,8 +229,28 @@ def words_interleaved(e: Tensor) -> Tensor:
     return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (4, 2)).sum(1)).sum(1)
 
 
+def words_averaged(e: Tensor) -> Tensor:
+    """What GELU receives is four times too small: you take the mean of an object's words, not their sum."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (2, 4)).mean(2)).sum(1)
+
+
+def gelu_approximated(e: Tensor) -> Tensor:
+    """Your numbers are off in the fourth digit: you use the tanh approximation of GELU, and not the exact one."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (2, 4)).sum(2), approximate="tanh").sum(1)
+
+
+def light_bent_too(e: Tensor) -> Tensor:
+    """The first three words go through a GELU as well: they belong to no object, and are added as they are."""
+    return F.gelu(e[:, :3].sum(1)) + F.gelu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).sum(1)
+
+
+def objects_averaged(e: Tensor) -> Tensor:
+    """Each object counts half: you take the mean of the two, and their sum is asked for."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).mean(1)
+
+
 def pool_objects_cases() -> list[tuple]:
-    return [(randn64(3, 11, 5),)]
+    return [(randn64(3, 11, 5),), (randn64(1, 11, 4, seed=1),)]
 
 
 # read_maps: from attention weights to one map for each word
@@ -228,8 +287,19 @@ def words_made_to_sum_to_one(weights: Tensor, side: int) -> Tensor:
     return maps / maps.sum((1, 2), keepdim=True)
 
 
+def first_picture_only(weights: Tensor, side: int) -> Tensor:
+    """All pictures but the first have no influence: take the mean over the batch."""
+    return read_maps(weights[:1], side)
+
+
+def first_head_only(weights: Tensor, side: int) -> Tensor:
+    """All heads but the first have no influence: take the mean over them."""
+    return read_maps(weights[:, :1], side)
+
+
 def read_maps_cases() -> list[tuple]:
-    return [(randn64(2, 3, 9, 4).softmax(-1), 3)]
+    sizes = ((2, 3, 9, 4, 3), (1, 2, 25, 7, 5))
+    return [(randn64(b, heads, t, s).softmax(-1), side) for b, heads, t, s, side in sizes]
 
 
 register(
@@ -252,7 +322,13 @@ register(
             words_unprojected,
             weights_transposed,
             residual_added,
+            root_of_the_tokens,
+            root_of_the_words,
+            keys_and_values_exchanged,
+            softmax_forgotten,
+            scaled_after_the_softmax,
         ),
+        gradients=True,
     )
 )
 register(
@@ -266,7 +342,16 @@ register(
             "It is 1, so queries and keys drop out; the value and the output projection remain.",
             "ctx @ w_v, then @ w_o",
         ),
-        wrong=by_name(output_forgotten, other_order, word_itself_added, weight_halved, values_softened),
+        wrong=by_name(
+            output_forgotten,
+            other_order,
+            word_itself_added,
+            weight_halved,
+            values_softened,
+            weights_transposed_here,
+            output_transposed,
+        ),
+        gradients=True,
     )
 )
 register(
@@ -301,7 +386,18 @@ register(
             "e[:, 3:].unflatten(1, (2, 4)) is (B, 2 objects, 4 words, C).",
             "Sum each object's words, F.gelu, sum over objects, and add the first three words.",
         ),
-        wrong=by_name(bent_too_late, bent_too_early, nothing_bent, light_forgotten, words_interleaved),
+        wrong=by_name(
+            bent_too_late,
+            bent_too_early,
+            nothing_bent,
+            light_forgotten,
+            words_interleaved,
+            words_averaged,
+            gelu_approximated,
+            light_bent_too,
+            objects_averaged,
+        ),
+        gradients=True,
     )
 )
 register(
@@ -316,7 +412,13 @@ register(
             "weights.mean((0, 1)).T is (S, T); unflatten T into rows and columns.",
         ),
         wrong=by_name(
-            reshaped_not_transposed, rows_and_columns_exchanged, heads_summed, strongest_head, words_made_to_sum_to_one
+            reshaped_not_transposed,
+            rows_and_columns_exchanged,
+            heads_summed,
+            strongest_head,
+            words_made_to_sum_to_one,
+            first_picture_only,
+            first_head_only,
         ),
     )
 )

@@ -58,16 +58,83 @@ def scales_before_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable,
     return lumina_block(x, (s1, s2, g1, g2), norms, attn, mlp)
 
 
+def attention_lost(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in."""
+    s1, g1, s2, g2 = vectors
+    u = x + torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
+    return x + torch.tanh(g2) * norms[3](mlp(norms[2](u) * (1 + s2)))
+
+
+def sigmoid_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """At g = 0 half of each branch still passes: your gates go through a sigmoid. Lumina 2 has a tanh there."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (s1, torch.atanh(g1.sigmoid()), s2, torch.atanh(g2.sigmoid())), norms, attn, mlp)
+
+
+def one_plus_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """At g = 0 your branches are fully on: only the scale has a 1 +."""
+    s1, g1, s2, g2 = vectors
+    x = x + (1 + torch.tanh(g1)) * norms[1](attn(norms[0](x) * (1 + s1)))
+    return x + (1 + torch.tanh(g2)) * norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def attention_without_a_gate(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Whatever g1 is, your result is the same: the attention branch has no gate."""
+    s1, _, s2, g2 = vectors
+    x = x + norms[1](attn(norms[0](x) * (1 + s1)))
+    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def gates_missing(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Whatever g1 and g2 are, your result is the same: nothing multiplies a branch before it is added."""
+    s1, _, s2, _ = vectors
+    x = x + norms[1](attn(norms[0](x) * (1 + s1)))
+    return x + norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def stream_rebound(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """You add each branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost."""
+    s1, g1, s2, g2 = vectors
+    x = norms[0](x) * (1 + s1)
+    x = norms[2](x + torch.tanh(g1) * norms[1](attn(x))) * (1 + s2)
+    return x + torch.tanh(g2) * norms[3](mlp(x))
+
+
+def mlp_branch_calls_attention(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs."""
+    return lumina_block(x, vectors, norms, attn, attn)
+
+
+def gate_of_attention_twice(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Whatever g2 is, your result is the same: a line was copied, and with it the gate of attention."""
+    s1, g1, s2, _ = vectors
+    return lumina_block(x, (s1, g1, s2, g1), norms, attn, mlp)
+
+
+def norms_of_attention_twice(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """The last two norms never run: your second branch uses those of attention."""
+    return lumina_block(x, vectors, (norms[0], norms[1], norms[0], norms[1]), attn, mlp)
+
+
+def _mlp(d: int) -> Callable:
+    mix = randn64(d, d, seed=21)
+    return lambda h: torch.tanh(h @ mix)
+
+
 def _same(h: Tensor) -> Tensor:
     return h
 
 
 def lumina_block_cases() -> list[tuple]:
-    vectors = tuple(0.4 * torch.tanh(randn64(2, 1, 6, seed=i)) for i in range(4))
-    weights = [1 + 0.3 * randn64(6, seed=10 + i) for i in range(4)]
-    norms = tuple(lambda h, w=w: F.rms_norm(h, (6,), w, 1e-5) for w in weights)
-    a, b = randn64(6, 6, seed=20), randn64(6, 6, seed=21)
-    return [(randn64(2, 5, 6, seed=22), vectors, norms, lambda h: torch.cumsum(h @ a, 1), lambda h: torch.tanh(h @ b))]
+    cases = []
+    for b, t, d in ((2, 5, 6), (1, 3, 7)):
+        vectors = tuple(0.4 * torch.tanh(randn64(b, 1, d, seed=i)) for i in range(4))
+        weights = [1 + 0.3 * randn64(d, seed=10 + i) for i in range(4)]
+        norms = tuple(lambda h, w=w: F.rms_norm(h, w.shape, w, 1e-5) for w in weights)
+        mix = randn64(d, d, seed=20)
+        attn = lambda h, m=mix: torch.cumsum(h @ m, 1)  # noqa: E731
+        cases.append((randn64(b, t, d, seed=22), vectors, norms, attn, _mlp(d)))
+    return cases
 
 
 register(
@@ -88,7 +155,17 @@ register(
             scale_without_one,
             both_branches_see_x,
             scales_before_gates,
+            attention_lost,
+            sigmoid_gates,
+            one_plus_gates,
+            attention_without_a_gate,
+            gates_missing,
+            stream_rebound,
+            mlp_branch_calls_attention,
+            gate_of_attention_twice,
+            norms_of_attention_twice,
         ),
+        gradients=True,
     )
 )
 
@@ -132,11 +209,38 @@ def no_skip_at_all(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) 
     return (1 + g) * branch(norm(x) * (1 + s) + b)
 
 
+def scale_without_one_plus(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """At s = b = 0 your stream is 0 after the step: the scale comes without its 1 +."""
+    s, b, g = vectors
+    return hdm_step(x, (s - 1, b, g), norm, branch)
+
+
+def sigmoid_gate(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """At g = 0 half of your branch passes: the gate goes through a sigmoid. HDM's gate is 1 + g."""
+    s, b, g = vectors
+    return hdm_step(x, (s, b, g.sigmoid() - 1), norm, branch)
+
+
+def gate_missing_here(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Whatever g is, your result is the same: nothing multiplies the branch."""
+    s, b, _ = vectors
+    return hdm_step(x, (s, b, 0 * b), norm, branch)
+
+
+def gate_on_the_sum(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """At g = -1 your stream is 0 after the step: the gate multiplies the residual as well as the branch."""
+    s, b, g = vectors
+    return (1 + g) * hdm_step(x, (s, b, 0 * g), norm, branch)
+
+
 def hdm_step_cases() -> list[tuple]:
-    vectors, w, a = tuple(randn64(2, 1, 6, seed=i) for i in range(3)), randn64(6, seed=3), randn64(6, 6, seed=4)
-    return [
-        (3 * randn64(2, 5, 6, seed=5), vectors, lambda h: F.rms_norm(h, (6,), w, 1e-6), lambda h: torch.tanh(h @ a))
-    ]
+    cases = []
+    for n, t, d in ((2, 5, 6), (1, 3, 7)):
+        vectors = tuple(randn64(n, 1, d, seed=i) for i in range(3))
+        weight = randn64(d, seed=3)
+        norm = lambda h, w=weight: F.rms_norm(h, w.shape, w, 1e-6)  # noqa: E731
+        cases.append((3 * randn64(n, t, d, seed=5), vectors, norm, _mlp(d)))
+    return cases
 
 
 register(
@@ -150,7 +254,18 @@ register(
             "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
             "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
         ),
-        wrong=by_name(skip_carries_x, gate_from_zero, shift_first, skip_carries_the_norm, no_skip_at_all),
+        wrong=by_name(
+            skip_carries_x,
+            gate_from_zero,
+            shift_first,
+            skip_carries_the_norm,
+            no_skip_at_all,
+            scale_without_one_plus,
+            sigmoid_gate,
+            gate_missing_here,
+            gate_on_the_sum,
+        ),
+        gradients=True,
     )
 )
 
@@ -183,8 +298,23 @@ def half_lost(weight: Tensor) -> Tensor:
     return torch.cat([weight.chunk(2)[1]] * 2)
 
 
+def cut_by_the_width_of_c(weight: Tensor) -> Tensor:
+    """Your cut is right only where c is as wide as D: the number of columns is the width of c."""
+    return torch.cat([weight[weight.shape[1] :], weight[: weight.shape[1]]])
+
+
+def left_as_they_were(weight: Tensor) -> Tensor:
+    """Your rows are where they were: put the second half first."""
+    return torch.cat(weight.chunk(2))
+
+
+def first_row_last(weight: Tensor) -> Tensor:
+    """Only one row has moved: all D rows of a half move together."""
+    return weight.roll(-1, 0)
+
+
 def swap_halves_cases() -> list[tuple]:
-    return [(randn64(8, 6),)]
+    return [(randn64(8, 6),), (randn64(10, 3, seed=1),), (randn64(2, 7, seed=2),)]
 
 
 register(
@@ -198,7 +328,15 @@ register(
             "weight.chunk(2) cuts the rows in two blocks.",
             "torch.cat the two blocks in the other order.",
         ),
-        wrong=by_name(rows_reversed, columns_swapped, rows_interleaved, half_lost),
+        wrong=by_name(
+            rows_reversed,
+            columns_swapped,
+            rows_interleaved,
+            half_lost,
+            cut_by_the_width_of_c,
+            left_as_they_were,
+            first_row_last,
+        ),
     )
 )
 
@@ -236,10 +374,25 @@ def final_layer_with_a_gate(depth: Tensor, width: Tensor) -> Tensor:
     return (12 * (depth - 1) + 11) * (width * width + width)
 
 
+def one_bias_in_all(depth: Tensor, width: Tensor) -> Tensor:
+    """You are a little too low, and more so for many blocks: each vector has its own bias of D numbers."""
+    return (12 * (depth - 1) + 10) * width * width + width
+
+
+def only_whole_blocks(depth: Tensor, width: Tensor) -> Tensor:
+    """With one block you count 12 vectors, with two 24, and so on: what is special at the end is missing."""
+    return 12 * depth * (width * width + width)
+
+
+def three_vectors_for_a_stream(depth: Tensor, width: Tensor) -> Tensor:
+    """You counted shift, scale and gate once for each stream: attention and MLP each have their own three."""
+    return (6 * (depth - 1) + 10) * (width * width + width)
+
+
 def sd3_modulation_cases() -> list[tuple]:
     return [
         (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
-        for depth, width in ((24, 1536), (3, 8))
+        for depth, width in ((24, 1536), (3, 8), (1, 5))
     ]
 
 
@@ -255,7 +408,14 @@ register(
             "Each vector costs width * width weights and width biases.",
         ),
         wrong=by_name(
-            one_stream, biases_forgotten, last_block_like_the_others, two_vectors_missing, final_layer_with_a_gate
+            one_stream,
+            biases_forgotten,
+            last_block_like_the_others,
+            two_vectors_missing,
+            final_layer_with_a_gate,
+            one_bias_in_all,
+            only_whole_blocks,
+            three_vectors_for_a_stream,
         ),
     )
 )

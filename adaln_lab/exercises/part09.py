@@ -49,9 +49,14 @@ def smallest_not_largest(made: Tensor) -> tuple[Tensor, Tensor]:
     return (made.amax(1) - made.amin(1)).min(), (made.amax(0) - made.amin(0)).min()
 
 
+def deviation_for_range(made: Tensor) -> tuple[Tensor, Tensor]:
+    """One token that differs hardly moves your numbers: a deviation averages. Take the largest minus the least."""
+    return made.std(1, correction=0).max(), made.std(0, correction=0).max()
+
+
 def varies_cases() -> list[tuple]:
     vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
-    return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),)]
+    return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),), (randn64(1, 4, 7, seed=3),)]
 
 
 register(
@@ -72,6 +77,7 @@ register(
             items_of_the_mean,
             only_the_first_item,
             smallest_not_largest,
+            deviation_for_range,
         ),
     )
 )
@@ -92,6 +98,14 @@ def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1 + torch.rand(p.shape)
+    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+
+
+def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """A parameter that is all zeros seems unused, for zero times any factor is zero; a norm hides a factor, too."""
+    p = module.get_parameter(name).data
+    before, kept = module(x), p.clone()
+    p *= 1.1
     return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
 
 
@@ -167,6 +181,7 @@ register(
         ),
         wrong=by_name(
             multiplied,
+            multiplied_by_one_number,
             all_by_the_same,
             not_put_back,
             put_back_by_subtracting,
@@ -211,6 +226,21 @@ def tanh_and_sigmoid_swapped(g: Tensor, bounding: str) -> Tensor:
     return opening(g, {"tanh": "sigmoid", "sigmoid": "tanh"}.get(bounding, bounding))
 
 
+def none_is_raw(g: Tensor, bounding: str) -> Tensor:
+    """Without a gate, your factor is the number g: there is no gate to multiply by. What is x + branch?"""
+    return g if bounding == "none" else opening(g, bounding)
+
+
+def one_number_for_all(g: Tensor, bounding: str) -> Tensor:
+    """For "none" you give a single 1: right, but the figure below draws one for each g. Make it as large as g."""
+    return torch.ones_like(g[0, 0]) if bounding == "none" else opening(g, bounding)
+
+
+def sigmoid_of_twice(g: Tensor, bounding: str) -> Tensor:
+    """Your sigmoid is as steep as tanh: it is 1 / (1 + exp(-g))."""
+    return (2 * g).sigmoid() if bounding == "sigmoid" else opening(g, bounding)
+
+
 def opening_cases() -> list[tuple]:
     return [(randn64(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")]
 
@@ -226,7 +256,16 @@ register(
             "No gate is not a gate of 0: x + branch is x + 1 * branch.",
             'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
         ),
-        wrong=by_name(none_is_closed, all_raw, one_forgotten, sigmoid_from_zero, tanh_and_sigmoid_swapped),
+        wrong=by_name(
+            none_is_closed,
+            all_raw,
+            one_forgotten,
+            sigmoid_from_zero,
+            tanh_and_sigmoid_swapped,
+            none_is_raw,
+            one_number_for_all,
+            sigmoid_of_twice,
+        ),
     )
 )
 

@@ -40,9 +40,25 @@ def one_weight_for_all(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -
     return stacked(c, [weights[0]] * len(weights), [biases[0]] * len(biases))
 
 
+def one_bias_for_all(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """You add the first block's bias to all blocks; they stack like the weights."""
+    return stacked(c, weights, [biases[0]] * len(biases))
+
+
+def batch_before_blocks(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Your result is (B, L, 6D), and its first item is the first picture: the blocks come first, (L, B, 6D)."""
+    return stacked(c, weights, biases).transpose(0, 1)
+
+
+def blocks_left_in_the_columns(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Your result is (B, L 6D), the product as it comes: give each block its own (B, 6D)."""
+    return c @ torch.cat(weights).T + torch.cat(biases)
+
+
 def stacked_cases() -> list[tuple]:
     weights, biases = [randn64(6, 3, seed=i) for i in range(4)], [randn64(6, seed=10 + i) for i in range(4)]
-    return [(randn64(5, 3, seed=20), weights, biases), (randn64(2, 3, seed=21), weights[:3], biases[:3])]
+    batches = [(5, 4), (2, 3), (1, 4)]
+    return [(randn64(b, 3, seed=20 + b), weights[:n], biases[:n]) for b, n in batches]
 
 
 # shard: the rows of one process
@@ -75,8 +91,23 @@ def size_rows_each(rows: Tensor, rank: int, size: int) -> Tensor:
     return rows[rank * size : (rank + 1) * size]
 
 
+def one_row_each(rows: Tensor, rank: int, size: int) -> Tensor:
+    """Each process takes one row, and most rows are never seen."""
+    return rows[rank : rank + 1]
+
+
+def to_the_end(rows: Tensor, rank: int, size: int) -> Tensor:
+    """The last rows go to every process: your slice has a start and no end."""
+    return rows[rank * (len(rows) // size) :]
+
+
+def last_rows_first(rows: Tensor, rank: int, size: int) -> Tensor:
+    """Process 0 has the last rows: it should have the first."""
+    return shard(rows, size - 1 - rank, size)
+
+
 def shard_cases() -> list[tuple]:
-    return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2)]
+    return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2), (randn64(15, 2, 7), 3, 5)]
 
 
 # ring_bytes: how much a process must send
@@ -107,9 +138,26 @@ def alone_sends_too(parameters: Tensor, processes: Tensor) -> Tensor:
     return 2 * 4 * parameters + 0 * processes
 
 
+def bits_for_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
+    """You are off by a factor of eight: 32 counts the bits of a number, and a byte has eight."""
+    return 8 * ring_bytes(parameters, processes)
+
+
+def all_processes_together(parameters: Tensor, processes: Tensor) -> Tensor:
+    """Your number grows in proportion to N: that is what all of them send together. The question is about each one."""
+    return processes * ring_bytes(parameters, processes)
+
+
+def one_part_only(parameters: Tensor, processes: Tensor) -> Tensor:
+    """Your number shrinks as N grows: you count one step, or one part. Each step sends a part, and there are many."""
+    return 2 * 4 * parameters / processes
+
+
 def ring_bytes_cases() -> list[tuple]:
+    """The last has several numbers of processes at once, as the figure in the notebook does."""
     number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
-    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
+    several = number(1e6), torch.arange(1, 6, dtype=torch.float64)
+    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1)), several]
 
 
 register(
@@ -123,7 +171,16 @@ register(
             "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
             "unflatten the columns to (L, 6D), then move L to the front.",
         ),
-        wrong=by_name(biases_left_out, blocks_and_rows_confused, channels_dealt_out, one_weight_for_all),
+        wrong=by_name(
+            biases_left_out,
+            blocks_and_rows_confused,
+            channels_dealt_out,
+            one_weight_for_all,
+            one_bias_for_all,
+            batch_before_blocks,
+            blocks_left_in_the_columns,
+        ),
+        products=1,
     )
 )
 register(
@@ -137,7 +194,15 @@ register(
             "Ranks count from 0, so rank 0 has the first B / size rows.",
             "n = len(rows) // size; the slice starts at rank * n.",
         ),
-        wrong=by_name(dealt_out_in_turn, everybody_takes_the_first, counted_from_one, size_rows_each),
+        wrong=by_name(
+            dealt_out_in_turn,
+            everybody_takes_the_first,
+            counted_from_one,
+            size_rows_each,
+            one_row_each,
+            to_the_end,
+            last_rows_first,
+        ),
     )
 )
 register(
@@ -151,6 +216,14 @@ register(
             "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
             "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
         ),
-        wrong=by_name(half_missing, to_everybody, numbers_for_bytes, alone_sends_too),
+        wrong=by_name(
+            half_missing,
+            to_everybody,
+            numbers_for_bytes,
+            alone_sends_too,
+            bits_for_bytes,
+            all_processes_together,
+            one_part_only,
+        ),
     )
 )

@@ -1,0 +1,285 @@
+"""What an answer gives for some arguments, and in which ways that differs from what the solution gives.
+
+A right value is accepted in any form: a number, a list, another dtype, float32 within its rounding. What else happened
+in a call counts, too: arguments that changed, gradients that cannot flow back, the number of matrix products.
+"""
+
+import functools
+import inspect
+import linecache
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
+NEAR = 1e-4  # the same, for answers that were computed in float32
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul"}
+
+
+@dataclass
+class Outcome:
+    """What came of one call."""
+
+    items: tuple[Any, ...] = ()  # one for each result of the solution: tensors, where they can be made tensors
+    error: BaseException | None = None
+    changed: tuple[str, ...] = ()  # names of arguments that are not what they were
+    is_plain: bool = True  # tensors were returned, not numbers or lists
+
+
+def call(fn: Callable, arguments: tuple, results: int) -> Outcome:
+    arguments = _copied(arguments)
+    before = [list(_state(a)) for a in arguments]
+    try:
+        result = fn(*arguments)
+        items = to_items(result, results)
+        items = tuple(item.detach().cpu() if isinstance(item, Tensor) else item for item in items)
+    except (Exception, SystemExit) as error:
+        return Outcome(error=error)
+    after = [list(_state(a)) for a in arguments]
+    names = _names(fn, len(arguments))
+    changed = tuple(n for n, old, new in zip(names, before, after, strict=True) if not _same_state(old, new))
+    parts = result if results > 1 and isinstance(result, tuple | list) else (result,)
+    return Outcome(items, changed=changed, is_plain=all(isinstance(part, Tensor) for part in parts))
+
+
+def to_items(result: Any, results: int) -> tuple[Any, ...]:
+    """As many tensors as the solution returns, if possible. A tuple of one item stays a tuple."""
+    if results > 1:
+        if isinstance(result, Tensor) and result.dim() and len(result) == results:
+            result = result.unbind()
+        return tuple(map(_tensor, result if isinstance(result, tuple | list) else (result,)))
+    if isinstance(result, tuple | list) and len(result) == 1:
+        is_tensor = isinstance(result, tuple) or isinstance(result[0], Tensor)
+        return (result,) if is_tensor else (_tensor(result),)
+    if isinstance(result, tuple) and not all(isinstance(item, bool | int | float) for item in result):
+        return tuple(map(_tensor, result))
+    return (_tensor(result),)
+
+
+def adapted(fn: Callable, want: Outcome) -> Callable:
+    """`fn` with its results as later cells expect them: tensors in the dtype of its first argument."""
+
+    @functools.wraps(fn)
+    def as_tensors(*arguments: Any, **named: Any) -> Any:
+        like = next(a for a in (*arguments, *named.values()) if isinstance(a, Tensor))
+        items = to_items(fn(*arguments, **named), len(want.items))
+        items = tuple(
+            (item.reshape(()) if right.dim() == 0 and item.numel() == 1 else item).to(like)
+            for item, right in zip(items, want.items, strict=True)
+        )
+        return items[0] if len(items) == 1 else items
+
+    return as_tensors
+
+
+def is_stub(fn: Any, outcome: Outcome) -> bool:
+    """Whether the answer itself raised NotImplementedError, or returned only None and `...`."""
+    if outcome.error is not None:
+        frames = list(traceback.walk_tb(outcome.error.__traceback__))
+        return isinstance(outcome.error, NotImplementedError) and _is_own(fn, frames[-1][0])
+    return all(item is None or item is ... for item in outcome.items)
+
+
+def agree(got: list[Outcome], want: list[Outcome], tol: float) -> bool:
+    """Whether all outcomes are equal up to `tol`: the same numbers, or the same type of exception."""
+    return all(_agree(g, w, tol) for g, w in zip(got, want, strict=True))
+
+
+def is_exact(got: list[Outcome], want: list[Outcome]) -> bool:
+    """Whether outcomes that agree have the same form as well: tensors of the same shapes and dtypes."""
+    pairs = [pair for g, w in zip(got, want, strict=True) for pair in zip(g.items, w.items, strict=True)]
+    return all(g.is_plain for g in got) and all(x.dtype == y.dtype and x.shape == y.shape for x, y in pairs)
+
+
+def distance(got: list[Outcome], want: list[Outcome]) -> float:
+    """The largest difference between numbers in the same place; 0 where shapes differ."""
+    pairs = [pair for g, w in zip(got, want, strict=True) for pair in zip(g.items, w.items, strict=False)]
+    return max([_gap(x, y).max().item() for x, y in pairs if x.shape == y.shape and x.numel()], default=0.0)
+
+
+def changes(got: list[Outcome]) -> str:
+    """A sentence about arguments that the answer has changed; empty if there are none."""
+    names = list(dict.fromkeys(name for g in got for name in g.changed))
+    if not names:
+        return ""
+    return (
+        f"your function changes its argument {' and '.join(names)} in place, but the caller still needs the old "
+        f"values. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
+    )
+
+
+def difference(fn: Callable, returns: tuple[str, ...], got: list[Outcome], want: list[Outcome]) -> str:
+    """How an answer that matches no known mistake differs: the first case that does, with its largest difference."""
+    texts = (_difference(fn, returns, g, w) for g, w in zip(got, want, strict=True) if not _agree(g, w, TOL))
+    return next(text for text in texts if text)
+
+
+def raised(fn: Callable, error: BaseException) -> str:
+    """An exception, with the last line of the reader's own code that led to it."""
+    place = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if _is_own(fn, frame) and (line := linecache.getline(frame.f_code.co_filename, number).strip()):
+            place = f" in line {number}, `{line}`"
+    try:
+        text = f": {error}" if str(error) else ""
+    except Exception:  # an exception that cannot be printed
+        text = ""
+    return f"your function raised {type(error).__name__}{place}{text}"
+
+
+def missing_gradients(fn: Callable, solution: Callable, arguments: tuple, returns: tuple[str, ...]) -> str:
+    """A sentence about gradients that do not come back through the answer as they do through the solution."""
+    try:
+        mine = _gradients(fn, arguments, len(returns))
+    except (Exception, SystemExit) as error:
+        return f"the numbers are right, but with arguments that need gradients {raised(fn, error)}"
+    wanted = _gradients(solution, arguments, len(returns))
+    if all(grad is None for grad in mine.values()):
+        return (
+            f"the numbers are right, but {', '.join(returns)} carries no gradient, so nothing before it could be "
+            "trained. Look for no_grad, .detach(), .data, .item() or .numpy()"
+        )
+    for (name, grad), want in zip(mine.items(), wanted.values(), strict=True):
+        if want is not None and want.any() and (grad is None or _off(grad, want, NEAR).any()):
+            how = "no gradient reaches" if grad is None or not grad.any() else "a wrong gradient reaches"
+            return f"the numbers are right, but {how} {name}: part of your calculation is detached from it"
+    return ""
+
+
+def count_products(fn: Callable, arguments: tuple) -> int:
+    """How many matrix products one call computes."""
+    with _Products() as products:
+        fn(*_copied(arguments))
+    return products.count
+
+
+class _Products(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ in PRODUCTS
+        return func(*args, **(kwargs or {}))
+
+
+def _gradients(fn: Callable, arguments: tuple, results: int) -> dict[str, Tensor | None]:
+    """Gradients of one fixed combination of all results, by the names of the arguments."""
+    leaves: dict[str, Tensor] = {}
+
+    def leaf(value: Any, name: str) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(leaf(item, f"{name}[{i}]") for i, item in enumerate(value))
+        if isinstance(value, Tensor) and value.is_floating_point():
+            leaves[name] = value.clone().requires_grad_()
+            return leaves[name]
+        return value
+
+    names = _names(fn, len(arguments))
+    with torch.enable_grad():
+        items = to_items(fn(*(leaf(a, name) for a, name in zip(arguments, names, strict=True))), results)
+        total = sum((item * torch.linspace(-1, 2, item.numel()).to(item).view_as(item)).sum() for item in items)
+        if not total.requires_grad:
+            return dict.fromkeys(leaves)
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return dict(zip(leaves, grads, strict=True))
+
+
+def _is_own(fn: Any, frame: Any) -> bool:
+    """Whether a frame runs code of the module in which the answer was written: in a notebook, any of its cells."""
+    return frame.f_globals.get("__name__") == getattr(fn, "__module__", None)
+
+
+def _names(fn: Callable, count: int) -> list[str]:
+    try:
+        names = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        names = []
+    return names[:count] if len(names) >= count else [f"number {i + 1}" for i in range(count)]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(item) for item in value)
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _state(value: Any) -> Iterator[Tensor]:
+    """Copies of all tensors in an argument, parameters of a module included."""
+    if isinstance(value, Tensor):
+        yield value.detach().clone()
+    elif isinstance(value, nn.Module):
+        yield from (p.detach().clone() for p in value.state_dict().values())
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _state(item)
+
+
+def _same_state(old: list[Tensor], new: list[Tensor]) -> bool:
+    return len(old) == len(new) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(old, new, strict=True))
+
+
+def _tensor(item: Any) -> Any:
+    """A number, an array or a list as a tensor; anything else as it is."""
+    try:
+        if isinstance(item, tuple | list) and any(isinstance(part, Tensor) for part in item):
+            item = torch.stack([torch.as_tensor(part) for part in item])
+        return item.to_dense() if isinstance(item, Tensor) else torch.as_tensor(item, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return item
+
+
+def _agree(got: Outcome, want: Outcome, tol: float) -> bool:
+    if got.error is not None or want.error is not None:
+        return type(got.error) is type(want.error)
+    pairs = list(zip(got.items, want.items, strict=False))
+    if len(got.items) != len(want.items) or not all(isinstance(item, Tensor) for pair in pairs for item in pair):
+        return False
+    pairs = [(x.reshape(()) if y.dim() == 0 and x.numel() == 1 else x, y) for x, y in pairs]
+    return all(x.shape == y.shape and not x.is_complex() and not _off(x, y, tol).any() for x, y in pairs)
+
+
+def _gap(x: Tensor, y: Tensor) -> Tensor:
+    return (x.double() - y.double()).abs()
+
+
+def _off(x: Tensor, y: Tensor, tol: float) -> Tensor:
+    """Where x differs from y by more than `tol`; NaN differs."""
+    return ~(_gap(x, y) <= tol * max(1.0, y.abs().max().item() if y.numel() else 0.0))
+
+
+def _difference(fn: Callable, returns: tuple[str, ...], got: Outcome, want: Outcome) -> str:
+    if got.error is not None:
+        return raised(fn, got.error)
+    if len(got.items) != len(want.items):
+        one = "one tensor, " if len(returns) == 1 else ""
+        return f"return {one}{', '.join(returns)}; you returned {len(got.items)} item(s)"
+    for name, g, w in zip(returns, got.items, want.items, strict=True):
+        if isinstance(g, tuple | list) and len(g) == 1:
+            return f"{name} comes inside a {type(g).__name__} of one item: look for a comma or for brackets too many"
+        if not isinstance(g, Tensor):
+            return f"{name} must be a tensor, you returned {type(g).__name__}"
+        if g.shape != w.shape and not w.dim() == 0 == g.numel() - 1:
+            return f"{name} has shape {tuple(g.shape)} and must have {tuple(w.shape)}"
+        if g.is_complex():
+            return f"{name} holds complex numbers, and every number must be real"
+        if not g.isfinite().all():
+            return f"{name} holds {g[~g.isfinite()][0].item()}, and every number must be finite"
+        if _off(g.reshape(w.shape), w, TOL).any():
+            return _largest(name, g.reshape(w.shape), w)
+    return ""
+
+
+def _largest(name: str, got: Tensor, want: Tensor) -> str:
+    """The largest difference and its place, in as many digits as it takes to see it."""
+    gap = _gap(got, want)
+    place = [i.item() for i in torch.unravel_index(gap.argmax(), gap.shape)]
+    at = f", at {name}{place}" if place else ""
+    yours, right = got[tuple(place)].item(), want[tuple(place)].item()
+    digits = next((n for n in range(4, 17) if f"{yours:.{n}g}" != f"{right:.{n}g}"), 17)
+    return (
+        f"{name} is off by up to {gap.max():.3g}{at}: {yours:.{digits}g} in yours, {right:.{digits}g} in the solution"
+    )
