@@ -16,6 +16,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, _stop)
 
 import argparse
+import atexit
 import errno
 import io
 import logging
@@ -359,7 +360,9 @@ def command_classifier(o: argparse.Namespace) -> None:
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is _stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told about: Python may end in peace
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told about
+    if code == 130:  # where Ctrl-C has come inside an exec(), Python would end itself by SIGINT, with another code
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)

@@ -35,11 +35,11 @@ MOST_JOBS = 61  # what Windows can wait for
 class Made:
     """How a table was made."""
 
-    command: Text = ""
-    machine: Text = ""
-    torch: Text = ""
-    date: Text = ""
-    seconds: float = 0.0
+    command: Text | None = None
+    machine: Text | None = None
+    torch: Text | None = None
+    date: Text | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run(
     whole("jobs", jobs, 1, MOST_JOBS)
     with hold(out.with_name(f".{out.name}.lock")):
         table = read(out, settings, kind)
-        before, start = table["made"].get("seconds", 0.0), time.perf_counter()
+        before, start = table["made"].get("seconds") or 0.0, time.perf_counter()
         for trial, result in _measured(missing(trials, table), measure, jobs):
             table["results"][key(trial)] = result
             table["made"] = {

@@ -46,10 +46,10 @@ Model = TypeVar("Model", bound=nn.Module)
 class About:
     """What config.json says about the weights beside it."""
 
-    model: dict  # the fields of the configuration
+    kind: Text  # the model's class
+    model: dict  # its configuration
+    data: Text  # the name of what it was trained on
     sha256: Text  # see `seal`
-    kind: Text = TinyDiT.__name__  # the model's class
-    data: Text = ""  # the name of what it was trained on
     made: dict | None = None  # how, and how good it is; for readers
 
 
@@ -58,18 +58,18 @@ class Progress:
     """What a checkpoint holds beside its tensors."""
 
     format: Text
-    device: Text
+    device: Annotated[str, ("cpu", "cuda", "mps")]
     model: DiTConfig
     train: TrainConfig
     number: Annotated[int, Range(0, 10**7)]
     seconds: Annotated[float, Range(0, 1e10)]
     history: list[list]  # the fields of each `Step`
     # where the run is trained; all but the machine decide whether its end is the same bit for bit
-    data: Text = ""
-    machine: Text = ""
-    processes: int = 0
-    threads: int = 0
-    torch: Text = ""
+    data: Text | None = None
+    machine: Text | None = None
+    processes: int | None = None
+    threads: int | None = None
+    torch: Text | None = None
 
 
 def seal(kind: str, model: dict[str, Any], data: str, weights: bytes) -> str:

@@ -115,7 +115,7 @@ class Session:
                 )
         if was.threads != now["threads"]:
             self._say(
-                "the run was started with %d threads, now %d: last bits may differ; OMP_NUM_THREADS sets their number",
+                "the run was started with %s threads, now %d: last bits may differ; OMP_NUM_THREADS sets their number",
                 was.threads,
                 now["threads"],
             )

@@ -8,7 +8,7 @@ import functools
 import math
 import reprlib
 import types
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -91,11 +91,11 @@ def check_fields(made: Any) -> None:
 
 
 def construct(kind: type[T], values: Any, name: str) -> T:
-    """The dataclass that a dictionary from a file describes: every field that has no default, and no other."""
+    """The dataclass that a dictionary from a file describes: every field, but for those that are None without it."""
     hints = _hints(kind)
     if not isinstance(values, dict):
         raise ValueError(f"{name} must be an object with {', '.join(hints)}; got {reprlib.repr(values)}")
-    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    needed = {f.name for f in fields(kind) if f.default is not None}
     if lost := sorted(needed - values.keys()):
         raise ValueError(f"{name} lacks {', '.join(lost)}; a {kind.__name__} of this version has {', '.join(hints)}")
     if surplus := [f"{key!s:.40}" for key in values if key not in hints]:

@@ -149,7 +149,7 @@ def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
 def pack(tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> bytes:
     """Tensors, and `about` as JSON in the header, as the bytes of one safetensors file."""
     tensors, about = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, about or {}
-    header = json.dumps({"about": about, "sha256": _digest(tensors, about)})
+    header = to_json({"about": about, "sha256": _digest(tensors, about)})
     return safetensors.torch.save(tensors, {"adaln_lab": header})  # one key: safetensors keeps no order among several
 
 
@@ -197,9 +197,7 @@ def to_json(content: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError as error:
-        raise ValueError(
-            "a result is not a finite number, so nothing is written; look for NaN in model and data"
-        ) from error
+        raise ValueError("a result is not finite, so nothing is written; look for NaN in model and data") from error
 
 
 def from_json(text: str | bytes) -> dict[str, Any]:
@@ -209,7 +207,7 @@ def from_json(text: str | bytes) -> dict[str, Any]:
         raise ValueError(f"{number} is no number of JSON")
 
     try:
-        content = json.loads(text, parse_constant=refuse)
+        content = json.loads(text if isinstance(text, str) else text.decode("utf8"), parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
