@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adaln_lab.conditioning import map_tensors
 from adaln_lab.dit import Precomputed, TinyDiT
-from adaln_lab.utils.checks import Seed, check_labels, conform, finite, whole
+from adaln_lab.utils.checks import Seed, check_labels, conform, finite, one_of, whole
 
 STEPS = 6  # few suffice for small pictures; notebook 05 measures quality against their number
 BATCH = 500  # pictures at a time
@@ -102,8 +102,7 @@ def sample(
     `precompute` stands in for the model's own: see `analysis.interventions`. `each` is called after each step of each
     batch.
     """
-    if method not in SAMPLERS:
-        raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
+    one_of("method", method, SAMPLERS)
     k, like = model.config, next(model.parameters())
     check_labels(y, len(y), k.n_classes, k.context_length)
     whole("batch", batch, 1, MOST_PICTURES)

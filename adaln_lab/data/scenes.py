@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adaln_lab.utils.checks import whole
+from adaln_lab.utils.checks import one_of, whole
 
 GLOBAL = {"brightness": ("bright", "dim"), "tone": ("warm", "cold"), "background": ("plain", "striped", "checked")}
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
@@ -49,8 +49,7 @@ def random_scenes(n: int, generator: torch.Generator, objects: int = 1, combinat
     """
     whole("objects", objects, 1, len(CELLS))  # one a cell
     whole("n", n, 1, 1_000_000)
-    if combinations not in COMBINATIONS:
-        raise ValueError(f"combinations must be one of {', '.join(COMBINATIONS)}; got {combinations!r}")
+    one_of("combinations", combinations, COMBINATIONS)
 
     def pick(name: str) -> Tensor:
         chosen = torch.randint(len(FACTORS[name]), (n, 1), generator=generator, device=generator.device)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from adaln_lab.utils.checks import Text, conform, construct, whole
+from adaln_lab.utils.checks import conform, construct, finite, whole
 from adaln_lab.utils.environment import machine
 from adaln_lab.utils.files import hold, read_json, write_json
 
@@ -32,22 +32,11 @@ MOST_JOBS = 61  # what Windows can wait for
 
 
 @dataclass(frozen=True)
-class Made:
-    """How a table was made."""
-
-    command: Text | None = None
-    machine: Text | None = None
-    torch: Text | None = None
-    date: Text | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
 class Table:
     """What a file of results holds."""
 
     settings: dict
-    made: Made
+    made: dict  # command, machine, torch, date, seconds
     results: dict
 
 
@@ -85,7 +74,7 @@ def run(
     whole("jobs", jobs, 1, MOST_JOBS)
     with hold(out.with_name(f".{out.name}.lock")):
         table = read(out, settings, kind)
-        before, start = table["made"].get("seconds") or 0.0, time.perf_counter()
+        before, start = finite("seconds", table["made"].get("seconds", 0), 0, 1e10), time.perf_counter()
         for trial, result in _measured(missing(trials, table), measure, jobs):
             table["results"][key(trial)] = result
             table["made"] = {

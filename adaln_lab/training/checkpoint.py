@@ -53,23 +53,39 @@ class About:
     made: dict | None = None  # how, and how good it is; for readers
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a checkpoint holds beside its tensors."""
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a run, finished or not."""
 
-    format: Text
-    device: Annotated[str, ("cpu", "cuda", "mps")]
     model: DiTConfig
     train: TrainConfig
-    number: Annotated[int, Range(0, 10**7)]
-    seconds: Annotated[float, Range(0, 1e10)]
-    history: list[list]  # the fields of each `Step`
-    # where the run is trained; all but the machine decide whether its end is the same bit for bit
+    seconds: Annotated[float, Range(0, 10**10)]
+    # where it is trained; all but the machine decide whether its end is the same bit for bit
     data: Text | None = None
     machine: Text | None = None
     processes: int | None = None
     threads: int | None = None
     torch: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Facts):
+    """What a checkpoint holds beside its tensors."""
+
+    format: Text
+    device: Annotated[str, ("cpu", "cuda", "mps")]
+    number: Annotated[int, Range(0, 10**7)]
+    history: list[list]  # the fields of each `Step`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Facts):
+    """What run.json holds."""
+
+    finished: bool
+    date: Text
+    loss: list[float]
+    gates: dict[str, list[list[float]]]
 
 
 def seal(kind: str, model: dict[str, Any], data: str, weights: bytes) -> str:
@@ -152,24 +168,6 @@ def pack_run(run: Run, **facts: Any) -> bytes:
     return pack(tensors, about | facts)
 
 
-@dataclass(frozen=True)
-class Record:
-    """run.json, as far as a start with --resume reads it."""
-
-    model: DiTConfig
-    train: TrainConfig
-    finished: bool
-    date: Text
-    seconds: Annotated[float, Range(0, 1e10)]
-    loss: list[float]
-    gates: dict[str, list[list[float]]]
-    data: Text
-    machine: Text
-    processes: int
-    threads: int
-    torch: Text
-
-
 def record(run: Run, **facts: Any) -> dict[str, Any]:
     """What run.json holds: recipe, `facts`, date, seconds (saving included), loss and gates."""
     return facts | {
@@ -193,6 +191,8 @@ def unpack_run(content: bytes, source: Path | str, device: torch.device | str = 
         history = [construct(Step, dict(zip(columns, row, strict=True)), "a step") for row in progress.history]
         if [step.number for step in history] != list(range(1, progress.number + 1)):
             raise ValueError(f"it has done {progress.number} steps and tells of {len(history)}")
+        if any(step.gate_rms is not None and len(step.gate_rms) != progress.model.depth for step in history):
+            raise ValueError(f"it tells of the gates of other than {progress.model.depth} blocks")
         if progress.number > progress.train.steps:
             raise ValueError(f"it has done {progress.number} of {progress.train.steps} steps")
     if progress.device != torch.device(device).type:
@@ -206,6 +206,11 @@ def unpack_run(content: bytes, source: Path | str, device: torch.device | str = 
         generator = torch.Generator(device)
         check_tensors(tensors, needed | {"generator": generator.get_state()}, "it")
         generator.set_state(tensors["generator"])
+        for name, tensor in tensors.items():
+            if (name.endswith(".exp_avg_sq") and tensor.min() < 0) or (
+                name.endswith(".step") and tensor != progress.number
+            ):
+                raise ValueError(f"{name} holds what no update leaves there")
     run = Run.new(progress.model, progress.train, device)
     run.model.load_state_dict(_under("model.", tensors))
     run.ema.load_state_dict(_under("ema.", tensors))

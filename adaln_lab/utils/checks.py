@@ -5,9 +5,9 @@ type, `check_fields` a whole dataclass, and `construct` makes a dataclass of wha
 """
 
 import functools
-import math
 import reprlib
 import types
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,49 +28,37 @@ Count = Annotated[int, Range(1, 1_000_000)]
 Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Text = Annotated[str, Range(0, 1000)]
-NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", list: "a list"}
+NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
+NAMES |= {list: "a list", dict: "an object"}
+ANY_FINITE = Range(-1e308, 1e308)
 _hints = functools.lru_cache(functools.partial(get_type_hints, include_extras=True))
 
 
 def conform(name: str, value: Any, hint: Any) -> Any:
-    """The value, if it is what the hint says: Any, a type, Annotated with a Range or with its choices, list[...],
+    """The value, if it is what the hint says: a type, Annotated with a Range or with its choices, list[...],
     dict[str, ...], ... | None, or a dataclass, which is made of a dictionary. ValueError with the name if not."""
     if hint is Any:
         return value
-    kind, parts = get_origin(hint), get_args(hint)
-    if kind in (Union, types.UnionType):
-        return None if value is None else conform(name, value, parts[0])
-    if kind is Annotated:
-        plain, allowed = parts
-        if not isinstance(allowed, Range):
-            if value not in list(allowed):
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {reprlib.repr(value)}")
-            return value
-        number = plain in (int, float)
-        within = f" in {allowed.low} .. {allowed.high}" if number else f" of length {allowed.low} .. {allowed.high}"
-        value = conform(name, value, plain) if not number else _number(name, value, plain, within)
-        if not allowed.low <= (value if number else len(value)) <= allowed.high:
-            what = NAMES.get(get_origin(plain) or plain)
-            raise ValueError(f"{name} must be {what}{within}, got {reprlib.repr(value)}")
-        return value
+    if get_origin(hint) in (Union, types.UnionType):
+        return None if value is None else conform(name, value, get_args(hint)[0])
     if is_dataclass(hint):
         return value if isinstance(value, hint) else construct(hint, value, name)
-    if kind is dict or hint is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} must be an object, got {reprlib.repr(value)}")
-        return {key: conform(f"{name}.{key:.40}", item, parts[1]) for key, item in value.items()} if parts else value
-    if kind is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{name} must be a list, got {reprlib.repr(value)}")
-        return [conform(f"{name}[{i}]", item, parts[0]) for i, item in enumerate(value)]
-    return _number(name, value, hint, "")
-
-
-def _number(name: str, value: Any, kind: type, within: str) -> Any:
-    """The value, if it is of the kind; a bool is no number, and a whole number is a float, too."""
+    hint, allowed = get_args(hint) if get_origin(hint) is Annotated else (hint, ANY_FINITE)
+    kind, items = get_origin(hint) or hint, get_args(hint)
     fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    if not fits or (kind is float and not abs(value) < math.inf):
-        raise ValueError(f"{name} must be {NAMES[kind]}{within}, got {reprlib.repr(value)}")
+    if isinstance(allowed, Range):
+        within = f"{'in' if kind in (int, float) else 'of length'} {allowed.low} .. {allowed.high}"
+        what = f"{NAMES[kind]}{'' if allowed == ANY_FINITE else ' ' + within},"
+        fits = fits and allowed.low <= (len(value) if isinstance(value, str | list | dict) else value) <= allowed.high
+    else:
+        what = f"one of {', '.join(allowed)};"
+        fits = fits and value in allowed
+    if not fits:
+        raise ValueError(f"{name} must be {what} got {reprlib.repr(value)}")
+    if kind is list:
+        return [conform(f"{name}[{i}]", item, items[0]) for i, item in enumerate(value)] if items else value
+    if kind is dict:
+        return {key: conform(f"{name}.{key:.40}", item, items[1]) for key, item in value.items()} if items else value
     return value
 
 
@@ -82,6 +70,11 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
 def finite(name: str, value: Any, low: float, high: float) -> float:
     """The value, if it is a number in low .. high; ValueError if not."""
     return conform(name, value, Annotated[float, Range(low, high)])
+
+
+def one_of(name: str, value: Any, choices: Collection[str]) -> Any:
+    """The value, if it is one of the choices; ValueError if not."""
+    return conform(name, value, Annotated[str, choices])
 
 
 def check_fields(made: Any) -> None:
