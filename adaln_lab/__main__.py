@@ -84,8 +84,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; . is this folder")
+    if not text.strip() or len(text) > 1000:
+        raise argparse.ArgumentTypeError(f"expected a path of 1 to 1000 letters, got {text!r:.60}; . is this folder")
     return Path(text)
 
 

@@ -117,7 +117,6 @@ OPTIONS = [
     ("train --out {new}/dangling/run", "dangling is a link to nothing"),
     ("train --out {new}/{long}", "File name too long"),
     ("train --out {new}/{long}/run", "File name too long"),
-    ("train --out /proc/run", "cannot write run.json to the folder /proc/run"),
     ("train --out {run}", "holds a run already; --resume goes on"),
     ("train --out {new}/a --record {new}/folder", "folder is a folder, expected a file"),
     ("train --out {new}/a --record {new}/fifo", "fifo is no regular file"),
@@ -141,6 +140,10 @@ OPTIONS = [
     ("compare --out {new}/a.json --models {new}/file", "file is a file"),
     ("compare --out {new}/a.json --models {new}/dangling", "dangling is a link to nothing"),
     ("progress --page {new}/file/a.ipynb", "file is a file"),
+    ("progress --page {new}/fifo", "fifo is no regular file"),
+    ("progress --page {new}/dangling", "dangling is a link to nothing"),
+    ("progress --page {new}/folder", "folder is a folder"),
+    ("sample --run {run} --out {new}/fifo.npz", "fifo.npz is no regular file"),
     # tables of other commands
     ("schemes --out {new}/compare.json", "holds no results of the settings"),
     ("compare --out {new}/schemes.json", "holds no results of the settings"),
@@ -220,8 +223,9 @@ OPTIONS = [
     ("xray diffusers:DiTTransformer2DModel --config {new}/fifo", "is no regular file"),
 ]
 USAGE = [  # what argparse refuses, with its usage and the valid words
-    ("train --out ''", "expected a path, got ''"),
-    ("train --out ' '", "expected a path, got ' '"),
+    ("train --out ''", "expected a path of 1 to 1000 letters, got ''"),
+    ("train --out ' '", "expected a path of 1 to 1000 letters, got ' '"),
+    ("train --out {deep}", "expected a path of 1 to 1000 letters, got 'a/a/a/"),
     ("sample --run '' --out a.png", "expected a path"),
     ("sample --run {run} --out ''", "expected a path"),
     ("evaluate --run ''", "expected a path"),
@@ -257,10 +261,11 @@ def places(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, 
         (new / name).symlink_to(new / "nothing")
     for name in ("folder", "folder.png"):
         (new / name).mkdir()
-    os.mkfifo(new / "fifo")
+    for name in ("fifo", "fifo.npz"):
+        os.mkfifo(new / name)
     for name, settings in (("compare", comparison.asdict(comparison.Settings())), ("schemes", sweep.SETTINGS)):
         write_json(new / f"{name}.json", {"settings": settings, "made": {}, "results": {}})
-    return {"new": str(new), "run": str(folder), "long": "x" * 300}
+    return {"new": str(new), "run": str(folder), "long": "x" * 300, "deep": "a/" * 2000 + "a"}
 
 
 def contents(*folders: str) -> dict[str, Any]:
@@ -655,6 +660,18 @@ def test_the_seconds_of_a_table_are_a_number(tmp_path: Path, seconds: Any) -> No
     write_json(tmp_path / "t.json", {"settings": {}, "made": {"seconds": seconds}, "results": {}})
     with pytest.raises(ValueError, match="seconds must be a finite number"):
         list(grid.run([], lambda trial: 1, tmp_path / "t.json", {}, "me"))
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "nothing"])
+def test_writing_replaces_nothing_but_a_file(tmp_path: Path, place: str) -> None:
+    """A rename would put a file in the place of a device, for good."""
+    path = tmp_path / "x.json"
+    PLACES[place](path)
+    before = path.lstat()
+    with pytest.raises(ValueError, match="x.json is .*expected a file or a free name"):
+        write_json(path, {})
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_result_that_is_not_finite_is_never_written(tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ class Damaged(ValueError):
 def atomic_write(path: Path, write: Callable[[Path], object], before: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one.
 
-    `before`: where the old file is kept. ValueError if the folder cannot be written to or the disk is full.
+    `before`: where the old file is kept. ValueError if the folder cannot be written to, the disk is full, or something
+    else than a file has the name: a rename would replace a device or a link, too.
     """
+    _refuse_other_than_file(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +78,14 @@ def _reason(path: Path, error: OSError) -> str:
     return _kind(path) if os.path.islink(path) and not os.path.exists(path) else error.strerror
 
 
+def _refuse_other_than_file(path: Path) -> None:
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is {_kind(path)}, expected a file or a free name; choose another")
+
+
 def check_writable(path: Path) -> None:
     """ValueError unless `atomic_write` can write the path now: for the start of long work. Makes the folder."""
-    if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path} is {_kind(path)}, expected a file or a free name; choose another")
+    _refuse_other_than_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
