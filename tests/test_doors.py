@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -833,6 +834,13 @@ def test_labels_as_a_row_or_as_a_column_mean_the_same(shape: str, digits: datase
     reader = classifier.load_classifier(digits)
     n = len(digits.held_labels)
     assert classifier.accuracy(reader, digits.held_images, digits.held_labels.reshape(n, *y.shape[1:])) > 0.98
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert torch.equal(samplers.time_grid(np.int64(4)), samplers.time_grid(4))
+    samplers.sample(TinyDiT(TINY), Y, steps=np.int32(2), guidance=np.float32(2.0), batch=np.int64(2))
+    with pytest.raises(ValueError, match="guidance must be a finite number in 0 .. 100, got nan"):
+        samplers.sample(TinyDiT(TINY), Y, guidance=np.float32(NAN))
 
 
 def test_pictures_that_are_not_finite_are_an_error(run: Run) -> None:

@@ -24,16 +24,7 @@ from adaln_lab.training.optimizers import make_optimizers
 from adaln_lab.training.train import Run, Step, TrainConfig
 from adaln_lab.utils.assets import asset
 from adaln_lab.utils.checks import Range, Text, check_tensors, construct
-from adaln_lab.utils.files import (
-    MOST_TENSORS,
-    Damaged,
-    atomic_write,
-    pack,
-    read_file,
-    read_json,
-    unpack,
-    write_json,
-)
+from adaln_lab.utils.files import MOST_TENSORS, Damaged, atomic_write, pack, read_file, read_json, unpack, write_json
 
 FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
@@ -206,11 +197,9 @@ def unpack_run(content: bytes, source: Path | str, device: torch.device | str = 
         generator = torch.Generator(device)
         check_tensors(tensors, needed | {"generator": generator.get_state()}, "it")
         generator.set_state(tensors["generator"])
-        for name, tensor in tensors.items():
-            if (name.endswith(".exp_avg_sq") and tensor.min() < 0) or (
-                name.endswith(".step") and tensor != progress.number
-            ):
-                raise ValueError(f"{name} holds what no update leaves there")
+        for name, tensor in _under("optimizer.0.", tensors).items():
+            if tensor.min() < 0 if name.endswith("exp_avg_sq") else name.endswith("step") and tensor != progress.number:
+                raise ValueError(f"optimizer.0.{name} holds what no update leaves there")
     run = Run.new(progress.model, progress.train, device)
     run.model.load_state_dict(_under("model.", tensors))
     run.ema.load_state_dict(_under("ema.", tensors))

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,13 +64,13 @@ def conform(name: str, value: Any, hint: Any) -> Any:
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """The value, if it is a whole number in low .. high; ValueError if not."""
-    return conform(name, value, Annotated[int, Range(low, high)])
+    """The value, also one of numpy's, if it is a whole number in low .. high; ValueError if not."""
+    return conform(name, value.item() if isinstance(value, np.generic) else value, Annotated[int, Range(low, high)])
 
 
 def finite(name: str, value: Any, low: float, high: float) -> float:
-    """The value, if it is a number in low .. high; ValueError if not."""
-    return conform(name, value, Annotated[float, Range(low, high)])
+    """The value, also one of numpy's, if it is a number in low .. high; ValueError if not."""
+    return conform(name, value.item() if isinstance(value, np.generic) else value, Annotated[float, Range(low, high)])
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> Any:

@@ -70,7 +70,7 @@ def test_recipes_fit_their_data_and_grow_on_cuda(digits):
     (small, _), (large, _) = recipe("digits", "cpu"), recipe("digits", "cuda")
     assert digits.images.shape[1:] == (small.channels, small.size, small.size)
     assert (large.depth, large.width) > (small.depth, small.width)
-    with pytest.raises(ValueError, match="there are recipes for digits, mnist"):
+    with pytest.raises(ValueError, match="data must be one of digits, mnist, .*; got 'imagenet'"):
         recipe("imagenet")
 
 
