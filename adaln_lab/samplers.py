@@ -64,7 +64,7 @@ def guided(
     its rows, and both halves of guidance run as one batch. guidance 1 is the plain model, 0 ignores the label, above 1
     exaggerates it. `precompute` stands in for the model's own, see `analysis.interventions`.
     """
-    finite("guidance", guidance, 0, MOST_GUIDANCE)
+    guidance = finite("guidance", guidance, 0, MOST_GUIDANCE)
     labels, which = torch.unique(y, dim=0, return_inverse=True)  # (K', ...), (B,)
     null = torch.full_like(labels[:1], model.config.n_classes)
     labels = torch.cat([labels, null])
@@ -105,7 +105,7 @@ def sample(
     one_of("method", method, SAMPLERS)
     k, like = model.config, next(model.parameters())
     check_labels(y, len(y), k.n_classes, k.context_length)
-    whole("batch", batch, 1, MOST_PICTURES)
+    batch = whole("batch", batch, 1, MOST_PICTURES)
     generator = torch.Generator().manual_seed(conform("seed", seed, Seed))  # on the CPU: the same noise on every device
     noise = torch.randn(len(y), k.channels, k.size, k.size, generator=generator).to(like)
     times = time_grid(steps)

@@ -17,8 +17,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from adaln_lab import flow, samplers
 from adaln_lab.__main__ import main
@@ -421,7 +421,7 @@ def spoil(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor | None]]:
     yield "shape", torch.zeros(3).to(tensor.dtype)
     yield "one more axis", tensor[None]
     yield "empty", tensor.flatten()[:0]
-    for dtype in (torch.float64, torch.float16, torch.bool, torch.int64, torch.complex64):
+    for dtype in (torch.float64, torch.bool, torch.int64, torch.complex64):
         yield str(dtype), tensor.to(dtype)
     if tensor.is_floating_point():
         yield "NaN", tensor * NAN
@@ -561,11 +561,10 @@ def test_each_tensor_of_a_model_is_held_to_its_configuration(tmp_path: Path) -> 
     for name, tensor in model.state_dict().items():
         for what, new in spoil(tensor):
             spoilt = {n: t for n, t in (model.state_dict() | {name: new}).items() if t is not None}
-            for write in (lambda path, t=spoilt: path.write_bytes(pack(t)), lambda path, t=spoilt: save_file(t, path)):
-                write(tmp_path / "model.safetensors")
-                content = (tmp_path / "model.safetensors").read_bytes()
+            for content in (pack(spoilt), safetensors.torch.save(spoilt)):
+                (tmp_path / "model.safetensors").write_bytes(content)
                 seal = checkpoint.seal(about["kind"], about["model"], about["data"], content)
-                write_json(tmp_path / "config.json", about | {"sha256": seal})
+                (tmp_path / "config.json").write_text(json.dumps(about | {"sha256": seal}))
                 with pytest.raises(ValueError, match=r"does not fit its configuration|not finite"):
                     checkpoint.load_model(tmp_path)
                     pytest.fail(f"{name}: {what} was believed")
