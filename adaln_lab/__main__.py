@@ -1,8 +1,10 @@
 """python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 
@@ -10,6 +12,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """Ctrl-C while modules load: there is nothing to undo, and no library in between that could swallow it."""
     os.write(2, b"adaln_lab: stopped\n")
     os._exit(130)
+
+
+def _again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Python ignores a Ctrl-C inside a callback, of an import's lock say: here it comes again a little later."""
+    if not issubclass(ignored.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+    else:
+        threading.Timer(0.05, _thread.interrupt_main).start()
 
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -362,6 +372,7 @@ def command_classifier(o: argparse.Namespace) -> None:
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is _stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _again
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told about
     if code == 130:  # where Ctrl-C has come inside an exec(), Python would end itself by SIGINT, with another code

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from adaln_lab.__main__ import main
+from adaln_lab.__main__ import _again, main
 from adaln_lab.utils.files import hold
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")]
@@ -98,6 +98,17 @@ def test_the_workers_of_compare_end_with_it(whom: str, when: str, tmp_path: Path
             assert_stopped(process, 130)
     wait_for(lambda: not any(map(is_alive, workers)), 30)
     assert not list(tmp_path.glob("t.json*"))
+
+
+def test_ctrl_c_inside_a_callback_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deleted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", _again)
+    with pytest.raises(KeyboardInterrupt):
+        Deleted()
+        time.sleep(10)
 
 
 def test_a_second_start_is_told_who_holds_the_folder_and_a_dead_owner_holds_nothing(
