@@ -96,8 +96,10 @@ def check(name: str, fn: Callable | None) -> Callable:
         remember(name, is_solved=not complaint)
     if complaint:
         return ours
-    if not outcomes.is_exact(got, want):
-        fn = outcomes.adapted(fn, want[0])
+    case = exercise.cases()[0]
+    is_ready = outcomes.is_ready(fn, exercise.solution, case, len(exercise.returns), exercise.gradients)
+    if not is_ready or not outcomes.is_exact(got, want):
+        fn = outcomes.adapted(fn, want[0], exercise.gradients)
     return with_note(fn, FLOAT32) if is_rounded else fn
 
 

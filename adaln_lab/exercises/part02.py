@@ -151,9 +151,8 @@ def whole_turns(t: Tensor, features: int) -> Tensor:
 
 
 def sinusoidal_embedding_cases() -> list[tuple]:
-    """1000 t is no whole number: two of these times are closer than that."""
-    times = torch.linspace(0.03037, 0.97071, 4, dtype=torch.float64)
-    times = torch.cat([times, times[1:2] + 0.0004])
+    """1000 t is not whole, and two times are closer than that. As multiples of 1/4096 they are exact in float32."""
+    times = torch.tensor([125.0, 1383.0, 2639.0, 3967.0, 1384.0], dtype=torch.float64) / 4096
     return [(times, 8), (times[:3], 6), (times[2:3], 10)]
 
 

@@ -90,7 +90,7 @@ def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p += torch.rand(p.shape)
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1 + torch.rand(p.shape)
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[T
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1.1
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Te
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p += 0.5
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def not_put_back(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -130,12 +130,12 @@ def put_back_by_subtracting(x: Tensor, module: nn.Module, name: str) -> tuple[Te
 
 def a_copy_was_nudged(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """You nudged a copy, so the output never moves. Change its parameter in place."""
-    return torch.zeros((), dtype=torch.float64), module.get_parameter(name).data
+    return x.new_zeros(()), module.get_parameter(name).data
 
 
 def the_parameter_was_compared(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """You ask whether the parameter has changed. It has; the question is whether the output did."""
-    return torch.ones((), dtype=torch.float64), module.get_parameter(name).data
+    return x.new_ones(()), module.get_parameter(name).data
 
 
 class Case(nn.Module):
