@@ -72,6 +72,17 @@ def gate_first(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     return gate, shift, scale
 
 
+def gate_before_scale(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your scale and gate are in each other's place: the order is shift, scale, gate."""
+    shift, scale, gate = modulation_vectors(c, weight, bias)
+    return shift, gate, scale
+
+
+def relu_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Negative numbers in c have no influence: that is a ReLU. SiLU lets a little of them through."""
+    return F.linear(c.relu(), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
 def modulation_vectors_cases() -> list[tuple]:
     sizes = ((3, 4, 5), (2, 6, 7), (1, 5, 3))
     return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in sizes]
@@ -148,6 +159,27 @@ def times_rounded(t: Tensor, features: int) -> Tensor:
 def whole_turns(t: Tensor, features: int) -> Tensor:
     """Your waves are 2 pi times too fast: 1000 t w_k is the angle itself, in radians."""
     return sinusoidal_embedding(2 * torch.pi * t, features)
+
+
+def base_1000(t: Tensor, features: int) -> Tensor:
+    """Your waves fall from 1 to 1/1000 only: the base of the frequencies is 10000, and 1000 stretches the time."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 1000 ** (-torch.arange(half, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def counted_from_one(t: Tensor, features: int) -> Tensor:
+    """Your fastest wave has w < 1: k counts from 0, so w_0 is 1."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(1, half + 1, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def evenly_spaced(t: Tensor, features: int) -> Tensor:
+    """Your frequencies are evenly spaced: they must fall by the same factor from each to the next."""
+    half = features // 2
+    angle = 1000 * t[:, None] * (1 - torch.arange(half, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def sinusoidal_embedding_cases() -> list[tuple]:
@@ -290,6 +322,8 @@ register(
             bias_forgotten,
             sigmoid_for_silu,
             gate_first,
+            gate_before_scale,
+            relu_for_silu,
         ),
         gradients=True,
     )
@@ -317,6 +351,9 @@ register(
             times_cut_off,
             times_rounded,
             whole_turns,
+            base_1000,
+            counted_from_one,
+            evenly_spaced,
         ),
     )
 )

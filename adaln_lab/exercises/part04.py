@@ -208,6 +208,33 @@ def _branch(d: int) -> Callable:
     return lambda h: (h @ mix) ** 2 + 0.3
 
 
+def scale_and_gate_swapped(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
+    return sandwich_branch(x, gate, scale, branch)
+
+
+def gate_on_the_sum(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream is erased instead of kept: the gate multiplies x as well."""
+    return torch.tanh(gate) * sandwich_branch(x, scale, torch.full_like(gate, 100.0), branch)
+
+
+def gate_on_the_input(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + F.rms_norm(branch(torch.tanh(gate) * h), x.shape[-1:], eps=1e-5)
+
+
+def stream_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your result is 0: the branch must be added to x."""
+    return sandwich_branch(x, scale, gate, branch) - x
+
+
+def sum_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: the second norm runs over the sum. It belongs to the branch's output."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return F.rms_norm(x + torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
+
+
 def sandwich_branch_cases() -> list[tuple]:
     """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
     cases = []
@@ -266,6 +293,11 @@ register(
             one_plus_gate,
             eps_of_the_package,
             eps_left_to_torch,
+            scale_and_gate_swapped,
+            gate_on_the_sum,
+            gate_on_the_input,
+            stream_missing,
+            sum_normalised,
         ),
         gradients=True,
     )

@@ -130,6 +130,16 @@ def three_channels_guided_others_null(v_label: Tensor, v_null: Tensor, guidance:
     return torch.cat([v[:, :3], v_null[:, 3:]], dim=1)
 
 
+def difference_reversed(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """More guidance leads away from the label: the difference has the wrong sign."""
+    return v_null + guidance * (v_null - v_label)
+
+
+def from_the_label_back(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """At guidance 1 you are beyond v_label: you start there, and add the difference with one less than you should."""
+    return v_label + (guidance + 1) * (v_label - v_null)
+
+
 def guided_cases() -> list[tuple]:
     shapes = ((2, 5, 3, 4), (1, 4, 3, 7), (3, 1, 2, 5))
     return [(randn64(*s), randn64(*s, seed=1), guidance) for s, guidance in zip(shapes, (3.0, 1.5, 0.0), strict=True)]
@@ -229,6 +239,26 @@ def modulated_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Te
 def _branch(d: int) -> Callable:
     mix = randn64(d, d, seed=9) / d**0.5
     return lambda h: torch.tanh(h @ mix)
+
+
+def scale_and_gate_swapped(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
+    return modulated_branch(x, shift, gate, scale, branch)
+
+
+def mean_left_in(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
+    return x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+
+def norm_of_the_whole_picture(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """If one token grows, all others of its picture shrink: your mean and variance run over the tokens as well."""
+    return x + gate * branch(F.layer_norm(x, x.shape[1:], eps=1e-6) * (1 + scale) + shift)
+
+
+def branch_left_out(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Whatever the branch does, your result is the same: it is never called."""
+    return modulated_branch(x, shift, scale, gate, lambda h: h)
 
 
 def modulated_branch_cases() -> list[tuple]:
@@ -373,6 +403,10 @@ register(
             tanh_gate,
             shift_forgotten,
             modulated_after_the_branch,
+            scale_and_gate_swapped,
+            mean_left_in,
+            norm_of_the_whole_picture,
+            branch_left_out,
         ),
         gradients=True,
     )
@@ -397,6 +431,8 @@ register(
             label_added,
             three_channels_guided,
             three_channels_guided_others_null,
+            difference_reversed,
+            from_the_label_back,
         ),
     )
 )

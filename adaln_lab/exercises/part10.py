@@ -144,13 +144,18 @@ def bits_for_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
 
 
 def all_processes_together(parameters: Tensor, processes: Tensor) -> Tensor:
-    """Your number grows in proportion to N: that is what all of them send together. The question is about each one."""
+    """Your number grows with N: in each step a process sends one part, not everything, and only its own sends count."""
     return processes * ring_bytes(parameters, processes)
 
 
 def one_part_only(parameters: Tensor, processes: Tensor) -> Tensor:
     """Your number shrinks as N grows: you count one step, or one part. Each step sends a part, and there are many."""
     return 2 * 4 * parameters / processes
+
+
+def one_step_too_many(parameters: Tensor, processes: Tensor) -> Tensor:
+    """One process alone sends something: N parts go around in N - 1 steps, and again in N - 1."""
+    return (2 * processes - 1) / processes * 4 * parameters
 
 
 def ring_bytes_cases() -> list[tuple]:
@@ -224,6 +229,7 @@ register(
             bits_for_bytes,
             all_processes_together,
             one_part_only,
+            one_step_too_many,
         ),
     )
 )
