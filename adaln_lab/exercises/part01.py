@@ -218,6 +218,39 @@ def multiplied_by_sigma(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor)
     return dx * sigma * sigma, dgamma, dbeta
 
 
+def means_of_the_whole_batch(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token's gradient depends on all other tokens: your two means are single numbers, and each token has its own."""
+    g = dy * gamma
+    dx = (g - g.mean() - x_hat * (g * x_hat).mean()) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def x_hat_only_in_the_mean(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What you take away for sigma is the same in all channels: it must point along x_hat."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) - (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def sigma_squared(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token ten times as large gets a gradient a hundred times as small: you divide by sigma twice."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx / sigma, dgamma, dbeta
+
+
+def gamma_in_dbeta(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dbeta depends on gamma: beta is added after gamma has multiplied, so that its gradient is a sum of dy."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx, dgamma, gamma * dbeta
+
+
+def x_hat_term_added(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx still has a part along x_hat, and a larger one: the two corrections are both subtracted."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) + x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
 def norm_backward_cases() -> list[tuple]:
     """x_hat and sigma of random tokens; because of eps, the norm of x_hat is a little below sqrt(D)."""
     cases = []
@@ -483,6 +516,11 @@ register(
             summed_over_the_batch_only,
             dgamma_and_dbeta_swapped,
             multiplied_by_sigma,
+            means_of_the_whole_batch,
+            x_hat_only_in_the_mean,
+            sigma_squared,
+            gamma_in_dbeta,
+            x_hat_term_added,
         ),
     )
 )

@@ -83,6 +83,16 @@ def relu_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]
     return F.linear(c.relu(), weight, bias).unsqueeze(1).chunk(3, dim=-1)
 
 
+def gelu_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
+    return F.linear(F.gelu(c), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
+def left_in_one_piece(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """You return a single tensor with all 3 D numbers of a picture: cut it into three."""
+    return F.linear(F.silu(c), weight, bias).unsqueeze(1)
+
+
 def modulation_vectors_cases() -> list[tuple]:
     sizes = ((3, 4, 5), (2, 6, 7), (1, 5, 3))
     return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in sizes]
@@ -182,6 +192,11 @@ def evenly_spaced(t: Tensor, features: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
+def time_cut_off_before_stretching(t: Tensor, features: int) -> Tensor:
+    """All times below 1 get the same embedding: t became a whole number before it was multiplied by 1000."""
+    return sinusoidal_embedding(t.floor(), features)
+
+
 def sinusoidal_embedding_cases() -> list[tuple]:
     """1000 t is not whole, and two times are closer than that. As multiples of 1/4096 they are exact in float32."""
     times = torch.tensor([125.0, 1383.0, 2639.0, 3967.0, 1384.0], dtype=torch.float64) / 4096
@@ -243,6 +258,18 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
     """You divide by the plain deviation of content; 1e-5 is added under the root, because of constant maps."""
     std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
+
+
+def eps_outside_the_root(content: Tensor, style: Tensor) -> Tensor:
+    """Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root."""
+    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    normed = (content - mean) / (std + 1e-5)
+    return style.std(-1, correction=0, keepdim=True) * normed + style.mean(-1, keepdim=True)
+
+
+def mean_of_the_content_kept(content: Tensor, style: Tensor) -> Tensor:
+    """Your result has the mean of content: content loses its own, and gets that of style."""
+    return ada_in(content, style) - style.mean(-1, keepdim=True) + content.mean(-1, keepdim=True)
 
 
 def ada_in_cases() -> list[tuple]:
@@ -324,6 +351,8 @@ register(
             gate_first,
             gate_before_scale,
             relu_for_silu,
+            gelu_for_silu,
+            left_in_one_piece,
         ),
         gradients=True,
     )
@@ -354,6 +383,7 @@ register(
             base_1000,
             counted_from_one,
             evenly_spaced,
+            time_cut_off_before_stretching,
         ),
     )
 )
@@ -378,6 +408,8 @@ register(
             one_plus_deviation,
             n_minus_one,
             eps_missing,
+            eps_outside_the_root,
+            mean_of_the_content_kept,
         ),
     )
 )

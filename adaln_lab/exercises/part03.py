@@ -281,6 +281,19 @@ def one_branch_after_another(x: Tensor, c: Tensor, linear: Callable, attn: Calla
     return x + gate_2 * mlp(layer_norm(h) * (1 + scale_2) + shift_2)
 
 
+def modulated_before_the_norm(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(layer_norm(x * (1 + scale) + shift))
+    return x
+
+
+def stream_added_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """With all gates at 0 your result is 2 x: the x that came in is added again after the first sum has it already."""
+    return x + adaln_zero_block(x, c, linear, attn, mlp)
+
+
 def adaln_zero_block_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
     cases = []
@@ -565,6 +578,8 @@ register(
             norm_on_the_attention_branch_only,
             sum_gated_once,
             one_branch_after_another,
+            modulated_before_the_norm,
+            stream_added_twice,
         ),
         gradients=True,
     )

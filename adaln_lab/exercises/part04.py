@@ -203,6 +203,12 @@ def eps_left_to_torch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:])
 
 
+def scaled_before_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
+    h = F.rms_norm(x * (1 + scale), x.shape[-1:], eps=1e-5)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
 def _branch(d: int) -> Callable:
     mix = 3 * randn64(d, d, seed=9)
     return lambda h: (h @ mix) ** 2 + 0.3
@@ -298,6 +304,7 @@ register(
             gate_on_the_input,
             stream_missing,
             sum_normalised,
+            scaled_before_the_norm,
         ),
         gradients=True,
     )

@@ -74,6 +74,16 @@ def time_of_the_first_image(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tens
     return flow_pair(x_0, noise, t[:1].expand_as(t))
 
 
+def velocity_times_t(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v depends on t: a straight line has the same velocity at every t."""
+    return flow_pair(x_0, noise, t)[0], (noise - x_0) / t.reshape(-1, 1, 1, 1)
+
+
+def noise_added_in_full(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """At t = 1 your x_t still contains the image: it must fade as the noise grows."""
+    return x_0 + t.reshape(-1, 1, 1, 1) * noise, noise - x_0
+
+
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
     shapes = [(4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7)]
@@ -138,6 +148,11 @@ def difference_reversed(v_label: Tensor, v_null: Tensor, guidance: float) -> Ten
 def from_the_label_back(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     """At guidance 1 you are beyond v_label: you start there, and add the difference with one less than you should."""
     return v_label + (guidance + 1) * (v_label - v_null)
+
+
+def weights_that_do_not_sum_to_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """Where both predictions agree, your result is larger than they are: two weights must add up to 1."""
+    return guidance * v_label + (1 + guidance) * v_null
 
 
 def guided_cases() -> list[tuple]:
@@ -234,6 +249,11 @@ def shift_forgotten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branc
 def modulated_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
     """Scale and shift do not change what the branch receives: you modulate its output."""
     return x + gate * (branch(F.layer_norm(x, x.shape[-1:], eps=1e-6)) * (1 + scale) + shift)
+
+
+def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
+    return x + gate * branch(F.layer_norm(x * (1 + scale) + shift, x.shape[-1:], eps=1e-6))
 
 
 def _branch(d: int) -> Callable:
@@ -350,6 +370,8 @@ register(
             remaining_way_for_velocity,
             results_exchanged,
             time_of_the_first_image,
+            velocity_times_t,
+            noise_added_in_full,
         ),
     )
 )
@@ -407,6 +429,7 @@ register(
             mean_left_in,
             norm_of_the_whole_picture,
             branch_left_out,
+            modulated_before_the_norm,
         ),
         gradients=True,
     )
@@ -433,6 +456,7 @@ register(
             three_channels_guided_others_null,
             difference_reversed,
             from_the_label_back,
+            weights_that_do_not_sum_to_one,
         ),
     )
 )

@@ -68,6 +68,12 @@ def all_but_one_clamped(table: Tensor, block: int, value: float) -> Tensor:
     return clamped
 
 
+def gates_limited(table: Tensor, block: int, value: float) -> Tensor:
+    """Gates below the value stay as they are: here, to clamp is to set them, whatever they were."""
+    table[block, :, 2] = table[block, :, 2].clamp(max=value)
+    return table
+
+
 def clamp_gates_cases() -> list[tuple]:
     return [
         (randn64(4, 2, 3, 5, 6, 7), 2, 0.5),
@@ -309,6 +315,7 @@ register(
             scales_clamped,
             gates_added_to,
             all_but_one_clamped,
+            gates_limited,
         ),
     )
 )

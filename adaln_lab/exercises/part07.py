@@ -284,6 +284,11 @@ def relu_for_gelu(e: Tensor) -> Tensor:
     return e[:, :3].sum(1) + F.relu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).sum(1)
 
 
+def first_object_bent_only(e: Tensor) -> Tensor:
+    """The second object's words are added as they are: both objects go through a GELU, each by itself."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:7].sum(1)) + e[:, 7:].sum(1)
+
+
 def pool_objects_cases() -> list[tuple]:
     return [(randn64(3, 11, 5),), (randn64(1, 11, 4, seed=1),)]
 
@@ -437,6 +442,7 @@ register(
             objects_averaged,
             silu_for_gelu,
             relu_for_gelu,
+            first_object_bent_only,
         ),
         gradients=True,
     )

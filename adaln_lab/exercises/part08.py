@@ -153,6 +153,23 @@ def skip_forgotten(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp:
     return torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
 
 
+def scaled_before_the_norm(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
+    s1, g1, s2, g2 = vectors
+    x = x + torch.tanh(g1) * norms[1](attn(norms[0](x * (1 + s1))))
+    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x * (1 + s2))))
+
+
+def norms_in_another_order(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your norms are in the wrong places: 1 and 3 stand before attention and MLP, 2 and 4 after them."""
+    return lumina_block(x, vectors, (norms[1], norms[0], norms[3], norms[2]), attn, mlp)
+
+
+def norms_of_both_first(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your norms are in the wrong places: the first two belong to attention, one before and one after it."""
+    return lumina_block(x, vectors, (norms[0], norms[2], norms[1], norms[3]), attn, mlp)
+
+
 def _mlp(d: int) -> Callable:
     mix = randn64(d, d, seed=21)
     return lambda h: torch.tanh(h @ mix)
@@ -207,6 +224,9 @@ register(
             nothing_before_the_branch,
             tanh_on_the_scale_too,
             skip_forgotten,
+            scaled_before_the_norm,
+            norms_in_another_order,
+            norms_of_both_first,
         ),
         gradients=True,
     )
