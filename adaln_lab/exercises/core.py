@@ -35,6 +35,7 @@ class Exercise:
     hints: tuple[str, str, str]  # from a nudge to almost the answer
     wrong: dict[str, Callable]  # mistake -> the solution with it; its docstring explains it
     gradients: bool = False  # whether they must flow back: the answer is a part of a model
+    later: Callable[[], list[tuple]] = list  # arguments of other shapes, as cells below give them
     products: int | None = None  # how many matrix products an answer may compute, where the method is the point
 
     @property
@@ -91,10 +92,12 @@ def check(name: str, fn: Callable | None) -> Callable:
     complaint = diagnose(exercise, fn, got)
     want = _outcomes(exercise, exercise.solution)
     is_rounded = not complaint and not outcomes.agree(got, want, TOL)
-    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{f', {FLOAT32}' if is_rounded else ''}")
+    beyond = "" if complaint else _beyond(exercise, fn)
+    rounded = f", {FLOAT32}" if is_rounded else ""
+    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{rounded}{beyond}")
     if _is_the_readers(fn, name, is_right=not complaint):
         remember(name, is_solved=not complaint)
-    if complaint:
+    if complaint or beyond:
         return ours
     case = exercise.cases()[0]
     is_ready = outcomes.is_ready(fn, exercise.solution, case, len(exercise.returns), exercise.gradients)
@@ -156,6 +159,17 @@ def _how(exercise: Exercise, fn: Callable) -> str:
     if exercise.products is not None and (count := outcomes.count_products(fn, case)) > exercise.products:
         return f"the numbers are right, but {count} matrix products made them, as a loop does: {exercise.question}"
     return outcomes.missing_gradients(fn, exercise.solution, case, exercise.returns) if exercise.gradients else ""
+
+
+def _beyond(exercise: Exercise, fn: Callable) -> str:
+    """A sentence about arguments of cells below that `fn` cannot take, though it does what was asked; mostly empty."""
+    results = len(exercise.returns)
+    for case in exercise.later():
+        got, want = ([outcomes.call(f, case, results)] for f in (fn, exercise.solution))
+        if not outcomes.agree(got, want, NEAR):
+            shapes = ", ".join(str(tuple(a.shape)) for a in case if isinstance(a, Tensor))
+            return f". Cells below also call it with shapes {shapes}, where it fails: they use the course's solution"
+    return ""
 
 
 def _outcomes(exercise: Exercise, fn: Callable) -> list[Outcome]:

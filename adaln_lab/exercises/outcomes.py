@@ -4,6 +4,7 @@ A right value is accepted in any form: a number, a list, another dtype, float32 
 in a call counts, too: arguments that changed, gradients that cannot flow back, the number of matrix products.
 """
 
+import dis
 import functools
 import inspect
 import itertools
@@ -85,7 +86,8 @@ def adapted(fn: Callable, want: Outcome, gradients: bool) -> Callable:
     @functools.wraps(fn)
     def as_tensors(*arguments: Any, **named: Any) -> Any:
         values = (*arguments, *named.values())
-        like, is_free = next(a for a in values if isinstance(a, Tensor)), not any(map(callable, values))
+        like = next((a for a in values if isinstance(a, Tensor)), want.items[0])
+        is_free = not any(map(callable, values))  # what it calls may need another dtype
         arguments = _mapped(arguments, lambda a: given(a, is_free))
         named = dict(zip(named, _mapped(tuple(named.values()), lambda a: given(a, is_free)), strict=True))
         items = to_items(fn(*arguments, **named), len(want.items))
@@ -99,11 +101,14 @@ def adapted(fn: Callable, want: Outcome, gradients: bool) -> Callable:
 
 
 def is_stub(fn: Any, outcome: Outcome) -> bool:
-    """Whether the answer itself raised NotImplementedError, or returned only None and `...`."""
-    if outcome.error is not None:
-        frames = list(traceback.walk_tb(outcome.error.__traceback__))
-        return isinstance(outcome.error, NotImplementedError) and _is_own(fn, frames[-1][0])
-    return all(item is None or item is ... for item in outcome.items)
+    """Whether the answer itself raised NotImplementedError, by a `raise`, or returned only None and `...`."""
+    if isinstance(outcome.error, NotImplementedError):
+        last = outcome.error.__traceback__
+        while last.tb_next:
+            last = last.tb_next
+        is_raise = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+        return is_raise and _is_own(fn, last.tb_frame)
+    return outcome.error is None and all(item is None or item is ... for item in outcome.items)
 
 
 def agree(got: list[Outcome], want: list[Outcome], tol: float) -> bool:
@@ -175,7 +180,7 @@ def missing_gradients(fn: Callable, solution: Callable, arguments: tuple, return
 def count_products(fn: Callable, arguments: tuple) -> int:
     """How many matrix products one call computes."""
     with _Products() as products:
-        fn(*_mapped(arguments, Tensor.clone))
+        call(fn, arguments, 1)
     return products.count
 
 
@@ -225,7 +230,8 @@ def _names(fn: Callable, count: int) -> list[str]:
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Arguments with all their tensors changed, those in tuples and lists included."""
     if isinstance(value, tuple | list):
-        return type(value)(_mapped(item, change) for item in value)
+        items = [_mapped(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return change(value) if isinstance(value, Tensor) else value
 
 

@@ -490,6 +490,7 @@ register(
             eps_squared,
         ),
         gradients=True,
+        later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
     )
 )
 register(
@@ -555,6 +556,7 @@ register(
             rms_eps_added_to_the_quotient,
         ),
         gradients=True,
+        later=lambda: [(randn64(8, 5), randn64(5, seed=1), 1e-6)],
     )
 )
 register(

@@ -437,6 +437,7 @@ register(
             left_as_they_were,
             first_row_last,
         ),
+        later=lambda: [(randn64(8),)],  # a bias
     )
 )
 

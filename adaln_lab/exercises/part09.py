@@ -266,6 +266,7 @@ register(
             one_number_for_all,
             sigmoid_of_twice,
         ),
+        later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
     )
 )
 

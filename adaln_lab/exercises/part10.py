@@ -159,10 +159,8 @@ def one_step_too_many(parameters: Tensor, processes: Tensor) -> Tensor:
 
 
 def ring_bytes_cases() -> list[tuple]:
-    """The last has several numbers of processes at once, as the figure in the notebook does."""
     number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
-    several = number(1e6), torch.arange(1, 6, dtype=torch.float64)
-    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1)), several]
+    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
 
 
 register(
@@ -208,6 +206,7 @@ register(
             to_the_end,
             last_rows_first,
         ),
+        later=lambda: [(torch.arange(12), 1, 3), (randn64(12, 1, 4, 4), 2, 3)],  # labels and images
     )
 )
 register(
@@ -231,5 +230,6 @@ register(
             one_part_only,
             one_step_too_many,
         ),
+        later=lambda: [(torch.tensor(1e6).double(), torch.arange(1, 6).double())],  # several rings at once
     )
 )

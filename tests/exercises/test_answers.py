@@ -134,3 +134,10 @@ def test_a_simple_pattern_in_wrong_numbers_is_told(change: str, capsys: pytest.C
     name, wrong = answers[change]
     verdict, words, _ = said(name, formed(name, wrong), capsys)
     assert verdict == "not yet" and change in words
+
+
+def test_a_right_answer_that_cells_below_cannot_use_is_accepted_and_replaced(capsys: pytest.CaptureFixture) -> None:
+    """The statement speaks of a weight; the notebook converts its bias as well."""
+    verdict, words, returned = said("swap_halves", lambda weight: torch.vstack(weight.chunk(2)[::-1]), capsys)
+    assert verdict == "ok" and "(8,)" in words and "the course's solution" in words
+    assert proof.note_of(returned) == proof.OURS
