@@ -150,7 +150,11 @@ def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
                 numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
                 also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
                 return f"{mistake}. {_explanation(exercise.wrong[mistake])}{numbers}{also}"
-    return outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
+    if any(outcome.error is not None or len(outcome.items) != len(exercise.returns) for outcome in got):
+        return outcomes.difference(fn, exercise.returns, got, want)
+    case, results = exercise.cases()[0], len(exercise.returns)
+    how = outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
+    return how + outcomes.influence(fn, exercise.solution, case, results)
 
 
 def _how(exercise: Exercise, fn: Callable) -> str:

@@ -139,6 +139,41 @@ def changes(got: list[Outcome]) -> str:
     )
 
 
+def influence(fn: Callable, solution: Callable, arguments: tuple, results: int) -> str:
+    """A sentence about what an answer depends on and should not, or should and does not; empty if there is none."""
+    base = [call(f, arguments, results) for f in (fn, solution)]
+    names = _names(fn, len(arguments))
+
+    def irregular(a: Tensor) -> Tensor:
+        return 0.2 * (torch.arange(1.0, a.numel() + 1).double() ** 2).sin().view_as(a)
+
+    def moved(i: int, by: Tensor) -> list[list[Tensor]]:
+        """Where the results of both change if argument i does; nowhere if an answer cannot take the new one."""
+        changed = (*arguments[:i], arguments[i] + by.to(arguments[i]), *arguments[i + 1 :])
+        new = [call(f, changed, results) for f in (fn, solution)]
+        pairs = [list(zip(n.items, old.items, strict=False)) for n, old in zip(new, base, strict=True)]
+        if any(not isinstance(x, Tensor) or x.is_complex() or _shape(x) != _shape(y) for ps in pairs for x, y in ps):
+            return [[], []]
+        return [[_off(x, y, TOL) for x, y in ps] for ps in pairs]
+
+    for i, a in enumerate(arguments):
+        if isinstance(a, Tensor) and a.is_floating_point():
+            both = moved(i, irregular(a))
+            if both[0] and any(m.any() for m in both[1]) and not any(m.any() for m in both[0]):
+                return f". Whatever {names[i]} is, your result is the same"
+    for axis, size in enumerate(arguments[0].shape):
+        both = moved(0, irregular(arguments[0]).index_fill(axis, torch.arange(size - 1), 0.0))
+        kept = all(m.dim() > axis and m.shape[axis] == size > 1 for ms in both for m in ms)
+        if kept:
+            yours, right = (any(m.narrow(axis, 0, size - 1).any() for m in ms) for ms in both)
+            if yours and not right:
+                return (
+                    f". If {names[0]} changes in the last place of axis {axis}, your result changes in the others, "
+                    "too, and should not: look at the axes (dim) over which you take means or sums"
+                )
+    return ""
+
+
 def difference(fn: Callable, returns: tuple[str, ...], got: list[Outcome], want: list[Outcome]) -> str:
     """How an answer that matches no known mistake differs: the first case that does, with its largest difference."""
     texts = (_difference(fn, returns, g, w) for g, w in zip(got, want, strict=True) if not _agree(g, w, TOL))
@@ -268,6 +303,10 @@ def _agree(got: Outcome, want: Outcome, tol: float) -> bool:
         return False
     pairs = [(x.reshape(()) if y.dim() == 0 and x.numel() == 1 else x, y) for x, y in pairs]
     return all(x.shape == y.shape and not x.is_complex() and not _off(x, y, tol).any() for x, y in pairs)
+
+
+def _shape(item: Any) -> torch.Size | None:
+    return item.shape if isinstance(item, Tensor) else None
 
 
 def _gap(x: Tensor, y: Tensor) -> Tensor:

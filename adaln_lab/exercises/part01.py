@@ -128,6 +128,18 @@ def eps_squared(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return normalised(x, gamma, beta, eps * eps)
 
 
+def one_light_with_n_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You take one mean and one variance for a whole picture, and divide by n - 1 as well; every token has its own."""
+    centred = x - x.mean((1, 2), keepdim=True)
+    return gamma * centred / (x.var((1, 2), keepdim=True) + eps).sqrt() + beta
+
+
+def mean_deviation_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Tokens with one large number come out too large: you average sizes. A variance is a mean of squares."""
+    centred = x - x.mean(-1, keepdim=True)
+    return gamma * centred / (centred.abs().mean(-1, keepdim=True).square() + eps).sqrt() + beta
+
+
 def normalised_cases() -> list[tuple]:
     """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
     cases = []
@@ -444,6 +456,11 @@ def each_position_of_all_channels(x: Tensor, groups: int, eps: float) -> Tensor:
     return centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
 
 
+def whole_batch_alike(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Your mean and variance are single numbers for the whole batch: each group of each picture has its own."""
+    return (x - x.mean()) / (x.var(correction=0) + eps).sqrt()
+
+
 def group_normalised_cases() -> list[tuple]:
     """Each channel of each picture has its own mean and scale, so that the choice of groups matters."""
     cases = []
@@ -488,6 +505,8 @@ register(
             gamma_left_out,
             sum_for_mean_square,
             eps_squared,
+            one_light_with_n_minus_1,
+            mean_deviation_for_variance,
         ),
         gradients=True,
         later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
@@ -584,6 +603,7 @@ register(
             group_divided_by_rsqrt,
             mean_of_the_group_left_in,
             each_position_of_all_channels,
+            whole_batch_alike,
         ),
         gradients=True,
     )

@@ -321,6 +321,11 @@ def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
     return weight * (1 + scale), weight @ shift
 
 
+def one_plus_forgotten_in_both(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """At scale 0 your new Linear ignores its input: scale comes without 1 +, and shift goes through the new weight."""
+    return weight * scale, bias + (weight * scale) @ shift
+
+
 def fold_into_linear_cases() -> list[tuple]:
     """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
     sizes = ((5, 5), (4, 6), (7, 3))
@@ -432,6 +437,7 @@ register(
             shift_scaled_too,
             weight_transposed,
             old_bias_dropped,
+            one_plus_forgotten_in_both,
         ),
     )
 )

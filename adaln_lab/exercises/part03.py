@@ -294,6 +294,39 @@ def stream_added_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, m
     return x + adaln_zero_block(x, c, linear, attn, mlp)
 
 
+def one_plus_on_the_attention_branch_only(
+    x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable
+) -> Tensor:
+    """At scale = shift = 0 your MLP receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([0.0, 1.0]).to(x)[:, None]  # for each branch
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def one_plus_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = shift = 0 your attention receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([1.0, 0.0]).to(x)[:, None]
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def every_sixth_number(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take every sixth output for each vector; the six vectors follow one another, D numbers each."""
+    return adaln_zero_block(x, c, lambda c: linear(c).unflatten(-1, (-1, 6)).mT.flatten(1), attn, mlp)
+
+
+def silu_after_the_linear(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your vectors are hardly ever negative: SiLU comes after the Linear. It stands before it."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = F.silu(linear(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
+def gelu_for_silu(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.gelu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
 def adaln_zero_block_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
     cases = []
@@ -526,6 +559,16 @@ def second_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
     return -lr * grad / (0.001**0.5 * grad.abs() + eps)
 
 
+def eps_added_to_the_step(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your steps all lie a little too high: eps is added after dividing. Look at the brackets."""
+    return -lr * grad.sign() + eps
+
+
+def eps_squared_in_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root."""
+    return -lr * grad / (grad.square() + eps * eps).sqrt()
+
+
 def adam_first_step_cases() -> list[tuple]:
     return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
@@ -580,6 +623,11 @@ register(
             one_branch_after_another,
             modulated_before_the_norm,
             stream_added_twice,
+            one_plus_on_the_attention_branch_only,
+            one_plus_on_the_mlp_branch_only,
+            every_sixth_number,
+            silu_after_the_linear,
+            gelu_for_silu,
         ),
         gradients=True,
     )
@@ -676,6 +724,8 @@ register(
             learning_rate_left_out,
             first_average_not_corrected,
             second_average_not_corrected,
+            eps_added_to_the_step,
+            eps_squared_in_the_root,
         ),
     )
 )

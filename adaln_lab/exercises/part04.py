@@ -62,6 +62,13 @@ def one_block_only(grad: Tensor, jacobians: Tensor) -> Tensor:
     return grad @ jacobians[-1]
 
 
+def changes_pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You compute how a change at the start arrives at the end; a gradient goes the other way, last block first."""
+    for jacobian in jacobians:
+        grad = grad @ jacobian.T
+    return grad
+
+
 def pull_back_cases() -> list[tuple]:
     shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
     return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
@@ -209,6 +216,12 @@ def scaled_before_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Calla
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
+def tanh_of_the_product(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.tanh(gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5))
+
+
 def _branch(d: int) -> Callable:
     mix = 3 * randn64(d, d, seed=9)
     return lambda h: (h @ mix) ** 2 + 0.3
@@ -270,6 +283,7 @@ register(
             last_block_missing,
             first_block_missing,
             one_block_only,
+            changes_pushed_forward,
         ),
     )
 )
@@ -305,6 +319,7 @@ register(
             stream_missing,
             sum_normalised,
             scaled_before_the_norm,
+            tanh_of_the_product,
         ),
         gradients=True,
     )

@@ -84,6 +84,17 @@ def noise_added_in_full(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, 
     return x_0 + t.reshape(-1, 1, 1, 1) * noise, noise - x_0
 
 
+def roots_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your x_t is curved: you mix with the roots of 1 - t and t. A straight line has 1 - t and t."""
+    t = t.reshape(-1, 1, 1, 1)
+    return (1 - t).sqrt() * x_0 + t.sqrt() * noise, noise - x_0
+
+
+def mean_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """All images are mixed by the same time, the mean of t: t has a number for each image."""
+    return flow_pair(x_0, noise, t.mean().expand_as(t))
+
+
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
     shapes = [(4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7)]
@@ -256,6 +267,16 @@ def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Ten
     return x + gate * branch(F.layer_norm(x * (1 + scale) + shift, x.shape[-1:], eps=1e-6))
 
 
+def shift_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: shift is added to the result. It belongs to what the branch receives."""
+    return modulated_branch(x, 0 * shift, scale, gate, branch) + shift
+
+
+def shift_added_again(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: shift is added once more, to the result."""
+    return modulated_branch(x, shift, scale, gate, branch) + shift
+
+
 def _branch(d: int) -> Callable:
     mix = randn64(d, d, seed=9) / d**0.5
     return lambda h: torch.tanh(h @ mix)
@@ -372,6 +393,8 @@ register(
             time_of_the_first_image,
             velocity_times_t,
             noise_added_in_full,
+            roots_of_the_times,
+            mean_of_the_times,
         ),
     )
 )
@@ -430,6 +453,8 @@ register(
             norm_of_the_whole_picture,
             branch_left_out,
             modulated_before_the_norm,
+            shift_after_the_branch,
+            shift_added_again,
         ),
         gradients=True,
     )

@@ -490,6 +490,11 @@ def three_vectors_for_a_stream(depth: Tensor, width: Tensor) -> Tensor:
     return (6 * (depth - 1) + 10) * (width * width + width)
 
 
+def neither_bias_nor_end(depth: Tensor, width: Tensor) -> Tensor:
+    """You count the weights of whole blocks: the biases are missing, and what is special at the end."""
+    return 12 * depth * width * width
+
+
 def sd3_modulation_cases() -> list[tuple]:
     return [
         (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
@@ -517,6 +522,7 @@ register(
             one_bias_in_all,
             only_whole_blocks,
             three_vectors_for_a_stream,
+            neither_bias_nor_end,
         ),
     )
 )

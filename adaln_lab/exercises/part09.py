@@ -54,6 +54,11 @@ def deviation_for_range(made: Tensor) -> tuple[Tensor, Tensor]:
     return made.std(1, correction=0).max(), made.std(0, correction=0).max()
 
 
+def mean_of_the_ranges(made: Tensor) -> tuple[Tensor, Tensor]:
+    """One channel that varies hardly moves your numbers: you average the ranges, and the largest counts."""
+    return (made.amax(1) - made.amin(1)).mean(), (made.amax(0) - made.amin(0)).mean()
+
+
 def varies_cases() -> list[tuple]:
     vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
     return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),), (randn64(1, 4, 7, seed=3),)]
@@ -78,6 +83,7 @@ register(
             only_the_first_item,
             smallest_not_largest,
             deviation_for_range,
+            mean_of_the_ranges,
         ),
     )
 )

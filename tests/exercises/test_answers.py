@@ -141,3 +141,15 @@ def test_a_right_answer_that_cells_below_cannot_use_is_accepted_and_replaced(cap
     verdict, words, returned = said("swap_halves", lambda weight: torch.vstack(weight.chunk(2)[::-1]), capsys)
     assert verdict == "ok" and "(8,)" in words and "the course's solution" in words
     assert proof.note_of(returned) == proof.OURS
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda x, shift, scale: layer_norm(x).sin() * (1 + scale[:, None]), "whatever shift is"),
+        (lambda x, shift, scale: layer_norm(x - x[-1:]) * (1 + scale[:, None]) + shift[:, None], "of axis 0"),
+        (lambda x, shift, scale: layer_norm(x - x[:, -1:]) * (1 + scale[:, None]) + shift[:, None], "of axis 1"),
+    ],
+)
+def test_a_mistake_without_a_name_gets_a_symptom(answer: Callable, words: str, capsys: pytest.CaptureFixture) -> None:
+    assert words in said("modulated", answer, capsys)[1]
