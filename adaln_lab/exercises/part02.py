@@ -72,6 +72,27 @@ def gate_first(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     return gate, shift, scale
 
 
+def gate_before_scale(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your scale and gate are in each other's place: the order is shift, scale, gate."""
+    shift, scale, gate = modulation_vectors(c, weight, bias)
+    return shift, gate, scale
+
+
+def relu_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Negative numbers in c have no influence: that is a ReLU. SiLU lets a little of them through."""
+    return F.linear(c.relu(), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
+def gelu_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
+    return F.linear(F.gelu(c), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+
+
+def left_in_one_piece(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """You return a single tensor with all 3 D numbers of a picture: cut it into three."""
+    return F.linear(F.silu(c), weight, bias).unsqueeze(1)
+
+
 def modulation_vectors_cases() -> list[tuple]:
     sizes = ((3, 4, 5), (2, 6, 7), (1, 5, 3))
     return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in sizes]
@@ -150,10 +171,35 @@ def whole_turns(t: Tensor, features: int) -> Tensor:
     return sinusoidal_embedding(2 * torch.pi * t, features)
 
 
+def base_1000(t: Tensor, features: int) -> Tensor:
+    """Your waves fall from 1 to 1/1000 only: the base of the frequencies is 10000, and 1000 stretches the time."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 1000 ** (-torch.arange(half, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def counted_from_one(t: Tensor, features: int) -> Tensor:
+    """Your fastest wave has w < 1: k counts from 0, so w_0 is 1."""
+    half = features // 2
+    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(1, half + 1, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def evenly_spaced(t: Tensor, features: int) -> Tensor:
+    """Your frequencies are evenly spaced: they must fall by the same factor from each to the next."""
+    half = features // 2
+    angle = 1000 * t[:, None] * (1 - torch.arange(half, dtype=t.dtype) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def time_cut_off_before_stretching(t: Tensor, features: int) -> Tensor:
+    """All times below 1 get the same embedding: t became a whole number before it was multiplied by 1000."""
+    return sinusoidal_embedding(t.floor(), features)
+
+
 def sinusoidal_embedding_cases() -> list[tuple]:
-    """1000 t is no whole number: two of these times are closer than that."""
-    times = torch.linspace(0.03037, 0.97071, 4, dtype=torch.float64)
-    times = torch.cat([times, times[1:2] + 0.0004])
+    """1000 t is not whole, and two times are closer than that. As multiples of 1/4096 they are exact in float32."""
+    times = torch.tensor([125.0, 1383.0, 2639.0, 3967.0, 1384.0], dtype=torch.float64) / 4096
     return [(times, 8), (times[:3], 6), (times[2:3], 10)]
 
 
@@ -214,6 +260,18 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
 
 
+def eps_outside_the_root(content: Tensor, style: Tensor) -> Tensor:
+    """Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root."""
+    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    normed = (content - mean) / (std + 1e-5)
+    return style.std(-1, correction=0, keepdim=True) * normed + style.mean(-1, keepdim=True)
+
+
+def mean_of_the_content_kept(content: Tensor, style: Tensor) -> Tensor:
+    """Your result has the mean of content: content loses its own, and gets that of style."""
+    return ada_in(content, style) - style.mean(-1, keepdim=True) + content.mean(-1, keepdim=True)
+
+
 def ada_in_cases() -> list[tuple]:
     """The last channel of each content is faint, so that the eps under its root is seen."""
     contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
@@ -263,6 +321,11 @@ def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
     return weight * (1 + scale), weight @ shift
 
 
+def one_plus_forgotten_in_both(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """At scale 0 your new Linear ignores its input: scale comes without 1 +, and shift goes through the new weight."""
+    return weight * scale, bias + (weight * scale) @ shift
+
+
 def fold_into_linear_cases() -> list[tuple]:
     """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
     sizes = ((5, 5), (4, 6), (7, 3))
@@ -291,6 +354,10 @@ register(
             bias_forgotten,
             sigmoid_for_silu,
             gate_first,
+            gate_before_scale,
+            relu_for_silu,
+            gelu_for_silu,
+            left_in_one_piece,
         ),
         gradients=True,
     )
@@ -318,6 +385,10 @@ register(
             times_cut_off,
             times_rounded,
             whole_turns,
+            base_1000,
+            counted_from_one,
+            evenly_spaced,
+            time_cut_off_before_stretching,
         ),
     )
 )
@@ -342,6 +413,8 @@ register(
             one_plus_deviation,
             n_minus_one,
             eps_missing,
+            eps_outside_the_root,
+            mean_of_the_content_kept,
         ),
     )
 )
@@ -364,6 +437,7 @@ register(
             shift_scaled_too,
             weight_transposed,
             old_bias_dropped,
+            one_plus_forgotten_in_both,
         ),
     )
 )
