@@ -871,34 +871,6 @@ register(
     )
 )
 register(
-    Exercise(
-        question="Say how far Adam's very first step moves each weight.",
-        solution=adam_first_step,
-        returns=("step",),
-        cases=adam_first_step_cases,
-        hints=(
-            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
-            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
-            "sqrt(g^2) is grad.abs().",
-        ),
-        wrong=by_name(
-            like_sgd,
-            uphill,
-            sign_alone,
-            no_bias_correction,
-            eps_inside_the_root,
-            one_size_for_all,
-            absolute_value_forgotten,
-            divided_by_the_square,
-            learning_rate_left_out,
-            first_average_not_corrected,
-            second_average_not_corrected,
-            eps_added_to_the_step,
-            eps_squared_in_the_root,
-        ),
-    )
-)
-register(
     Predict(
         question="Fill in the step in which each parameter first gets a gradient, or None for never.",
         solution=first_gradient,
@@ -959,6 +931,34 @@ register(
             "Go backwards from the loss and note each weight that the gradient is multiplied with.",
             "Every zero on the way costs one pass: the one in which that weight gets its own first gradient.",
             "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Say how far Adam's very first step moves each weight.",
+        solution=adam_first_step,
+        returns=("step",),
+        cases=adam_first_step_cases,
+        hints=(
+            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
+            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
+            "sqrt(g^2) is grad.abs().",
+        ),
+        wrong=by_name(
+            like_sgd,
+            uphill,
+            sign_alone,
+            no_bias_correction,
+            eps_inside_the_root,
+            one_size_for_all,
+            absolute_value_forgotten,
+            divided_by_the_square,
+            learning_rate_left_out,
+            first_average_not_corrected,
+            second_average_not_corrected,
+            eps_added_to_the_step,
+            eps_squared_in_the_root,
         ),
     )
 )
