@@ -7,10 +7,14 @@ B batch, T tokens, D width, C width of the condition.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.analysis.gradient_onset import measure_gradient_onset
+from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm
 
 # adaln_zero_block: both branches of a DiT block, and mistakes from real code
@@ -459,6 +463,171 @@ def adam_first_step_cases() -> list[tuple]:
     return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
 
+# a small gated branch, x + gate * W relu(V x): first_gradient, GatedBranch, half_zero
+
+
+def regression(seed: int) -> tuple[Tensor, Tensor]:
+    """256 vectors x of width 8 and what a branch is to make of them: x plus a random network of two layers."""
+    x = randn64(256, 8, seed=seed)
+    return x, x + (x @ randn64(8, 16, seed=seed + 50) / 8**0.5).relu() @ randn64(16, 8, seed=seed + 60) / 4
+
+
+def fit(branch: nn.Module, seed: int, steps: int, lr: float = 0.03) -> tuple[float, float]:
+    """The squared error before and after `steps` updates of Adam."""
+    x, target = regression(seed)
+    optimizer, losses = torch.optim.Adam(branch.parameters(), lr), []
+    for _ in range(steps + 1):
+        losses.append((branch(x) - target).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    return losses[0].item(), losses[-1].item()
+
+
+def first_gradient() -> dict[str, tuple]:
+    """In which step of SGD, from 1, V, W and the gate first get a gradient; None for never in the first ten."""
+    (x, target), table = regression(1), {}
+    starts = {"gate 0": "g", "W 0": "W", "gate 0 and W 0": "gW", "gate 0 and V 0": "gV"}
+    for name, zeros in starts.items():
+        p = {"V": randn64(8, 16, seed=2) / 3, "W": randn64(16, 8, seed=3) / 4, "g": randn64(8, seed=4)}
+        p = {key: (0 * value if key in zeros else value).requires_grad_() for key, value in p.items()}
+        first: dict[str, int | None] = dict.fromkeys(p)
+        for step in range(1, 11):
+            loss = (x + p["g"] * ((x @ p["V"]).relu() @ p["W"]) - target).square().mean()
+            for (key, value), grad in zip(p.items(), torch.autograd.grad(loss, [*p.values()]), strict=True):
+                first[key] = first[key] or (step if grad.any() else None)
+                value.data -= 0.1 * grad
+        table[name] = tuple(first.values())
+    return table
+
+
+class Stuck(nn.Module):
+    """What the notebook gives: gate and last Linear both start at zero."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), zero_linear(4 * width, width)
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        return x + self.gate * self.down(F.relu(self.up(x)))
+
+
+class GatedBranch(nn.Module):
+    """x + gate * down(relu(up(x)))"""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        return x + self.gate * self.down(F.relu(self.up(x)))
+
+
+def examine_branch(kind: Callable) -> tuple[bool, str]:
+    x, branch = regression(1)[0], kind(8).double()
+    change = ((branch(x) - x).norm() / x.norm()).item()
+    zero_gate = hasattr(branch, "gate") and not branch.gate.any()
+    before, after = fit(branch, 1, 60)
+    if change > 1e-12:
+        return False, f"it does not start as the identity: it changes its input by {100 * change:.2g} %"
+    if after > 0.98 * before:
+        return False, f"it starts as the identity, and after 60 steps its loss is still {after:.3f}"
+    if after > 0.3 * before:
+        return False, f"it starts as the identity and learns a part: loss {before:.2f} -> {after:.2f} in 60 steps"
+    way = "the gate keeps its zero, as in DiT" if zero_gate else "the Linear keeps its zero, as in a zero-output branch"
+    return True, f"identity at the start, loss {before:.2f} -> {after:.3f} in 60 steps; {way}"
+
+
+def half_zero(width: int) -> tuple[Tensor, Tensor]:
+    """Which gates and which rows of W start at zero: each channel has one of the two zeros."""
+    first = torch.arange(width) < width // 2
+    return first, ~first
+
+
+def measure_halves(answer: Callable) -> tuple[float, float] | str:
+    gates, rows = (torch.as_tensor(mask, dtype=torch.bool) for mask in answer(8))
+    if gates.shape != (8,) or rows.shape != (8,) or gates.sum() != 4 or rows.sum() != 4:
+        return "return two masks of `width` booleans, each True in exactly half of its places"
+    branch = GatedBranch(8).double()
+    with torch.no_grad():
+        branch.gate.copy_(~gates)
+        branch.down.weight[rows], branch.down.bias[rows] = 0.0, 0.0
+    before, after = fit(branch, 2, 60)
+    return after / before, 60
+
+
+# first_pass: a whole DiT
+
+
+def first_pass() -> dict[str, tuple]:
+    """In which backward pass, from 1, each part of a DiT first gets a gradient, for three starts."""
+    parts = {
+        "output layer": ("final linear",),
+        "rows that make gates": ("gate rows",),
+        "attention and MLP": ("attention", "MLP"),
+        "rows that make shift and scale": ("shift rows", "scale rows"),
+        "time and label embedding": ("time embedding", "label embedding"),
+    }
+    columns = []
+    x, v = randn64(4, 1, 8, 8), randn64(4, 1, 8, 8, seed=1)
+    t, y = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64), torch.tensor([0, 3, 7, 9])
+    for zero_modulation, zero_output in ((True, True), (True, False), (False, True)):
+        model = TinyDiT(DiTConfig(width=16, depth=2))
+        linears = [] if zero_modulation else [part.to_modulation.linear for part in (*model.blocks, model.final)]
+        for linear in linears + ([] if zero_output else [model.final.linear]):
+            nn.init.xavier_uniform_(linear.weight)
+        onset = measure_gradient_onset(model.double(), lambda m: (m(x, t, y) - v).square().mean()).by_role()
+        first = {}
+        for name, norms in zip(onset.names, onset.norms, strict=True):
+            first[name] = next((k for k, norm in enumerate(norms, 1) if norm > 1e-15), None)
+        columns.append([min(first[role] for role in roles) for roles in parts.values()])
+    return dict(zip(parts, zip(*columns, strict=True), strict=True))
+
+
+# initialise: zeros that survive
+
+
+def undo_zeros(model):
+    """What the notebook gives: every Linear gets Xavier weights, whatever it had."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def initialise(model):
+    """Xavier weights for every Linear, then the zeros of adaLN-Zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for layer in (*model.blocks, model.final):
+        nn.init.zeros_(layer.to_modulation.linear.weight)
+    nn.init.zeros_(model.final.linear.weight)
+
+
+def examine_initialise(function: Callable) -> tuple[bool, str]:
+    """On a model whose parameters are all random, so that doing nothing is no answer."""
+    model = TinyDiT(DiTConfig(width=16, depth=2)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(randn64(*p.shape, seed=i))
+    function(model)
+    x, cond = randn64(3, 16, 16), model.condition(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10]))
+    change = max(((block(x, cond) - x).norm() / x.norm()).item() for block in model.blocks)
+    if change > 0:
+        return False, f"a block changes its input by {100 * change:.3g} %: its gates are not zero after the call"
+    qkv = model.blocks[0].attn.qkv.weight
+    limit = (6 / sum(qkv.shape)) ** 0.5  # of Xavier's uniform distribution
+    if qkv.abs().max() > limit or qkv.abs().max() < limit / 2:
+        return False, "the blocks are the identity, but the Linears of attention no longer start with Xavier weights"
+    if model(randn64(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10])).any():
+        return False, "the blocks are the identity, but the untrained model does not predict v = 0: see model.final"
+    return True, "every block is the identity, the model predicts 0, and attention has Xavier weights"
+
+
 register(
     Exercise(
         question="Write the whole adaLN-Zero block: six vectors from SiLU(c), then attention and MLP, each gated.",
@@ -594,6 +763,83 @@ register(
             absolute_value_forgotten,
             divided_by_the_square,
             learning_rate_left_out,
+        ),
+    )
+)
+register(
+    Predict(
+        question="Fill in the step in which each parameter first gets a gradient, or None for never.",
+        solution=first_gradient,
+        columns=("V", "W", "gate"),
+        notes={
+            "V": "write dL/dV. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "W": "write dL/dW. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "gate": "write dL/dgate. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "gate 0 and V 0": "what is relu(0), and what reaches W and V then?",
+        },
+        hints=(
+            "Write the three gradients next to each other, as products.",
+            "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
+            "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Change one line so that the block still starts as the identity and learns.",
+        solution=GatedBranch,
+        given=Stuck,
+        examine=examine_branch,
+        hints=(
+            "Which two zeros are multiplied with each other?",
+            "Each of the two learns from the other one, so one of them has to differ from 0.",
+            "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
+        ),
+    )
+)
+register(
+    Design(
+        question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
+        solution=half_zero,
+        measure=measure_halves,
+        goal=0.1,
+        budget=60,
+        hints=(
+            "Channel i of the branch is gate[i] times row i of W times the hidden units.",
+            "A channel with both zeros never learns. How can you avoid one in all eight channels?",
+            "Give each channel exactly one zero: the masks are each other's opposite.",
+        ),
+    )
+)
+register(
+    Predict(
+        question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
+        solution=first_pass,
+        columns=("DiT's start", "only the modulation zero", "only the output layer zero"),
+        notes={
+            "output layer": "what does the output layer's gradient contain besides the error: is it 0 at the start?",
+            "rows that make gates": "follow the loss backwards to a gate: which weight does it pass first?",
+            "attention and MLP": "the gradient passes the output layer and a gate. When is each no longer 0?",
+            "rows that make shift and scale": "shift and scale act inside the branch: what does their gradient pass?",
+            "time and label embedding": "the gradient reaches c through the modulation's Linear, whose weight is ...",
+        },
+        hints=(
+            "Go backwards from the loss and note each weight that the gradient is multiplied with.",
+            "Every zero on the way costs one pass: the one in which that weight gets its own first gradient.",
+            "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
+        solution=initialise,
+        given=undo_zeros,
+        examine=examine_initialise,
+        hints=(
+            "Which Linears were zero on purpose? Print the blocks of a fresh TinyDiT.",
+            "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
+            "Initialise everything first and set those to zero last, so that nothing comes after it.",
         ),
     )
 )

@@ -275,11 +275,11 @@ def read_gates(model: TinyDiT, times: Tensor) -> Tensor | None:
     Where a condition has several tokens, the label stands in every place. Of more than MOST_LABELS labels, as many,
     evenly spaced: the cost of a reading must not grow with the vocabulary.
     """
-    k, device = model.config, next(model.parameters()).device
+    k, like = model.config, next(model.parameters())
     n = min(k.n_classes, MOST_LABELS)
-    labels = torch.linspace(0, k.n_classes - 1, n).round().long().to(device)
+    labels = torch.linspace(0, k.n_classes - 1, n).round().long().to(like.device)
     y = labels.repeat(len(times)).unsqueeze(1).expand(-1, k.context_length)
-    t = times.to(device).repeat_interleave(n)
+    t = times.to(like).repeat_interleave(n)
     pre = model.precompute(t, y)
     blocks = [block.modulations for block in pre.blocks] if isinstance(pre, Precomputed) else [()]  # a U-Net has none
     if not blocks[0] or blocks[0][0].gate is None:

@@ -18,7 +18,7 @@ OURS = "with the course's solution"
 FLOAT32 = "to the precision of float32"
 ROUNDING = 1e-3  # of what was computed in float32 from large angles; everywhere else it is smaller
 
-_noted: dict[str, int | None] = {}  # note -> the cell in which a function with that note ran last
+_noted: dict[str, str | int | None] = {}  # note -> the cell in which a function with that note ran last
 
 
 def with_note(function: Callable, note: str) -> Callable:
@@ -42,10 +42,11 @@ def notes() -> list[str]:
     return [note for note, cell in _noted.items() if cell == _cell()]
 
 
-def _cell() -> int | None:
-    """The number of the notebook cell that runs; None outside a notebook, where a note stays."""
+def _cell() -> str | int | None:
+    """What tells the notebook cell that runs from all others; None outside a notebook, where a note stays."""
     shell = getattr(builtins, "get_ipython", lambda: None)()
-    return getattr(shell, "execution_count", None)
+    request = getattr(shell, "get_parent", dict)()  # of the kernel; the count stands still where no history is kept
+    return request.get("header", {}).get("msg_id", getattr(shell, "execution_count", None))
 
 
 def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
