@@ -308,7 +308,7 @@ register(
         examine=_frozen(recipe_examined),
         hints=(
             "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
-            "(B, 3 D) needs an axis of length 1 for tokens; layer_norm(x) has no gamma; a sum needs a SiLU before the Linear.",
+            "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
             "mlp_adaln(F.silu(c)).unsqueeze(1).chunk(3, dim=-1), and layer_norm(x) instead of norm(x).",
         ),
     )
