@@ -294,6 +294,18 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
 
 
+def eps_outside_the_root(content: Tensor, style: Tensor) -> Tensor:
+    """Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root."""
+    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    normed = (content - mean) / (std + 1e-5)
+    return style.std(-1, correction=0, keepdim=True) * normed + style.mean(-1, keepdim=True)
+
+
+def mean_of_the_content_kept(content: Tensor, style: Tensor) -> Tensor:
+    """Your result has the mean of content: content loses its own, and gets that of style."""
+    return ada_in(content, style) - style.mean(-1, keepdim=True) + content.mean(-1, keepdim=True)
+
+
 def ada_in_cases() -> list[tuple]:
     """The last channel of each content is faint, so that the eps under its root is seen."""
     contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
@@ -415,6 +427,8 @@ register(
             one_plus_deviation,
             n_minus_one,
             eps_missing,
+            eps_outside_the_root,
+            mean_of_the_content_kept,
         ),
     )
 )

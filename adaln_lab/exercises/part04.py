@@ -85,6 +85,13 @@ def one_block_only(grad: Tensor, jacobians: Tensor) -> Tensor:
     return grad @ jacobians[-1]
 
 
+def changes_pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You compute how a change at the start arrives at the end; a gradient goes the other way, last block first."""
+    for jacobian in jacobians:
+        grad = grad @ jacobian.T
+    return grad
+
+
 def pull_back_cases() -> list[tuple]:
     shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
     return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
@@ -270,9 +277,48 @@ def eps_left_to_torch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:])
 
 
+def scaled_before_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
+    h = F.rms_norm(x * (1 + scale), x.shape[-1:], eps=1e-5)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def tanh_of_the_product(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.tanh(gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5))
+
+
 def _branch(d: int) -> Callable:
     mix = 3 * randn64(d, d, seed=9)
     return lambda h: (h @ mix) ** 2 + 0.3
+
+
+def scale_and_gate_swapped(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
+    return sandwich_branch(x, gate, scale, branch)
+
+
+def gate_on_the_sum(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream is erased instead of kept: the gate multiplies x as well."""
+    return torch.tanh(gate) * sandwich_branch(x, scale, torch.full_like(gate, 100.0), branch)
+
+
+def gate_on_the_input(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + F.rms_norm(branch(torch.tanh(gate) * h), x.shape[-1:], eps=1e-5)
+
+
+def stream_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your result is 0: the branch must be added to x."""
+    return sandwich_branch(x, scale, gate, branch) - x
+
+
+def sum_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: the second norm runs over the sum. It belongs to the branch's output."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return F.rms_norm(x + torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
 
 
 def sandwich_branch_cases() -> list[tuple]:
@@ -322,6 +368,7 @@ register(
             last_block_missing,
             first_block_missing,
             one_block_only,
+            changes_pushed_forward,
         ),
     )
 )
@@ -389,6 +436,13 @@ register(
             one_plus_gate,
             eps_of_the_package,
             eps_left_to_torch,
+            scale_and_gate_swapped,
+            gate_on_the_sum,
+            gate_on_the_input,
+            stream_missing,
+            sum_normalised,
+            scaled_before_the_norm,
+            tanh_of_the_product,
         ),
         gradients=True,
     )
