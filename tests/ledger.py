@@ -17,6 +17,8 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
+from adaln_lab.utils.proof import OURS
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAGE = NOTEBOOKS / "ledger.md"
 INTRODUCTION = """# Every equation of this course, and where it is proved
@@ -122,7 +124,8 @@ def proofs(cell: NotebookNode) -> tuple[list[str], list[str]]:
     tree = ast.parse(TransformerManager().transform_cell(cell.source))
     calls = {node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "prove"}
     texts = (output.text for output in cell.outputs if output.get("name") == "stdout")
-    lines = [line for text in texts for line in text.splitlines() if line.startswith("proved: ")]
+    lines = [line.removesuffix(f" ({OURS})") for text in texts for line in text.splitlines()]
+    lines = [line for line in lines if line.startswith("proved: ")]
     later = {call for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for call in ast.walk(node)}
     missing = [
         f"no line `proved: ...` for {ast.unparse(call)[:80]}: make notebooks"

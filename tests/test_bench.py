@@ -115,8 +115,6 @@ def test_all_of_it_runs_and_can_be_kept(monkeypatch):
     monkeypatch.setattr(bench, "memory", lambda *_: {"ours": 1.0, "textbook": 2.0})
     small = {"digits": (TINY, bench.TrainConfig(steps=20))}
     monkeypatch.setattr(bench, "recipe", lambda data, _: small[data])
-    tuning = {"rate": 1e-3, "steps of each rate": {}}
-    monkeypatch.setattr(bench, "tuned_adamw", lambda *_: tuning)
     said: list[str] = []
     ticks: list[int] = []
     found = bench.bench(CPU, quick=True, say=said.append, each=lambda: ticks.append(1))
@@ -124,10 +122,7 @@ def test_all_of_it_runs_and_can_be_kept(monkeypatch):
     assert json.loads(json.dumps(found)) == found
     assert {"machine", "torch", "date", "limits", "digits", "to 95 % on digits"} <= found.keys()
     assert {"as shipped", "the same work", "sampling", "modulation", "work", "memory, MB"} <= found["digits"].keys()
-    qualities = found["to 95 % on digits"]
-    assert qualities.pop("tuning of AdamW, our label table") == tuning
-    assert qualities.pop("tuning of AdamW, DiT's label table") == tuning
-    for runs in qualities.values():
+    for runs in found["to 95 % on digits"].values():
         assert all(r["seconds"] > 0 and 0 <= r["accuracy"] <= 1 and r["steps"] <= 60 for r in runs)
     assert any("x " in line for line in said)
 
@@ -136,10 +131,10 @@ def test_adamws_rate_is_the_fastest_and_not_at_the_end_of_the_grid(monkeypatch):
     """The steps of a run stand in for the run: fewest at the second rate, then at the last."""
     steps = dict(zip(bench.RATES, (90, 60, 70, 80, 90, 100, 110, 120), strict=True))
     monkeypatch.setattr(bench, "reach", lambda run, data: {"reached": True, "steps": steps[run.config.lr]})
-    assert bench.tuned_adamw(CPU, 0.2, 300)["rate"] == bench.RATES[1]
+    assert bench.tune_adamw(CPU, 0.2, 300)["rate"] == bench.RATES[1]
     steps[bench.RATES[-1]] = 5
     with pytest.raises(ValueError, match="lies at the end of .* widen RATES"):
-        bench.tuned_adamw(CPU, 0.2, 300)
+        bench.tune_adamw(CPU, 0.2, 300)
 
 
 @pytest.mark.slow

@@ -101,6 +101,15 @@ class NoOnePlus(AdaLNZeroBlock):
         return super().forward_with(x, changed(pre, lambda m: m._replace(scale=m.scale - 1)))
 
 
+class GateOnSum(AdaLNZeroBlock):
+    """gate * (x + F(h)); has no letter, because an untrained stack of these predicts 0 like the right one."""
+
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        for m, branch in zip(pre.modulations, (self.attn, self.mlp), strict=True):
+            x = m.gate * (x + branch(modulate(layer_norm(x), m)))  # (B, T, D)
+        return x
+
+
 class UnconditionedFinalLayer(FinalLayer):
     def forward_with(self, x: Tensor, pre: Modulation) -> Tensor:
         return self.linear(layer_norm(x))
@@ -143,6 +152,16 @@ MODELS: dict[str, Callable[[], TinyDiT]] = {
     "J": lambda: with_blocks(Rebound),
     "twin of G": lambda: with_blocks(NoOnePlus),
 }
+
+
+def mystery_block(number: int, width: int = 12) -> AdaLNZeroBlock:
+    """One of four broken blocks, 1 to 4, fresh and in float64; 0 is the right one. All are called Block."""
+    kinds = (AdaLNZeroBlock, NoOnePlus, AttentionTwice, GateOnSum, SigmoidGate)
+    if number not in range(len(kinds)):
+        raise ValueError(f"number must be 0 to {len(kinds) - 1}, got {number!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return type("Block", (kinds[number],), {})(width, 2, width).double()
 
 
 def broken_model(letter: str) -> TinyDiT:

@@ -104,6 +104,46 @@ def beta_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return normalised(x, gamma, 0 * beta, eps)
 
 
+def over_the_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your mean and variance run over the batch, axis 0; they must run over the D channels of one token."""
+    centred = x - x.mean(0, keepdim=True)
+    return gamma * centred / (centred.square().mean(0, keepdim=True) + eps).sqrt() + beta
+
+
+def over_batch_and_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Each channel has its own mean and variance, as in batch norm; here each token has, over its channels."""
+    centred = x - x.mean((0, 1), keepdim=True)
+    return gamma * centred / (centred.square().mean((0, 1), keepdim=True) + eps).sqrt() + beta
+
+
+def gamma_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Whatever gamma is, your result is the same: nothing multiplies by it."""
+    return normalised(x, torch.ones_like(gamma), beta, eps)
+
+
+def sum_for_mean_square(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Wide tokens come out small: you add up the squares, and a variance is their mean."""
+    centred = x - x.mean(-1, keepdim=True)
+    return gamma * centred / (centred.square().sum(-1, keepdim=True) + eps).sqrt() + beta
+
+
+def eps_squared(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your eps has hardly any effect: it is squared. Add it to the variance as it is."""
+    return normalised(x, gamma, beta, eps * eps)
+
+
+def one_light_with_n_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You take one mean and one variance for a whole picture, and divide by n - 1 as well; every token has its own."""
+    centred = x - x.mean((1, 2), keepdim=True)
+    return gamma * centred / (x.var((1, 2), keepdim=True) + eps).sqrt() + beta
+
+
+def mean_deviation_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Tokens with one large number come out too large: you average sizes. A variance is a mean of squares."""
+    centred = x - x.mean(-1, keepdim=True)
+    return gamma * centred / (centred.abs().mean(-1, keepdim=True).square() + eps).sqrt() + beta
+
+
 def normalised_cases() -> list[tuple]:
     """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
     cases = []
@@ -192,6 +232,39 @@ def multiplied_by_sigma(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor)
     """Tokens that are ten times as large get a gradient ten times as large; it should be ten times as small."""
     dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
     return dx * sigma * sigma, dgamma, dbeta
+
+
+def means_of_the_whole_batch(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token's gradient depends on all other tokens: your two means are single numbers, and each token has its own."""
+    g = dy * gamma
+    dx = (g - g.mean() - x_hat * (g * x_hat).mean()) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def x_hat_only_in_the_mean(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What you take away for sigma is the same in all channels: it must point along x_hat."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) - (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def sigma_squared(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token ten times as large gets a gradient a hundred times as small: you divide by sigma twice."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx / sigma, dgamma, dbeta
+
+
+def gamma_in_dbeta(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dbeta depends on gamma: beta is added after gamma has multiplied, so that its gradient is a sum of dy."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx, dgamma, gamma * dbeta
+
+
+def x_hat_term_added(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx still has a part along x_hat, and a larger one: the two corrections are both subtracted."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) + x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
 
 
 def norm_backward_cases() -> list[tuple]:
@@ -350,8 +423,16 @@ register(
             divided_by_rsqrt,
             one_plus_gamma,
             beta_left_out,
+            over_the_batch,
+            over_batch_and_tokens,
+            gamma_left_out,
+            sum_for_mean_square,
+            eps_squared,
+            one_light_with_n_minus_1,
+            mean_deviation_for_variance,
         ),
         gradients=True,
+        later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
     )
 )
 register(
@@ -428,6 +509,11 @@ register(
             summed_over_the_batch_only,
             dgamma_and_dbeta_swapped,
             multiplied_by_sigma,
+            means_of_the_whole_batch,
+            x_hat_only_in_the_mean,
+            sigma_squared,
+            gamma_in_dbeta,
+            x_hat_term_added,
         ),
     )
 )

@@ -7,10 +7,14 @@ B batch, T tokens, D width, C width of the condition.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.analysis.gradient_onset import measure_gradient_onset
+from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm
 
 # adaln_zero_block: both branches of a DiT block, and mistakes from real code
@@ -231,6 +235,100 @@ def attention_lost(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: 
 def mlp_before_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
     """Your MLP runs before attention: the order is attention, then MLP, each with its own three vectors."""
     return adaln_zero_block(x, c, _changed(linear, lambda *vectors: tuple(v[:, [1, 0]] for v in vectors)), mlp, attn)
+
+
+def scale_and_gate_swapped(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = 0 your branches add nothing, and that is what a gate is for: the order is shift, scale, gate."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, gate, scale)), attn, mlp)
+
+
+def gates_before_shifts(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take the chunks as gate, shift, scale; here the order is shift, scale, gate."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (scale, gate, shift)), attn, mlp)
+
+
+def mean_left_in(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+    return x
+
+
+def norm_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your attention receives x without a norm: each branch starts with one."""
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
+    x = x + gate * attn(x * (1 + scale) + shift)
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
+    return x + gate * mlp(layer_norm(x) * (1 + scale) + shift)
+
+
+def norm_on_the_attention_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP receives x without a norm: each branch starts with one."""
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
+    x = x + gate * attn(layer_norm(x) * (1 + scale) + shift)
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
+    return x + gate * mlp(x * (1 + scale) + shift)
+
+
+def sum_gated_once(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Half of the gates act on a whole sum: at gate = 0 the x that came in is erased as well."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return gate_2 * (x + mlp(layer_norm(x) * (1 + scale_2) + shift_2))
+
+
+def one_branch_after_another(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP reads what attention gave, without x: each branch reads the stream and adds to it."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    h = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(h) * (1 + scale_2) + shift_2)
+
+
+def modulated_before_the_norm(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(layer_norm(x * (1 + scale) + shift))
+    return x
+
+
+def stream_added_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """With all gates at 0 your result is 2 x: the x that came in is added again after the first sum has it already."""
+    return x + adaln_zero_block(x, c, linear, attn, mlp)
+
+
+def one_plus_on_the_attention_branch_only(
+    x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable
+) -> Tensor:
+    """At scale = shift = 0 your MLP receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([0.0, 1.0]).to(x)[:, None]  # for each branch
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def one_plus_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = shift = 0 your attention receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([1.0, 0.0]).to(x)[:, None]
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def every_sixth_number(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take every sixth output for each vector; the six vectors follow one another, D numbers each."""
+    return adaln_zero_block(x, c, lambda c: linear(c).unflatten(-1, (-1, 6)).mT.flatten(1), attn, mlp)
+
+
+def silu_after_the_linear(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your vectors are hardly ever negative: SiLU comes after the Linear. It stands before it."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = F.silu(linear(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
+def gelu_for_silu(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.gelu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
 
 
 def adaln_zero_block_cases() -> list[tuple]:
@@ -455,8 +553,193 @@ def learning_rate_left_out(grad: Tensor, lr: float, eps: float) -> Tensor:
     return -grad / (grad.abs() + eps)
 
 
+def first_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1."""
+    return -lr * 0.1 * grad / (grad.abs() + eps)
+
+
+def second_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2."""
+    return -lr * grad / (0.001**0.5 * grad.abs() + eps)
+
+
+def eps_added_to_the_step(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your steps all lie a little too high: eps is added after dividing. Look at the brackets."""
+    return -lr * grad.sign() + eps
+
+
+def eps_squared_in_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root."""
+    return -lr * grad / (grad.square() + eps * eps).sqrt()
+
+
 def adam_first_step_cases() -> list[tuple]:
     return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
+
+
+# a small gated branch, x + gate * W relu(V x): first_gradient, GatedBranch, half_zero
+
+
+def regression(seed: int) -> tuple[Tensor, Tensor]:
+    """256 vectors x of width 8 and what a branch is to make of them: x plus a random network of two layers."""
+    x = randn64(256, 8, seed=seed)
+    return x, x + (x @ randn64(8, 16, seed=seed + 50) / 8**0.5).relu() @ randn64(16, 8, seed=seed + 60) / 4
+
+
+def fit(branch: nn.Module, seed: int, steps: int, lr: float = 0.03) -> tuple[float, float]:
+    """The squared error before and after `steps` updates of Adam."""
+    x, target = regression(seed)
+    optimizer, losses = torch.optim.Adam(branch.parameters(), lr), []
+    for _ in range(steps + 1):
+        losses.append((branch(x) - target).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    return losses[0].item(), losses[-1].item()
+
+
+def first_gradient() -> dict[str, tuple]:
+    """In which step of SGD, from 1, V, W and the gate first get a gradient; None for never in the first ten."""
+    (x, target), table = regression(1), {}
+    starts = {"gate 0": "g", "W 0": "W", "gate 0 and W 0": "gW", "gate 0 and V 0": "gV"}
+    for name, zeros in starts.items():
+        p = {"V": randn64(8, 16, seed=2) / 3, "W": randn64(16, 8, seed=3) / 4, "g": randn64(8, seed=4)}
+        p = {key: (0 * value if key in zeros else value).requires_grad_() for key, value in p.items()}
+        first: dict[str, int | None] = dict.fromkeys(p)
+        for step in range(1, 11):
+            loss = (x + p["g"] * ((x @ p["V"]).relu() @ p["W"]) - target).square().mean()
+            for (key, value), grad in zip(p.items(), torch.autograd.grad(loss, [*p.values()]), strict=True):
+                first[key] = first[key] or (step if grad.any() else None)
+                value.data -= 0.1 * grad
+        table[name] = tuple(first.values())
+    return table
+
+
+class Stuck(nn.Module):
+    """What the notebook gives: gate and last Linear both start at zero."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), zero_linear(4 * width, width)
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        return x + self.gate * self.down(F.relu(self.up(x)))
+
+
+class GatedBranch(nn.Module):
+    """x + gate * down(relu(up(x)))"""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        return x + self.gate * self.down(F.relu(self.up(x)))
+
+
+def examine_branch(kind: Callable) -> tuple[bool, str]:
+    x, branch = regression(1)[0], kind(8).double()
+    change = ((branch(x) - x).norm() / x.norm()).item()
+    zero_gate = hasattr(branch, "gate") and not branch.gate.any()
+    before, after = fit(branch, 1, 60)
+    if change > 1e-12:
+        return False, f"it does not start as the identity: it changes its input by {100 * change:.2g} %"
+    if after > 0.98 * before:
+        return False, f"it starts as the identity, and after 60 steps its loss is still {after:.3f}"
+    if after > 0.3 * before:
+        return False, f"it starts as the identity and learns a part: loss {before:.2f} -> {after:.2f} in 60 steps"
+    way = "the gate keeps its zero, as in DiT" if zero_gate else "the Linear keeps its zero, as in a zero-output branch"
+    return True, f"identity at the start, loss {before:.2f} -> {after:.3f} in 60 steps; {way}"
+
+
+def half_zero(width: int) -> tuple[Tensor, Tensor]:
+    """Which gates and which rows of W start at zero: each channel has one of the two zeros."""
+    first = torch.arange(width) < width // 2
+    return first, ~first
+
+
+def measure_halves(answer: Callable) -> tuple[float, float] | str:
+    gates, rows = (torch.as_tensor(mask, dtype=torch.bool) for mask in answer(8))
+    if gates.shape != (8,) or rows.shape != (8,) or gates.sum() != 4 or rows.sum() != 4:
+        return "return two masks of `width` booleans, each True in exactly half of its places"
+    branch = GatedBranch(8).double()
+    with torch.no_grad():
+        branch.gate.copy_(~gates)
+        branch.down.weight[rows], branch.down.bias[rows] = 0.0, 0.0
+    before, after = fit(branch, 2, 60)
+    return after / before, 60
+
+
+# first_pass: a whole DiT
+
+
+def first_pass() -> dict[str, tuple]:
+    """In which backward pass, from 1, each part of a DiT first gets a gradient, for three starts."""
+    parts = {
+        "output layer": ("final linear",),
+        "rows that make gates": ("gate rows",),
+        "attention and MLP": ("attention", "MLP"),
+        "rows that make shift and scale": ("shift rows", "scale rows"),
+        "time and label embedding": ("time embedding", "label embedding"),
+    }
+    columns = []
+    x, v = randn64(4, 1, 8, 8), randn64(4, 1, 8, 8, seed=1)
+    t, y = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64), torch.tensor([0, 3, 7, 9])
+    for zero_modulation, zero_output in ((True, True), (True, False), (False, True)):
+        model = TinyDiT(DiTConfig(width=16, depth=2))
+        linears = [] if zero_modulation else [part.to_modulation.linear for part in (*model.blocks, model.final)]
+        for linear in linears + ([] if zero_output else [model.final.linear]):
+            nn.init.xavier_uniform_(linear.weight)
+        onset = measure_gradient_onset(model.double(), lambda m: (m(x, t, y) - v).square().mean()).by_role()
+        first = {}
+        for name, norms in zip(onset.names, onset.norms, strict=True):
+            first[name] = next((k for k, norm in enumerate(norms, 1) if norm > 1e-15), None)
+        columns.append([min(first[role] for role in roles) for roles in parts.values()])
+    return dict(zip(parts, zip(*columns, strict=True), strict=True))
+
+
+# initialise: zeros that survive
+
+
+def undo_zeros(model):
+    """What the notebook gives: every Linear gets Xavier weights, whatever it had."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def initialise(model):
+    """Xavier weights for every Linear, then the zeros of adaLN-Zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for layer in (*model.blocks, model.final):
+        nn.init.zeros_(layer.to_modulation.linear.weight)
+    nn.init.zeros_(model.final.linear.weight)
+
+
+def examine_initialise(function: Callable) -> tuple[bool, str]:
+    """On a model whose parameters are all random, so that doing nothing is no answer."""
+    model = TinyDiT(DiTConfig(width=16, depth=2)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(randn64(*p.shape, seed=i))
+    function(model)
+    x, cond = randn64(3, 16, 16), model.condition(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10]))
+    change = max(((block(x, cond) - x).norm() / x.norm()).item() for block in model.blocks)
+    if change > 0:
+        return False, f"a block changes its input by {100 * change:.3g} %: its gates are not zero after the call"
+    qkv = model.blocks[0].attn.qkv.weight
+    limit = (6 / sum(qkv.shape)) ** 0.5  # of Xavier's uniform distribution
+    if qkv.abs().max() > limit or qkv.abs().max() < limit / 2:
+        return False, "the blocks are the identity, but the Linears of attention no longer start with Xavier weights"
+    if model(randn64(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10])).any():
+        return False, "the blocks are the identity, but the untrained model does not predict v = 0: see model.final"
+    return True, "every block is the identity, the model predicts 0, and attention has Xavier weights"
 
 
 register(
@@ -500,6 +783,20 @@ register(
             gate_on_the_input,
             attention_lost,
             mlp_before_attention,
+            scale_and_gate_swapped,
+            gates_before_shifts,
+            mean_left_in,
+            norm_on_the_mlp_branch_only,
+            norm_on_the_attention_branch_only,
+            sum_gated_once,
+            one_branch_after_another,
+            modulated_before_the_norm,
+            stream_added_twice,
+            one_plus_on_the_attention_branch_only,
+            one_plus_on_the_mlp_branch_only,
+            every_sixth_number,
+            silu_after_the_linear,
+            gelu_for_silu,
         ),
         gradients=True,
     )
@@ -574,6 +871,70 @@ register(
     )
 )
 register(
+    Predict(
+        question="Fill in the step in which each parameter first gets a gradient, or None for never.",
+        solution=first_gradient,
+        columns=("V", "W", "gate"),
+        notes={
+            "V": "write dL/dV. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "W": "write dL/dW. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "gate": "write dL/dgate. Which of its factors is 0 in step 1, and in which step does that factor change?",
+            "gate 0 and V 0": "what is relu(0), and what reaches W and V then?",
+        },
+        hints=(
+            "Write the three gradients next to each other, as products.",
+            "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
+            "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Change one line so that the block still starts as the identity and learns.",
+        solution=GatedBranch,
+        given=Stuck,
+        examine=examine_branch,
+        hints=(
+            "Which two zeros are multiplied with each other?",
+            "Each of the two learns from the other one, so one of them has to differ from 0.",
+            "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
+        ),
+    )
+)
+register(
+    Design(
+        question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
+        solution=half_zero,
+        measure=measure_halves,
+        goal=0.1,
+        budget=60,
+        hints=(
+            "Channel i of the branch is gate[i] times row i of W times the hidden units.",
+            "A channel with both zeros never learns. How can you avoid one in all eight channels?",
+            "Give each channel exactly one zero: the masks are each other's opposite.",
+        ),
+    )
+)
+register(
+    Predict(
+        question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
+        solution=first_pass,
+        columns=("DiT's start", "only the modulation zero", "only the output layer zero"),
+        notes={
+            "output layer": "what does the output layer's gradient contain besides the error: is it 0 at the start?",
+            "rows that make gates": "follow the loss backwards to a gate: which weight does it pass first?",
+            "attention and MLP": "the gradient passes the output layer and a gate. When is each no longer 0?",
+            "rows that make shift and scale": "shift and scale act inside the branch: what does their gradient pass?",
+            "time and label embedding": "the gradient reaches c through the modulation's Linear, whose weight is ...",
+        },
+        hints=(
+            "Go backwards from the loss and note each weight that the gradient is multiplied with.",
+            "Every zero on the way costs one pass: the one in which that weight gets its own first gradient.",
+            "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
+        ),
+    )
+)
+register(
     Exercise(
         question="Say how far Adam's very first step moves each weight.",
         solution=adam_first_step,
@@ -594,6 +955,23 @@ register(
             absolute_value_forgotten,
             divided_by_the_square,
             learning_rate_left_out,
+            first_average_not_corrected,
+            second_average_not_corrected,
+            eps_added_to_the_step,
+            eps_squared_in_the_root,
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
+        solution=initialise,
+        given=undo_zeros,
+        examine=examine_initialise,
+        hints=(
+            "Which Linears were zero on purpose? Print the blocks of a fresh TinyDiT.",
+            "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
+            "Initialise everything first and set those to zero last, so that nothing comes after it.",
         ),
     )
 )

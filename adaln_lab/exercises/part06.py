@@ -68,6 +68,12 @@ def all_but_one_clamped(table: Tensor, block: int, value: float) -> Tensor:
     return clamped
 
 
+def gates_limited(table: Tensor, block: int, value: float) -> Tensor:
+    """Gates below the value stay as they are: here, to clamp is to set them, whatever they were."""
+    table[block, :, 2] = table[block, :, 2].clamp(max=value)
+    return table
+
+
 def clamp_gates_cases() -> list[tuple]:
     return [
         (randn64(4, 2, 3, 5, 6, 7), 2, 0.5),
@@ -179,6 +185,22 @@ def not_divided(m: Tensor) -> Tensor:
     return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
 
 
+def deviations_for_variances(m: Tensor) -> Tensor:
+    """Your shares do not add up to 1: you take roots. Variances add up, and deviations do not."""
+    return variance_shares(m).sqrt()
+
+
+def percent(m: Tensor) -> Tensor:
+    """Your shares add up to 100: a share of the whole is 1."""
+    return 100 * variance_shares(m)
+
+
+def divided_by_the_sum_of_two(m: Tensor) -> Tensor:
+    """Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it."""
+    shares = variance_shares(m)
+    return shares / (shares[0] + shares[1])
+
+
 def variance_shares_cases() -> list[tuple]:
     by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
     return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
@@ -267,6 +289,9 @@ register(
             nothing_left_over,
             divided_by_n_minus_one,
             not_divided,
+            deviations_for_variances,
+            percent,
+            divided_by_the_sum_of_two,
         ),
     )
 )
@@ -290,6 +315,7 @@ register(
             scales_clamped,
             gates_added_to,
             all_but_one_clamped,
+            gates_limited,
         ),
     )
 )
