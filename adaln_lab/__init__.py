@@ -19,7 +19,7 @@ and what stands around it, one folder a job:
     analysis      probes, interventions, gradient onset, block diagrams, the x-ray
     display       plots and widgets that several notebooks share
     exercises     one file a notebook, the engine, the collection of broken models
-    utils         files, environment, assets, equations that are run
+    utils         files, checks, environment, assets, equations that are run
 
 Shape glossary, used everywhere:
     B batch   T image tokens   S condition tokens   D width   C width of the condition   H heads   P patch   K classes

@@ -1,13 +1,36 @@
 """python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
 
+import _thread
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C while modules load: there is nothing to undo, and no library in between that could swallow it."""
+    os.write(2, b"adaln_lab: stopped\n")
+    os._exit(130)
+
+
+def _again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Python ignores a Ctrl-C inside a callback, of an import's lock say: here it comes again a little later."""
+    if not issubclass(ignored.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+    else:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _stop)
+
 import argparse
+import atexit
 import errno
 import io
-import json
 import logging
-import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -24,13 +47,14 @@ from adaln_lab.data import datasets, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
 from adaln_lab.experiments import classifier, sweep
 from adaln_lab.experiments.unet import TinyUNet
-from adaln_lab.samplers import BATCH, SAMPLERS, STEPS, sample
+from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
+from adaln_lab.utils.checks import whole
 from adaln_lab.utils.environment import pick_device
-from adaln_lab.utils.files import atomic_write, read_json, save_tensors, write_json
+from adaln_lab.utils.files import atomic_write, check_writable, save_tensors, to_json, write_json
 
 DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
 log = logging.getLogger("adaln_lab")
@@ -43,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(parser().parse_args(arguments))
         finally:
             print(end="", flush=True)  # so that an output that cannot be written is noticed here
+    except KeyboardInterrupt:
+        print("adaln_lab: stopped", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
@@ -63,10 +90,13 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:  # the package refuses with ValueError: what was expected, what came, what to do
         print(f"adaln_lab: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("adaln_lab: stopped", file=sys.stderr)
-        return 130
     return 0
+
+
+def _path(text: str) -> Path:
+    if not text.strip() or len(text) > 1000:
+        raise argparse.ArgumentTypeError(f"expected a path of 1 to 1000 letters, got {text!r:.60}; . is this folder")
+    return Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(command_train, "train a TinyDiT and keep it in a folder")
     add("--data", choices=DATA, default="digits", help="what to learn")
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
+    add("--out", type=_path, required=True, metavar="DIR", help="the folder of the run")
     add("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
     add("--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling")
     add("--steps", type=int, help="updates (default: the recipe's)")
@@ -93,46 +123,46 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
     add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
-    add("--record", type=Path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
+    add("--record", type=_path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)
 
     add = command(command_sample, "draw pictures from a trained run")
-    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made")
     add("--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between")
     add("--n", type=int, default=100, help="pictures in all")
-    add("--out", type=Path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
+    add("--out", type=_path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
 
     add = command(command_evaluate, "measure a trained run; one line of JSON")
-    add("--run", type=Path, required=True, metavar="DIR", help="a folder that train made")
+    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made")
     add("--n", type=int, default=1000, help="samples to measure, labels cycled")
     _sampling(add)
 
     add = command(command_classifier, "fit the classifier that measures samples")
     add("--data", choices=DATA, default="digits", help="what it must read")
-    add("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    add("--out", type=_path, required=True, metavar="FILE", help="a .safetensors file")
     _device(add)
 
     add = command(command_schemes, "compare residual schemes over depth and learning rate")
-    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add("--seeds", type=int, default=len(sweep.SEEDS), help="runs of each kind")
 
     add = command(command_compare, "compare the ways in which a condition enters")
-    add("--out", type=Path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
+    add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add("--seeds", type=int, default=3, help="runs of each kind")
     add("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    add("--models", type=Path, metavar="DIR", help="also keep the models of the table of equal compute")
+    add("--models", type=_path, metavar="DIR", help="also keep the models of the table of equal compute")
 
     add = command(command_zoo, "count modulation in published models (needs diffusers)")
-    add("--out", type=Path, metavar="FILE", help="keep the numbers as JSON")
+    add("--out", type=_path, metavar="FILE", help="keep the numbers as JSON")
 
     add = command(command_xray, "say whether and how a model is modulated")
     add("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
-    add("--config", type=Path, metavar="FILE", help="configuration of a class of diffusers (default: its own)")
+    add("--config", type=_path, metavar="FILE", help="configuration of a class of diffusers (default: its own)")
 
     add = command(command_progress, "say what is solved and what comes next")
     add("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
-    add("--own", type=Path, metavar="DIR", help="copy the notebooks into your own folder, with a page to start from")
+    add("--own", type=_path, metavar="DIR", help="copy the notebooks into your own folder, with a page to start from")
     return top
 
 
@@ -161,10 +191,13 @@ def command_train(o: argparse.Namespace) -> None:
         options = ("steps", "batch", "seed", "precision", "compile", "graph")
         changed = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
         model, config = replace(model, variant=o.variant, encoder=o.encoder), replace(config, **changed)
+        if o.record and world.rank == 0:
+            check_writable(o.record)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
         data = datasets.load(o.data, device)
         run = session.train(data)
-        if run and o.record and world.rank == 0:
+        if o.record and world.rank == 0:
+            run = run or checkpoint.load_run(o.out / checkpoint.CHECKPOINT, device)  # of a run that was finished
             command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
             record = checkpoint.record(run, **session.facts(data))
             write_json(o.record, record | {"command": command} | _results(run.ema, data))
@@ -190,15 +223,13 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
 def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
     from adaln_lab.experiments import comparison  # loads the zoo, which most commands do not need
 
-    data = read_json(o.run / "config.json").get("data")
-    return comparison.load_variant(o.run, pick_device(o.device)), data
+    return comparison.load_variant(o.run, pick_device(o.device)), checkpoint.read_about(o.run).data
 
 
 def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor:
     """n labels or scenes: those named in `text`, cycled; without text all labels in turn, or random scenes."""
     k = model.config
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    whole("n", n, 1, MOST_PICTURES)
     if k.context_length > 1:
         objects = (k.context_length - len(scenes.GLOBAL)) // len(scenes.LOCAL)
         if text is None:
@@ -206,11 +237,10 @@ def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor
         labels = scenes.parse(text.split(";"), objects)
     else:
         try:
-            labels = torch.arange(k.n_classes) if text is None else torch.tensor([int(p) for p in text.split(",")])
+            asked = range(k.n_classes) if text is None else [int(part) for part in text.split(",")]
         except ValueError:
-            raise ValueError(f"labels must be integers with commas between, like 0,1,2; got {text!r}") from None
-        if labels.min() < 0 or labels.max() >= k.n_classes:
-            raise ValueError(f"labels must lie in 0 .. {k.n_classes - 1}, got {text}")
+            raise ValueError(f"labels must be integers with commas between, like 0,1,2; got {text!r:.60}") from None
+        labels = torch.tensor([whole("labels", label, 0, k.n_classes - 1) for label in asked])
     return labels[torch.arange(n) % len(labels)]
 
 
@@ -230,7 +260,8 @@ def _how(o: argparse.Namespace) -> dict[str, Any]:
 
 def command_sample(o: argparse.Namespace) -> None:
     if o.out.suffix not in (".png", ".npz"):
-        raise ValueError(f"--out must end in .png or .npz, got {o.out.name}")
+        raise ValueError(f"--out must end in .png or .npz, got {o.out.name!r:.60}")
+    check_writable(o.out)
     model, _ = _load(o)
     labels = _labels(o.labels, o.n, model)
     images = _draw(model, labels, **_how(o)).cpu()
@@ -260,7 +291,7 @@ def command_evaluate(o: argparse.Namespace) -> None:
     start = time.perf_counter()
     images = _draw(model, labels, **_how(o))
     seconds = time.perf_counter() - start
-    print(json.dumps(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
+    print(to_json(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
 
 
 def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:
@@ -286,6 +317,8 @@ def command_zoo(o: argparse.Namespace) -> None:
     from adaln_lab.blocks import budget
     from adaln_lab.blocks.zoo import ZOO
 
+    if o.out:
+        check_writable(o.out)
     found = {key: budget.total(key) for key in tqdm(ZOO, unit="model", file=sys.stderr, delay=1)}
     for key, n in found.items():
         share = 100 * n["modulation"] / n["parameters"]
@@ -325,13 +358,24 @@ def command_progress(o: argparse.Namespace) -> None:
 
 
 def command_classifier(o: argparse.Namespace) -> None:
+    if o.out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, got {o.out.name!r:.60}")
+    check_writable(o.out)
     data = datasets.load(o.data, pick_device(o.device))
     fitted = classifier.fit_classifier(data)
     found = classifier.accuracy(fitted, data.held_images, data.held_labels)
     about = {"command": f"python -m adaln_lab classifier --data {o.data}", "held_out_accuracy": round(found, 4)}
     save_tensors(fitted.state_dict(), o.out, about)
-    print(json.dumps(about))
+    print(to_json(about))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _again
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told about
+    if code == 130:  # where Ctrl-C has come inside an exec(), Python would end itself by SIGINT, with another code
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)

@@ -6,7 +6,7 @@ DiT (arXiv 2212.09748), Fig. 3, predicting the velocity of flow matching. Letter
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from adaln_lab.conditioning import VARIANTS, BlockCondition, Condition
 from adaln_lab.embed import LabelEmbed, PatchEmbed, TextEncoder, TimeEmbed, positions_2d, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, layer_norm, modulate
+from adaln_lab.utils.checks import Count, Range, check_fields, check_labels
 
+MOST_TOKENS = 2**16
 ADAPTIVE = ("adaln", "adaln_zero", "both")  # variants whose final norm is modulated, too
 
 
@@ -23,27 +25,21 @@ ADAPTIVE = ("adaln", "adaln_zero", "both")  # variants whose final norm is modul
 class DiTConfig:
     """Everything that decides the shape and the start of a TinyDiT. The defaults are the digits model."""
 
-    size: int = 8  # image height and width in pixels
-    channels: int = 1
-    patch: int = 2  # patch height and width in pixels
-    width: int = 64
-    depth: int = 4
-    heads: int = 4
-    n_classes: int = 10  # classes, or tokens in the vocabulary; one more row is the null label
-    context_length: int = 1  # tokens in a condition; 1 for a class label
-    variant: str = "adaln_zero"
-    encoder: int = 0  # depth of the transformer that the condition tokens pass before they are pooled; 0 for none
-    mlp_ratio: float = 4.0
-    label_std: float = 0.2  # start of the label table; DiT has 0.02, but here labels that differ at once learn sooner
+    size: Annotated[int, Range(1, 4096)] = 8  # image height and width in pixels
+    channels: Annotated[int, Range(1, 1024)] = 1
+    patch: Annotated[int, Range(1, 256)] = 2  # patch height and width in pixels
+    width: Annotated[int, Range(4, 16384)] = 64
+    depth: Annotated[int, Range(1, 1000)] = 4
+    heads: Annotated[int, Range(1, 1000)] = 4
+    n_classes: Count = 10  # classes, or tokens in the vocabulary; one more row is the null label
+    context_length: Annotated[int, Range(1, 10_000)] = 1  # tokens in a condition; 1 for a class label
+    variant: Annotated[str, VARIANTS] = "adaln_zero"
+    encoder: Annotated[int, Range(0, 100)] = 0  # depth of the transformer that tokens pass before they are pooled
+    mlp_ratio: Annotated[float, Range(1 / 4, 64)] = 4.0
+    label_std: Annotated[float, Range(0, 100)] = 0.2  # of the label table's start; DiT has 0.02, too slow here
 
     def __post_init__(self):
-        for name in ("size", "channels", "patch", "width", "depth", "heads", "n_classes", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {self.variant!r}")
-        if self.encoder < 0:
-            raise ValueError(f"encoder must be at least 0 (its depth, 0 for none), got {self.encoder}")
+        check_fields(self)
         if self.size % self.patch:
             raise ValueError(
                 f"patch must divide the image: size {self.size} is not a multiple of patch {self.patch}; "
@@ -56,6 +52,8 @@ class DiTConfig:
             )
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4 (2-D sin-cos positions), got {self.width}")
+        if (tokens := (self.size // self.patch) ** 2) > MOST_TOKENS:
+            raise ValueError(f"an image may have {MOST_TOKENS} patches, got {tokens}; try a larger patch")
 
 
 class Precomputed(NamedTuple):
@@ -90,6 +88,21 @@ class FinalLayer(nn.Module):
         return self.forward_with(x, self.precompute(cond))
 
 
+def check_inputs(x: Tensor, t: Tensor, y: Tensor, k: DiTConfig, dtype: torch.dtype) -> None:
+    """ValueError unless x, t and y are what a model of this configuration and dtype takes."""
+    if x.shape[1:] != (k.channels, k.size, k.size) or len(x) < 1:
+        raise ValueError(f"x must be (B, {k.channels}, {k.size}, {k.size}) with B >= 1, got {tuple(x.shape)}")
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t must hold one time for each image, ({len(x)},), got {tuple(t.shape)}")
+    if x.dtype != dtype or t.dtype != dtype:
+        raise ValueError(f"x and t must be {dtype}, as the model is; got {x.dtype} and {t.dtype}")
+    # looking at values would stop the GPU at every step; embedding lookups check there
+    look = not (torch.compiler.is_compiling() or x.is_cuda)
+    check_labels(y, len(x), k.n_classes, k.context_length, look)
+    if look and not (t.min() >= 0 and t.max() <= 1):
+        raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise), got {t.min():.4g} .. {t.max():.4g}")
+
+
 class TinyDiT(nn.Module):
     """v = model(x, t, y): x (B, channels, size, size), t (B,) in [0, 1], y (B,) or (B, S) in 0 .. K; K = no label.
 
@@ -111,7 +124,7 @@ class TinyDiT(nn.Module):
         self.final = FinalLayer(width, c_width, config.channels * config.patch**2, adaptive=config.variant in ADAPTIVE)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        self._check(x, t, y)
+        check_inputs(x, t, y, self.config, self.positions.dtype)
         return self.forward_with(x, self.precompute(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Condition:
@@ -141,23 +154,3 @@ class TinyDiT(nn.Module):
         x = x[:, -len(self.positions) :]  # the image's own tokens
         v = self.final.forward_with(x, pre.final)  # (B, T, P * P * channels)
         return unpatchify(v, self.config.patch, self.config.size // self.config.patch)
-
-    def _check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
-        k = self.config
-        if x.shape[1:] != (k.channels, k.size, k.size):
-            raise ValueError(f"x must be (B, {k.channels}, {k.size}, {k.size}), got {tuple(x.shape)}")
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"t must hold one time for each image, ({len(x)},), got {tuple(t.shape)}")
-        if y.shape not in ((len(x),), (len(x), k.context_length)) or (y.dim() == 1 and k.context_length > 1):
-            raise ValueError(
-                f"y must hold {k.context_length} label(s) for each image, ({len(x)}, {k.context_length}), "
-                f"got {tuple(y.shape)}"
-            )
-        if torch.compiler.is_compiling() or x.is_cuda:
-            return  # looking at values would stop the GPU at every step; embedding lookups check there
-        if y.min() < 0 or y.max() > k.n_classes:
-            raise ValueError(
-                f"labels must lie in 0 .. {k.n_classes} ({k.n_classes} means no label), got {y.min()} .. {y.max()}"
-            )
-        if not (t.min() >= 0 and t.max() <= 1):
-            raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise), got {t.min():.4g} .. {t.max():.4g}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adaln_lab.layers import MLP, SelfAttention, normal_linear, xavier_linear, zero_linear
+from adaln_lab.utils.checks import check_labels
 
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
@@ -23,6 +24,8 @@ def frequencies(n: int, max_period: float = 10_000.0, like: Tensor | None = None
 
 def sinusoidal(s: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, of s (B,) at geometrically spaced frequencies -> (B, features)."""
+    if features < 2 or features % 2:
+        raise ValueError(f"features must be even, a cosine and a sine for each frequency; got {features}")
     half = features // 2
     w = frequencies(half, max_period, like=s)
     angle = s[:, None] * w  # (B, F/2)
@@ -68,6 +71,7 @@ class LabelEmbed(nn.Module):
             self.place = nn.Parameter(std * torch.randn(context_length, c_width))
 
     def forward(self, y: Tensor) -> Tensor:
+        check_labels(y, len(y), self.n_classes, self.context_length, look=False)
         e = self.table(y.reshape(len(y), self.context_length))  # (B, S, C)
         return e if self.context_length == 1 else e + self.place
 
@@ -107,6 +111,8 @@ class PatchEmbed(nn.Module):
 
 def patchify(image: Tensor, patch: int) -> Tensor:
     """(B, channels, h, w) -> (B, T, channels * P * P): patches by rows; in a patch channel, then row, then column."""
+    if image.shape[-2] % patch or image.shape[-1] % patch:
+        raise ValueError(f"patch must divide the image: {tuple(image.shape[-2:])} pixels are no multiple of {patch}")
     grid = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, channels, rows, P, columns, P)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
@@ -114,5 +120,7 @@ def patchify(image: Tensor, patch: int) -> Tensor:
 def unpatchify(tokens: Tensor, patch: int, rows: int) -> Tensor:
     """(B, T, P * P * channels) -> (B, channels, h, w); inside a patch row, column, then channel (the order of DiT)."""
     b, n, d = tokens.shape
+    if n % rows or d % patch**2:
+        raise ValueError(f"{n} tokens of {d} make no {rows} rows of patches of {patch} x {patch} pixels")
     grid = tokens.reshape(b, rows, n // rows, patch, patch, d // patch**2)  # (B, rows, columns, P, P, channels)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, d // patch**2, rows * patch, n // rows * patch)

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from adaln_lab.conditioning import map_tensors
 from adaln_lab.dit import Precomputed, TinyDiT
+from adaln_lab.utils.checks import Seed, check_labels, conform, finite, one_of, whole
 
 STEPS = 6  # few suffice for small pictures; notebook 05 measures quality against their number
 BATCH = 500  # pictures at a time
+MOST_STEPS, MOST_GUIDANCE, MOST_PICTURES = 10_000, 100, 100_000
 Velocity = Callable[[Tensor, int], Tensor]  # (x, index into times) -> v, shaped like x
 Precompute = Callable[[Tensor, Tensor], Precomputed]  # t (B,), y (B,) or (B, S) -> what the model takes from them
 
 
 def time_grid(steps: int) -> Tensor:
     """steps + 1 times from 1 (noise) to 0 (data), evenly spaced."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return torch.linspace(1, 0, steps + 1)
+    return torch.linspace(1, 0, whole("steps", steps, 1, MOST_STEPS) + 1)
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Iterator[tuple[float, Tensor]]:
@@ -64,8 +64,7 @@ def guided(
     its rows, and both halves of guidance run as one batch. guidance 1 is the plain model, 0 ignores the label, above 1
     exaggerates it. `precompute` stands in for the model's own, see `analysis.interventions`.
     """
-    if not guidance >= 0:
-        raise ValueError(f"guidance must be at least 0 (1 is none), got {guidance}")
+    guidance = finite("guidance", guidance, 0, MOST_GUIDANCE)
     labels, which = torch.unique(y, dim=0, return_inverse=True)  # (K', ...), (B,)
     null = torch.full_like(labels[:1], model.config.n_classes)
     labels = torch.cat([labels, null])
@@ -86,14 +85,6 @@ def guided(
     return velocity
 
 
-def check_labels(y: Tensor, n_classes: int) -> None:
-    """Refuse labels that the model has no row for."""
-    if y.is_floating_point() or y.numel() == 0 or y.min() < 0 or y.max() > n_classes:
-        raise ValueError(
-            f"labels must be integers in 0 .. {n_classes} ({n_classes} means no label), got {y.tolist()[:8]}"
-        )
-
-
 @torch.inference_mode()
 def sample(
     model: TinyDiT,
@@ -111,11 +102,11 @@ def sample(
     `precompute` stands in for the model's own: see `analysis.interventions`. `each` is called after each step of each
     batch.
     """
-    if method not in SAMPLERS:
-        raise ValueError(f"method must be one of {', '.join(SAMPLERS)}; got {method!r}")
-    check_labels(y, model.config.n_classes)
+    one_of("method", method, SAMPLERS)
     k, like = model.config, next(model.parameters())
-    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+    check_labels(y, len(y), k.n_classes, k.context_length)
+    batch = whole("batch", batch, 1, MOST_PICTURES)
+    generator = torch.Generator().manual_seed(conform("seed", seed, Seed))  # on the CPU: the same noise on every device
     noise = torch.randn(len(y), k.channels, k.size, k.size, generator=generator).to(like)
     times = time_grid(steps)
     pictures = []
@@ -124,5 +115,7 @@ def sample(
         next(states)  # the noise
         for _, end in states:  # noqa: B007 (the last one is wanted)
             each()
+        if not end.isfinite().all():
+            raise ValueError("the pictures are not finite: lower the guidance, or look for NaN in the model's weights")
         pictures.append(end.clamp(-1, 1))
     return torch.cat(pictures)

@@ -173,9 +173,9 @@ def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
         ({"patch": 3}, "valid patches: 1, 2, 4, 8"),
         ({"heads": 5}, "try width 20"),
         ({"width": 6, "heads": 2}, "multiple of 4"),
-        ({"depth": 0}, "depth must be at least 1"),
-        ({"heads": 0}, "heads must be at least 1"),
-        ({"patch": 0}, "patch must be at least 1"),
+        ({"depth": 0}, "depth must be a whole number in 1 .. "),
+        ({"heads": 0}, "heads must be a whole number in 1 .. "),
+        ({"patch": 0}, "patch must be a whole number in 1 .. "),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
@@ -190,8 +190,8 @@ def test_impossible_shapes_are_refused(change, message):
         (lambda x, t, y: (x, t[:2], y), "one time for each image"),
         (lambda x, t, y: (x, t[:, None], y), "one time for each image"),
         (lambda x, t, y: (x, t, y[:2]), r"y must hold 1 label\(s\)"),
-        (lambda x, t, y: (x, t, y + 11), r"labels must lie in 0 \.\. 10"),
-        (lambda x, t, y: (x, t, y - 20), r"labels must lie in 0 \.\. 10"),
+        (lambda x, t, y: (x, t, y + 11), r"labels must be integers in 0 \.\. 10"),
+        (lambda x, t, y: (x, t, y - 20), r"labels must be integers in 0 \.\. 10"),
         (lambda x, t, y: (x, t * 1000, y), r"t must lie in \[0, 1\]"),
         (lambda x, t, y: (x, t * float("nan"), y), r"t must lie in \[0, 1\]"),
     ],

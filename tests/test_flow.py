@@ -104,9 +104,9 @@ def test_samples_follow_the_seed_and_not_the_batch(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"guidance": -1.0}, "guidance must be at least 0"),
-        ({"guidance": float("nan")}, "guidance must be at least 0"),
+        ({"steps": 0}, "steps must be a whole number in 1 .. 10000, got 0"),
+        ({"guidance": -1.0}, "guidance must be a finite number in 0 .. 100"),
+        ({"guidance": float("nan")}, "guidance must be a finite number in 0 .. 100"),
         ({"method": "rk4"}, "method must be one of euler, heun"),
         ({"y": torch.tensor([11])}, r"labels must be integers in 0 \.\. 10"),
         ({"y": torch.tensor([-1])}, r"labels must be integers in 0 \.\. 10"),

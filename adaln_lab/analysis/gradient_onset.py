@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adaln_lab.layers import SelfAttention
 from adaln_lab.norms import ToModulation
+from adaln_lab.utils.checks import one_of, whole
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 ROLES = {  # text in a part's name -> what the part is in a TinyDiT; the first match counts
@@ -92,10 +93,8 @@ def measure_gradient_onset(
 
     loss(model) returns the scalar loss of one pass; optimizer is "sgd" (plain) or "adam" (torch's other defaults).
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    one_of("optimizer", optimizer, OPTIMIZERS)
+    whole("steps", steps, 1, 10_000)
     model = copy.deepcopy(model)
     parts, update = named_parts(model), OPTIMIZERS[optimizer](model.parameters(), lr=lr)
     norms, losses = [], []

@@ -16,6 +16,7 @@ from adaln_lab.conditioning import BlockCondition, map_tensors
 from adaln_lab.dit import Precomputed
 from adaln_lab.norms import Modulation
 from adaln_lab.samplers import Precompute
+from adaln_lab.utils.checks import one_of
 
 BRANCHES = ("attention", "MLP")
 PARTS = (*Modulation._fields, "ctx")  # of a block's condition
@@ -25,10 +26,8 @@ def scaled(
     base: Precompute, part: str, factor: float, block: int | None = None, branch: str | None = None
 ) -> Precompute:
     """Every shift, scale or gate times `factor`; in one block or one branch only, where they are named."""
-    if part not in Modulation._fields:
-        raise ValueError(f"part must be one of {', '.join(Modulation._fields)}; got {part!r}")
-    if branch not in (None, *BRANCHES):
-        raise ValueError(f"branch must be one of {', '.join(BRANCHES)}; got {branch!r}")
+    one_of("part", part, Modulation._fields)
+    one_of("branch", branch or BRANCHES[0], BRANCHES)
 
     def change(pre: BlockCondition) -> BlockCondition:
         _require(part, pre)

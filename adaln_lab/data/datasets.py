@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adaln_lab.data import scenes
+from adaln_lab.utils.checks import one_of
 from adaln_lab.utils.environment import home
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -61,9 +62,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Dataset:
         **dict.fromkeys(TORCHVISION, lambda: _torchvision(name)),
         "mnist": _mnist,
     }
-    if name not in makers:
-        raise ValueError(f"data must be one of {', '.join(makers)}; got {name!r}")
-    return makers[name]().to(device)
+    return makers[one_of("data", name, makers)]().to(device)
 
 
 def _digits() -> Dataset:

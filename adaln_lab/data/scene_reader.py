@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.data.scenes import CELLS, FACTORS, FIRST, GLOBAL, LEVEL, LIGHT, LOCAL, NOTHING, indices, render
+from adaln_lab.data.scenes import CELLS, FACTORS, FIRST, GLOBAL, LEVEL, LIGHT, LOCAL, NOTHING, check, indices, render
 
 PARTS = ("size", "colour", "shape")  # of an object, beside its cell
 FAR = 0.15  # the largest difference of light that one pixel contributes
@@ -25,7 +25,7 @@ MEASURES = (*GLOBAL, *LOCAL, "binding", "all")
 
 def read(pictures: Tensor) -> Tensor:
     """Pictures (B, 3, N, N) in [-1, 1] -> tokens (B, 3 + 4 * 9): the object in each of the nine cells, row by row."""
-    if pictures.dim() != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3]:
+    if pictures.dim() != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3] or len(pictures) < 1:
         raise ValueError(f"pictures must be (B, 3, N, N), got {tuple(pictures.shape)}")
     return torch.cat([_read(part) for part in pictures.split(250)])
 
@@ -111,6 +111,9 @@ def agreement(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     Sizes, colours and shapes are compared as multisets and cells as a set, so that each has its own accuracy; `binding`
     asks whether each colour is on the right shape, `all` whether the two scenes are the same.
     """
+    if len(found) != len(wanted):
+        raise ValueError(f"there must be tokens for each of {len(found)} scenes, got {len(wanted)}")
+    check(wanted)
     a, b = _board(found), _board(wanted)
     same = {name: indices(found)[name] == indices(wanted)[name] for name in GLOBAL}
     for i, name in enumerate(PARTS):

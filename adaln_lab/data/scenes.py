@@ -17,6 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from adaln_lab.utils.checks import one_of, whole
+
 GLOBAL = {"brightness": ("bright", "dim"), "tone": ("warm", "cold"), "background": ("plain", "striped", "checked")}
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 CELLS = tuple("-".join(filter(None, (r, c))) or "centre" for r in ROWS for c in COLUMNS)  # top-left, top, top-right ...
@@ -54,10 +56,9 @@ def random_scenes(n: int, generator: torch.Generator, objects: int = 1, combinat
 
     combinations: "seen" leaves out the pairs of colour and shape in NEW, "new" gives the first object one of them.
     """
-    if not 1 <= objects <= len(CELLS):
-        raise ValueError(f"objects must lie in 1 .. {len(CELLS)}, one a cell, got {objects}")
-    if combinations not in COMBINATIONS:
-        raise ValueError(f"combinations must be one of {', '.join(COMBINATIONS)}; got {combinations!r}")
+    whole("objects", objects, 1, len(CELLS))  # one a cell
+    whole("n", n, 1, 1_000_000)
+    one_of("combinations", combinations, COMBINATIONS)
 
     def pick(name: str) -> Tensor:
         chosen = torch.randint(len(FACTORS[name]), (n, 1), generator=generator, device=generator.device)
@@ -99,9 +100,10 @@ def indices(tokens: Tensor) -> dict[str, Tensor]:
 def check(tokens: Tensor) -> None:
     """ValueError if tokens are not scenes: a token in another factor's position, or two objects in one cell."""
     objects, rest = divmod(tokens.shape[-1] - len(GLOBAL), len(LOCAL))
-    if tokens.dim() != 2 or objects < 1 or rest:
+    if tokens.dim() != 2 or objects < 1 or rest or tokens.dtype != torch.int64 or len(tokens) < 1:
         raise ValueError(
-            f"scenes are rows of {len(GLOBAL)} + {len(LOCAL)} tokens for each object, got shape {tuple(tokens.shape)}"
+            f"scenes are rows of {len(GLOBAL)} + {len(LOCAL)} tokens (int64) for each object, got {tokens.dtype} of "
+            f"shape {tuple(tokens.shape)}"
         )
     for name, value in indices(tokens).items():
         least = 0 if name in GLOBAL else -1
@@ -109,6 +111,9 @@ def check(tokens: Tensor) -> None:
             raise ValueError(
                 f"a token for the {name} must be one of {', '.join(FACTORS[name])}; check the order of the tokens"
             )
+    absent = (tokens[:, len(GLOBAL) :] == NOTHING).unflatten(1, (-1, len(LOCAL)))  # (B, O, 4)
+    if (absent.any(-1) != absent.all(-1)).any():
+        raise ValueError(f"an object is {len(LOCAL)} tokens, or 'nothing' {len(LOCAL)} times; got a part of one")
     cells = indices(tokens)["cell"]
     taken = torch.nn.functional.one_hot(cells + 1, len(CELLS) + 1)[..., 1:].sum(1)  # (B, 9) objects in each cell
     if taken.max() > 1:
@@ -127,8 +132,7 @@ def render(tokens: Tensor, size: int = 32, jitter: Tensor | None = None) -> Tens
 
     `jitter`, from `random_jitter`, moves objects a little and changes their sizes and the light by up to 5 %.
     """
-    if size < 16:
-        raise ValueError(f"size must be at least 16 pixels, or small shapes cannot be told apart; got {size}")
+    whole("size", size, 16, 1024)  # with fewer pixels small shapes cannot be told apart
     check(tokens)
     return render_checked(tokens, size, jitter)
 

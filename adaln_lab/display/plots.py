@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from adaln_lab.utils.proof import notes
+
 COLOURS = {
     "shift": "#0072B2",  # blue
     "scale": "#D55E00",  # vermilion
@@ -57,12 +59,15 @@ def new_figure(
 
 
 def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
-    """Show a static figure: image/png, text/plain = alt (what a screen reader or a diff reads), a visible caption."""
+    """Show a static figure: image/png, text/plain = alt (what a screen reader or a diff reads), a visible caption.
+
+    The caption ends with the notes of the cell, such as that the course's solution stands in for the reader's answer.
+    """
     from IPython.display import Markdown, display
 
     png = base64.b64encode(small_png(Image.fromarray(pixels(fig)))).decode()
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
-    display(Markdown(f"*{caption or alt}*"))
+    display(Markdown(f"*{caption or alt}{''.join(f' ({note})' for note in notes())}*"))
 
 
 def pixels(fig: Figure) -> np.ndarray:

@@ -37,6 +37,7 @@ class Exercise:
     hints: tuple[str, str, str]  # from a nudge to almost the answer
     wrong: dict[str, Callable]  # mistake -> the solution with it; its docstring explains it
     gradients: bool = False  # whether they must flow back: the answer is a part of a model
+    later: Callable[[], list[tuple]] = list  # arguments of other shapes, as cells below give them
     products: int | None = None  # how many matrix products an answer may compute, where the method is the point
 
     @property
@@ -95,13 +96,17 @@ def check(name: str, fn: Callable | None) -> Callable:
     complaint = diagnose(exercise, fn, got)
     want = _outcomes(exercise, exercise.solution)
     is_rounded = not complaint and not outcomes.agree(got, want, TOL)
-    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{f', {FLOAT32}' if is_rounded else ''}")
+    beyond = "" if complaint else _beyond(exercise, fn)
+    rounded = f", {FLOAT32}" if is_rounded else ""
+    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{rounded}{beyond}")
     if _is_the_readers(fn, name, is_right=not complaint):
         remember(name, is_solved=not complaint)
-    if complaint:
+    if complaint or beyond:
         return ours
-    if not outcomes.is_exact(got, want):
-        fn = outcomes.adapted(fn, want[0])
+    case = exercise.cases()[0]
+    is_ready = outcomes.is_ready(fn, exercise.solution, case, len(exercise.returns), exercise.gradients)
+    if not is_ready or not outcomes.is_exact(got, want):
+        fn = outcomes.adapted(fn, want[0], exercise.gradients)
     return with_note(fn, FLOAT32) if is_rounded else fn
 
 
@@ -172,7 +177,11 @@ def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
                 numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
                 also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
                 return f"{mistake}. {_explanation(exercise.wrong[mistake])}{numbers}{also}"
-    return outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
+    if any(outcome.error is not None or len(outcome.items) != len(exercise.returns) for outcome in got):
+        return outcomes.difference(fn, exercise.returns, got, want)
+    case, results = exercise.cases()[0], len(exercise.returns)
+    how = outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
+    return how + outcomes.influence(fn, exercise.solution, case, results)
 
 
 def _how(exercise: Exercise, fn: Callable) -> str:
@@ -181,6 +190,17 @@ def _how(exercise: Exercise, fn: Callable) -> str:
     if exercise.products is not None and (count := outcomes.count_products(fn, case)) > exercise.products:
         return f"the numbers are right, but {count} matrix products made them, as a loop does: {exercise.question}"
     return outcomes.missing_gradients(fn, exercise.solution, case, exercise.returns) if exercise.gradients else ""
+
+
+def _beyond(exercise: Exercise, fn: Callable) -> str:
+    """A sentence about arguments of cells below that `fn` cannot take, though it does what was asked; mostly empty."""
+    results = len(exercise.returns)
+    for case in exercise.later():
+        got, want = ([outcomes.call(f, case, results)] for f in (fn, exercise.solution))
+        if not outcomes.agree(got, want, NEAR):
+            shapes = ", ".join(str(tuple(a.shape)) for a in case if isinstance(a, Tensor))
+            return f". Cells below also call it with shapes {shapes}, where it fails: they use the course's solution"
+    return ""
 
 
 def _outcomes(exercise: Exercise, fn: Callable) -> list[Outcome]:

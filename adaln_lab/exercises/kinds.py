@@ -13,16 +13,15 @@ import functools
 import inspect
 import linecache
 import math
-import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaln_lab.exercises.core import source
+from adaln_lab.exercises.outcomes import raised
 from adaln_lab.exercises.record import remember
 
 
@@ -68,7 +67,7 @@ class Kind:
         try:
             is_right, text = _seeded(lambda: self.mark(answer))
         except (Exception, SystemExit) as error:
-            is_right, text = False, raised(error)
+            is_right, text = False, raised(answer, error)
         print(f"{'ok' if is_right else 'not yet'}: {self.name}: {text}")
         if not str(getattr(answer, "__module__", None)).startswith("adaln_lab"):  # of a Table, too
             remember(self.name, is_solved=is_right)
@@ -195,14 +194,6 @@ def _tree(thing: Any) -> ast.AST | None:
         if isinstance(node, ast.FunctionDef):
             node.returns = None
     return found[-1]
-
-
-def raised(error: BaseException) -> str:
-    """An exception with the last line of the reader's own code that led to it."""
-    frames, others = traceback.extract_tb(error.__traceback__), ("site-packages", str(Path(__file__).parents[1]))
-    own = [frame for frame in frames if not any(other in frame.filename for other in others)]
-    place = f" in line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
-    return f"your code raised {type(error).__name__}: {error}{place}"
 
 
 @functools.cache

@@ -4,8 +4,10 @@ A right value is accepted in any form: a number, a list, another dtype, float32 
 in a call counts, too: arguments that changed, gradients that cannot flow back, the number of matrix products.
 """
 
+import dis
 import functools
 import inspect
+import itertools
 import linecache
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
-NEAR = 1e-4  # the same, for answers that were computed in float32
+NEAR = 2e-5  # the same, for answers that were computed in float32
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul"}
 
 
@@ -32,10 +34,11 @@ class Outcome:
 
 
 def call(fn: Callable, arguments: tuple, results: int) -> Outcome:
-    arguments = _copied(arguments)
+    arguments = _mapped(arguments, Tensor.clone)
     before = [list(_state(a)) for a in arguments]
     try:
-        result = fn(*arguments)
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # whatever the answer does to it
+            result = fn(*arguments)
         items = to_items(result, results)
         items = tuple(item.detach().cpu() if isinstance(item, Tensor) else item for item in items)
     except (Exception, SystemExit) as error:
@@ -61,12 +64,32 @@ def to_items(result: Any, results: int) -> tuple[Any, ...]:
     return (_tensor(result),)
 
 
-def adapted(fn: Callable, want: Outcome) -> Callable:
-    """`fn` with its results as later cells expect them: tensors in the dtype of its first argument."""
+def is_ready(fn: Callable, solution: Callable, arguments: tuple, results: int, gradients: bool) -> bool:
+    """Whether later cells can use the answer as it is: with float32, and with tensors that need gradients."""
+    if not any(map(callable, arguments)):
+        single = _mapped(arguments, lambda a: a.float() if a.is_floating_point() else a)
+        got, want = (call(f, single, results) for f in (fn, solution))
+        if not _agree(got, want, NEAR) or not is_exact([got], [want]):
+            return False
+    leaves = _mapped(arguments, lambda a: a.clone().requires_grad_() if a.is_floating_point() else a)
+    with torch.enable_grad():
+        return gradients or call(fn, leaves, results).error is None
+
+
+def adapted(fn: Callable, want: Outcome, gradients: bool) -> Callable:
+    """`fn` as later cells need it: it computes in float64, and gives tensors in the dtype of its first argument."""
+
+    def given(a: Tensor, is_free: bool) -> Tensor:
+        a = a.double() if is_free and a.is_floating_point() else a
+        return a if gradients else a.detach()
 
     @functools.wraps(fn)
     def as_tensors(*arguments: Any, **named: Any) -> Any:
-        like = next(a for a in (*arguments, *named.values()) if isinstance(a, Tensor))
+        values = (*arguments, *named.values())
+        like = next((a for a in values if isinstance(a, Tensor)), want.items[0])
+        is_free = not any(map(callable, values))  # what it calls may need another dtype
+        arguments = _mapped(arguments, lambda a: given(a, is_free))
+        named = dict(zip(named, _mapped(tuple(named.values()), lambda a: given(a, is_free)), strict=True))
         items = to_items(fn(*arguments, **named), len(want.items))
         items = tuple(
             (item.reshape(()) if right.dim() == 0 and item.numel() == 1 else item).to(like)
@@ -78,11 +101,14 @@ def adapted(fn: Callable, want: Outcome) -> Callable:
 
 
 def is_stub(fn: Any, outcome: Outcome) -> bool:
-    """Whether the answer itself raised NotImplementedError, or returned only None and `...`."""
-    if outcome.error is not None:
-        frames = list(traceback.walk_tb(outcome.error.__traceback__))
-        return isinstance(outcome.error, NotImplementedError) and _is_own(fn, frames[-1][0])
-    return all(item is None or item is ... for item in outcome.items)
+    """Whether the answer itself raised NotImplementedError, by a `raise`, or returned only None and `...`."""
+    if isinstance(outcome.error, NotImplementedError):
+        last = outcome.error.__traceback__
+        while last.tb_next:
+            last = last.tb_next
+        is_raise = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+        return is_raise and _is_own(fn, last.tb_frame)
+    return outcome.error is None and all(item is None or item is ... for item in outcome.items)
 
 
 def agree(got: list[Outcome], want: list[Outcome], tol: float) -> bool:
@@ -111,6 +137,41 @@ def changes(got: list[Outcome]) -> str:
         f"your function changes its argument {' and '.join(names)} in place, but the caller still needs the old "
         f"values. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
     )
+
+
+def influence(fn: Callable, solution: Callable, arguments: tuple, results: int) -> str:
+    """A sentence about what an answer depends on and should not, or should and does not; empty if there is none."""
+    base = [call(f, arguments, results) for f in (fn, solution)]
+    names = _names(fn, len(arguments))
+
+    def irregular(a: Tensor) -> Tensor:
+        return 0.2 * (torch.arange(1.0, a.numel() + 1).double() ** 2).sin().view_as(a)
+
+    def moved(i: int, by: Tensor) -> list[list[Tensor]]:
+        """Where the results of both change if argument i does; nowhere if an answer cannot take the new one."""
+        changed = (*arguments[:i], arguments[i] + by.to(arguments[i]), *arguments[i + 1 :])
+        new = [call(f, changed, results) for f in (fn, solution)]
+        pairs = [list(zip(n.items, old.items, strict=False)) for n, old in zip(new, base, strict=True)]
+        if any(not isinstance(x, Tensor) or x.is_complex() or _shape(x) != _shape(y) for ps in pairs for x, y in ps):
+            return [[], []]
+        return [[_off(x, y, TOL) for x, y in ps] for ps in pairs]
+
+    for i, a in enumerate(arguments):
+        if isinstance(a, Tensor) and a.is_floating_point():
+            both = moved(i, irregular(a))
+            if both[0] and any(m.any() for m in both[1]) and not any(m.any() for m in both[0]):
+                return f". Whatever {names[i]} is, your result is the same"
+    for axis, size in enumerate(arguments[0].shape):
+        both = moved(0, irregular(arguments[0]).index_fill(axis, torch.arange(size - 1), 0.0))
+        kept = all(m.dim() > axis and m.shape[axis] == size > 1 for ms in both for m in ms)
+        if kept:
+            yours, right = (any(m.narrow(axis, 0, size - 1).any() for m in ms) for ms in both)
+            if yours and not right:
+                return (
+                    f". If {names[0]} changes in the last place of axis {axis}, your result changes in the others, "
+                    "too, and should not: look at the axes (dim) over which you take means or sums"
+                )
+    return ""
 
 
 def difference(fn: Callable, returns: tuple[str, ...], got: list[Outcome], want: list[Outcome]) -> str:
@@ -154,7 +215,7 @@ def missing_gradients(fn: Callable, solution: Callable, arguments: tuple, return
 def count_products(fn: Callable, arguments: tuple) -> int:
     """How many matrix products one call computes."""
     with _Products() as products:
-        fn(*_copied(arguments))
+        call(fn, arguments, 1)
     return products.count
 
 
@@ -195,16 +256,18 @@ def _is_own(fn: Any, frame: Any) -> bool:
 
 def _names(fn: Callable, count: int) -> list[str]:
     try:
-        names = list(inspect.signature(fn).parameters)
+        names = [p.name for p in inspect.signature(fn).parameters.values() if p.kind != p.VAR_POSITIONAL]
     except (TypeError, ValueError):
         names = []
-    return names[:count] if len(names) >= count else [f"number {i + 1}" for i in range(count)]
+    return [names[i] if i < len(names) else f"number {i + 1}" for i in range(count)]
 
 
-def _copied(value: Any) -> Any:
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Arguments with all their tensors changed, those in tuples and lists included."""
     if isinstance(value, tuple | list):
-        return type(value)(_copied(item) for item in value)
-    return value.clone() if isinstance(value, Tensor) else value
+        items = [_mapped(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return change(value) if isinstance(value, Tensor) else value
 
 
 def _state(value: Any) -> Iterator[Tensor]:
@@ -242,6 +305,10 @@ def _agree(got: Outcome, want: Outcome, tol: float) -> bool:
     return all(x.shape == y.shape and not x.is_complex() and not _off(x, y, tol).any() for x, y in pairs)
 
 
+def _shape(item: Any) -> torch.Size | None:
+    return item.shape if isinstance(item, Tensor) else None
+
+
 def _gap(x: Tensor, y: Tensor) -> Tensor:
     return (x.double() - y.double()).abs()
 
@@ -257,15 +324,20 @@ def _difference(fn: Callable, returns: tuple[str, ...], got: Outcome, want: Outc
     if len(got.items) != len(want.items):
         one = "one tensor, " if len(returns) == 1 else ""
         return f"return {one}{', '.join(returns)}; you returned {len(got.items)} item(s)"
+    for items in list(itertools.permutations(got.items))[1:]:
+        if _agree(Outcome(items), want, NEAR):
+            return f"your results are right, but swapped: their order is {', '.join(returns)}"
     for name, g, w in zip(returns, got.items, want.items, strict=True):
         if isinstance(g, tuple | list) and len(g) == 1:
             return f"{name} comes inside a {type(g).__name__} of one item: look for a comma or for brackets too many"
         if not isinstance(g, Tensor):
             return f"{name} must be a tensor, you returned {type(g).__name__}"
-        if g.shape != w.shape and not w.dim() == 0 == g.numel() - 1:
-            return f"{name} has shape {tuple(g.shape)} and must have {tuple(w.shape)}"
         if g.is_complex():
             return f"{name} holds complex numbers, and every number must be real"
+        if g.shape != w.shape and not w.dim() == 0 == g.numel() - 1:
+            is_same = g.numel() == w.numel() and not _off(g.reshape(w.shape), w, NEAR).any()
+            also = ", with the same numbers" if is_same else ""
+            return f"{name} has shape {tuple(g.shape)} and must have {tuple(w.shape)}{also}"
         if not g.isfinite().all():
             return f"{name} holds {g[~g.isfinite()][0].item()}, and every number must be finite"
         if _off(g.reshape(w.shape), w, TOL).any():
@@ -282,4 +354,25 @@ def _largest(name: str, got: Tensor, want: Tensor) -> str:
     digits = next((n for n in range(4, 17) if f"{yours:.{n}g}" != f"{right:.{n}g}"), 17)
     return (
         f"{name} is off by up to {gap.max():.3g}{at}: {yours:.{digits}g} in yours, {right:.{digits}g} in the solution"
+        f"{_pattern(got.double(), want.double())}"
     )
+
+
+def _pattern(got: Tensor, want: Tensor) -> str:
+    """What all differences have in common, if it is simple."""
+    if want.numel() < 2:
+        return ""
+    factor = ((got * want).sum() / want.square().sum()).item()
+    if not _off(got, factor * want, NEAR).any():
+        if abs(factor + 1) < NEAR:
+            return ". Only the sign is wrong, everywhere"
+        return f". All numbers are {factor:.4g} times as large"
+    if not _off(got, want + (got - want).mean(), NEAR).any():
+        return ". All differ by the same number"
+    for axes in itertools.permutations(range(got.dim())):
+        if got.permute(axes).shape == want.shape and not _off(got.permute(axes), want, NEAR).any():
+            return ". The numbers are right, but their axes are in another order"
+    for axis in range(got.dim()):
+        if not _off(got.flip(axis), want, NEAR).any():
+            return f". The numbers are right, but axis {axis} runs backwards"
+    return ""

@@ -71,6 +71,21 @@ def another_eps(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:]) * (1 + scale[:, None]) + shift[:, None]
 
 
+def normalised_over_the_tokens(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Each channel has mean 0 over the tokens, and no token has: the norm runs over the channels of a token."""
+    return layer_norm(x.mT).mT * (1 + scale[:, None]) + shift[:, None]
+
+
+def mean_left_in(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Your tokens keep their mean: that is an RMS norm, and a layer norm subtracts it first."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+
+def modulated_by_the_first_picture(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """All pictures are modulated alike: the vectors of the first one are used for all."""
+    return modulated(x, shift[:1], scale[:1])
+
+
 def modulated_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong."""
     sizes = ((3, 3, 6), (2, 5, 7), (1, 4, 5))
@@ -100,6 +115,9 @@ register(
             statistics_of_the_whole_picture,
             variance_with_d_minus_1,
             another_eps,
+            normalised_over_the_tokens,
+            mean_left_in,
+            modulated_by_the_first_picture,
         ),
         gradients=True,
     )

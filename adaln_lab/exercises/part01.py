@@ -100,6 +100,46 @@ def beta_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return normalised(x, gamma, 0 * beta, eps)
 
 
+def over_the_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your mean and variance run over the batch, axis 0; they must run over the D channels of one token."""
+    centred = x - x.mean(0, keepdim=True)
+    return gamma * centred / (centred.square().mean(0, keepdim=True) + eps).sqrt() + beta
+
+
+def over_batch_and_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Each channel has its own mean and variance, as in batch norm; here each token has, over its channels."""
+    centred = x - x.mean((0, 1), keepdim=True)
+    return gamma * centred / (centred.square().mean((0, 1), keepdim=True) + eps).sqrt() + beta
+
+
+def gamma_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Whatever gamma is, your result is the same: nothing multiplies by it."""
+    return normalised(x, torch.ones_like(gamma), beta, eps)
+
+
+def sum_for_mean_square(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Wide tokens come out small: you add up the squares, and a variance is their mean."""
+    centred = x - x.mean(-1, keepdim=True)
+    return gamma * centred / (centred.square().sum(-1, keepdim=True) + eps).sqrt() + beta
+
+
+def eps_squared(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Your eps has hardly any effect: it is squared. Add it to the variance as it is."""
+    return normalised(x, gamma, beta, eps * eps)
+
+
+def one_light_with_n_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """You take one mean and one variance for a whole picture, and divide by n - 1 as well; every token has its own."""
+    centred = x - x.mean((1, 2), keepdim=True)
+    return gamma * centred / (x.var((1, 2), keepdim=True) + eps).sqrt() + beta
+
+
+def mean_deviation_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Tokens with one large number come out too large: you average sizes. A variance is a mean of squares."""
+    centred = x - x.mean(-1, keepdim=True)
+    return gamma * centred / (centred.abs().mean(-1, keepdim=True).square() + eps).sqrt() + beta
+
+
 def normalised_cases() -> list[tuple]:
     """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
     cases = []
@@ -190,6 +230,39 @@ def multiplied_by_sigma(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor)
     return dx * sigma * sigma, dgamma, dbeta
 
 
+def means_of_the_whole_batch(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token's gradient depends on all other tokens: your two means are single numbers, and each token has its own."""
+    g = dy * gamma
+    dx = (g - g.mean() - x_hat * (g * x_hat).mean()) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def x_hat_only_in_the_mean(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What you take away for sigma is the same in all channels: it must point along x_hat."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) - (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
+def sigma_squared(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A token ten times as large gets a gradient a hundred times as small: you divide by sigma twice."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx / sigma, dgamma, dbeta
+
+
+def gamma_in_dbeta(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dbeta depends on gamma: beta is added after gamma has multiplied, so that its gradient is a sum of dy."""
+    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
+    return dx, dgamma, gamma * dbeta
+
+
+def x_hat_term_added(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Your dx still has a part along x_hat, and a larger one: the two corrections are both subtracted."""
+    g = dy * gamma
+    dx = (g - g.mean(-1, keepdim=True) + x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma
+    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+
+
 def norm_backward_cases() -> list[tuple]:
     """x_hat and sigma of random tokens; because of eps, the norm of x_hat is a little below sqrt(D)."""
     cases = []
@@ -270,6 +343,31 @@ def one_size_for_the_whole_batch(x: Tensor, weight: Tensor, eps: float) -> Tenso
     return weight * x / (x.square().mean() + eps).sqrt()
 
 
+def mean_square_over_the_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Your mean square runs over the tokens, axis 1; it must run over the D channels of one token."""
+    return weight * x / (x.square().mean(1, keepdim=True) + eps).sqrt()
+
+
+def mean_square_over_the_batch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Your mean square runs over the batch, axis 0; it must run over the D channels of one token."""
+    return weight * x / (x.square().mean(0, keepdim=True) + eps).sqrt()
+
+
+def std_for_root_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """A token whose channels are all equal becomes large: you divide by its deviation, which is 0 there."""
+    return weight * x / (x.std(-1, keepdim=True) + eps)
+
+
+def square_of_the_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """A token whose mean is 0 becomes large: you square the mean, and RMS takes the mean of the squares."""
+    return weight * x / (x.mean(-1, keepdim=True).square() + eps).sqrt()
+
+
+def rms_eps_added_to_the_quotient(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Your eps moves the result instead of guarding the division: it is added after dividing. Look at the brackets."""
+    return weight * (rms_normalised(x, torch.ones_like(weight), 0.0) + eps)
+
+
 def rms_normalised_cases() -> list[tuple]:
     return [(x, gamma, eps) for x, gamma, _, eps in normalised_cases()]
 
@@ -334,6 +432,35 @@ def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> 
     return ((g - g.mean(-1, keepdim=True)) / (g.var(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
 
 
+def group_divided_by_its_variance(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Pictures of strong contrast come out weak: you divide by var + eps without the root."""
+    g = x.reshape(len(x), groups, -1)
+    return ((g - g.mean(-1, keepdim=True)) / (g.var(-1, correction=0, keepdim=True) + eps)).reshape(x.shape)
+
+
+def group_divided_by_rsqrt(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Large numbers come out larger still: rsqrt is one over the root already, so it multiplies."""
+    g = x.reshape(len(x), groups, -1)
+    return ((g - g.mean(-1, keepdim=True)) * (g.var(-1, correction=0, keepdim=True) + eps).sqrt()).reshape(x.shape)
+
+
+def mean_of_the_group_left_in(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Your groups keep their mean: it must be subtracted before you divide."""
+    g = x.reshape(len(x), groups, -1)
+    return (g / (g.var(-1, correction=0, keepdim=True) + eps).sqrt()).reshape(x.shape)
+
+
+def each_position_of_all_channels(x: Tensor, groups: int, eps: float) -> Tensor:
+    """You normalise over all channels of each position, as layer norm does for a token; a group is a part of them."""
+    centred = x - x.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
+
+
+def whole_batch_alike(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Your mean and variance are single numbers for the whole batch: each group of each picture has its own."""
+    return (x - x.mean()) / (x.var(correction=0) + eps).sqrt()
+
+
 def group_normalised_cases() -> list[tuple]:
     """Each channel of each picture has its own mean and scale, so that the choice of groups matters."""
     cases = []
@@ -373,8 +500,16 @@ register(
             divided_by_rsqrt,
             one_plus_gamma,
             beta_left_out,
+            over_the_batch,
+            over_batch_and_tokens,
+            gamma_left_out,
+            sum_for_mean_square,
+            eps_squared,
+            one_light_with_n_minus_1,
+            mean_deviation_for_variance,
         ),
         gradients=True,
+        later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
     )
 )
 register(
@@ -401,6 +536,11 @@ register(
             summed_over_the_batch_only,
             dgamma_and_dbeta_swapped,
             multiplied_by_sigma,
+            means_of_the_whole_batch,
+            x_hat_only_in_the_mean,
+            sigma_squared,
+            gamma_in_dbeta,
+            x_hat_term_added,
         ),
     )
 )
@@ -428,8 +568,14 @@ register(
             rms_divided_by_rsqrt,
             weight_left_out,
             one_size_for_the_whole_batch,
+            mean_square_over_the_tokens,
+            mean_square_over_the_batch,
+            std_for_root_mean_square,
+            square_of_the_mean,
+            rms_eps_added_to_the_quotient,
         ),
         gradients=True,
+        later=lambda: [(randn64(8, 5), randn64(5, seed=1), 1e-6)],
     )
 )
 register(
@@ -453,6 +599,11 @@ register(
             eps_of_the_group_left_out,
             eps_of_the_group_outside_the_root,
             variance_of_the_group_with_n_minus_1,
+            group_divided_by_its_variance,
+            group_divided_by_rsqrt,
+            mean_of_the_group_left_in,
+            each_position_of_all_channels,
+            whole_batch_alike,
         ),
         gradients=True,
     )

@@ -1,160 +1,240 @@
-"""Exercises of notebook 02: three vectors from one condition, time as sinusoids, AdaIN, modulation inside a Linear.
+"""Exercises of notebook 02: a recipe to repair, scale read off, features of time, a Linear that absorbs modulation.
 
 For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
-B batch, D width, C width of c, T places, O outputs.
+B batch, D width, C width of c, T tokens or places, O outputs.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
 
-# modulation_vectors: SiLU, Linear, three named vectors
-
-
-def modulation_vectors(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SiLU, then Linear, cut in the order shift, scale, gate; c (B, C), weight (3 D, C) -> each (B, 1, D)."""
-    vectors = F.linear(F.silu(c), weight, bias)  # (B, 3 D)
-    return vectors.unsqueeze(1).chunk(3, dim=-1)
+# recipe: the article's three lines
 
 
-def silu_forgotten(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You feed c straight into the Linear: without SiLU, the effects of time and label can only add up."""
-    return F.linear(c, weight, bias).unsqueeze(1).chunk(3, dim=-1)
+def recipe(x, c, mlp_adaln, norm, mlp):
+    """x (B, T, D), c (B, C) -> x after one branch, (B, T, D)."""
+    scale, shift, gate = mlp_adaln(nn.functional.silu(c)).unsqueeze(1).chunk(3, dim=-1)  # each (B, 1, D)
+    h = nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    x = x + mlp(h) * gate
+    return x
 
 
-def silu_twice(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You apply SiLU twice, as happens where both the embedder and the block apply one; it belongs in one place."""
-    return modulation_vectors(F.silu(c), weight, bias)
+def recipe_given(x, c, mlp_adaln, norm, mlp):
+    """x (B, T, D), c (B, C) -> x after one branch, (B, T, D)."""
+    scale, shift, gate = mlp_adaln(c).chunk(3, dim=-1)
+    h = norm(x) * (1 + scale) + shift
+    x = x + mlp(h) * gate
+    return x
 
 
-def silu_after_the_linear(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You put SiLU after the Linear: scale, shift and gate could then hardly be negative."""
-    return F.silu(F.linear(c, weight, bias)).unsqueeze(1).chunk(3, dim=-1)
+def recipe_examined(answer: Callable) -> tuple[bool, str]:
+    """Four symptoms, one after another; then the numbers."""
+    linear, norm, mlp = nn.Linear(8, 24).double(), nn.LayerNorm(8).double(), nn.Linear(8, 8).double()
+    x, c, other = randn64(4, 4, 8), randn64(4, 8, seed=1), randn64(4, 8, seed=1)
+    other[1] += 1
+    changes = (answer(x, c, linear, norm, mlp) - answer(x, other, linear, norm, mlp)).abs().amax(-1)  # (B, T)
+    answer(x[:2, :3], c[:2], linear, norm, mlp)  # raises where the batch meets the tokens
+    if changes[[0, 2, 3]].max() > 1e-9 or changes[1].min() < 1e-9:
+        share = (changes[[0, 2, 3]] > 1e-9).sum().item()
+        return False, f"a new condition for picture 1 changes {share} tokens of the other pictures (expected 0)"
+    out = answer(x, c, linear, norm, mlp)
+    nn.init.constant_(norm.weight, 2.0)
+    moved = (answer(x, c, linear, norm, mlp) - out).abs().max().item()
+    if moved > 1e-9:
+        return (
+            False,
+            f"gamma of `norm` still changes the output, by up to {moved:.2g} (expected 0): one owner is enough",
+        )
+    t, y = randn64(2, 1, 8, seed=2), randn64(1, 2, 8, seed=3)
+    nn.init.zeros_(linear.weight[16:]), nn.init.ones_(linear.bias[16:])  # gate 1
+    h = answer(x, (t + y).flatten(0, 1), linear, norm, nn.Identity()) - x  # with this mlp, the branch's input
+    n = F.layer_norm(x, (8,))
+    scale = ((h[:, 0] - h[:, 1]) / (n[:, 0] - n[:, 1])).unflatten(0, (2, 2))
+    interplay = (scale[0, 0] - scale[0, 1] - scale[1, 0] + scale[1, 1]).abs().max().item()
+    if interplay < 1e-3:
+        return False, f"time changes both labels' scales alike, up to {interplay:.1g} (expected > 0.001): look at c"
+    right = recipe(x, c, linear, norm, mlp)
+    off = (answer(x, c, linear, norm, mlp) - right).abs().max().item()
+    if not off < 1e-3:
+        return False, f"each picture has its own vectors, but the numbers are off by up to {off:.2g}: change no more"
+    return True, f"each picture has its own scale, gamma has one owner, and time meets label (by {interplay:.2g})"
 
 
-def scale_before_shift(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You cut in the order scale, shift, gate; DiT's weights hold shift first. Chunk order is part of a checkpoint."""
-    shift, scale, gate = modulation_vectors(c, weight, bias)
-    return scale, shift, gate
+def _frozen(examine: Callable) -> Callable:
+    """Without gradients, so that weights can be set in place."""
+    return torch.no_grad()(examine)
 
 
-def every_third_number(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You take every third output for each vector; the three vectors follow one another, D numbers each."""
-    return F.linear(F.silu(c), weight, bias).unflatten(-1, (-1, 3)).unsqueeze(1).unbind(-1)
+# read_off: scale and shift, from what went in and what came out
 
 
-def token_axis_missing(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Your vectors are (B, D): with tokens (B, T, D), the batch would broadcast over tokens. Make them (B, 1, D)."""
-    return F.linear(F.silu(c), weight, bias).chunk(3, dim=-1)
+def read_off(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised tokens n and modulated tokens h, both (B, T, D) -> scale and shift, each (B, 1, D)."""
+    scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1  # between two tokens the shift cancels
+    return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def one_added_here(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """You add 1 to scale already; `modulate` multiplies by 1 + scale, so it would be added twice."""
-    shift, scale, gate = modulation_vectors(c, weight, bias)
-    return shift, 1 + scale, gate
+def one_kept_in_scale(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Your scale is 1 too large: the slope of the line is 1 + scale."""
+    scale, shift = read_off(n, h)
+    return 1 + scale, shift
 
 
-def bias_forgotten(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """For c = 0 your three vectors are 0: the Linear has a bias as well."""
-    return modulation_vectors(c, weight, 0 * bias)
+def shift_taken_for_nothing(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """You divide h by n, as if shift were 0: the line need not go through the origin. Take two tokens."""
+    scale = (h / n)[:, :1] - 1
+    return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def sigmoid_for_silu(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """However large c is, your vectors hardly grow: sigmoid stays below 1, SiLU is c times that."""
-    return F.linear(c.sigmoid(), weight, bias).unsqueeze(1).chunk(3, dim=-1)
+def two_channels(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """You compare two channels of a token, and each channel has a scale of its own: compare two tokens."""
+    scale = ((h - h.roll(1, -1)) / (n - n.roll(1, -1)) - 1)[:, :1]
+    return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def gate_first(c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Your first vector is the last third of the outputs: the order is shift, scale, gate."""
-    shift, scale, gate = modulation_vectors(c, weight, bias)
-    return gate, shift, scale
+def shift_of_the_mean(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Your shift is the mean of h over tokens. LN makes the mean over channels 0, not the mean over tokens."""
+    return read_off(n, h)[0], h.mean(1, keepdim=True)
 
 
-def modulation_vectors_cases() -> list[tuple]:
-    sizes = ((3, 4, 5), (2, 6, 7), (1, 5, 3))
-    return [(randn64(b, c), randn64(3 * d, c, seed=1), randn64(3 * d, seed=2)) for b, c, d in sizes]
+def shift_of_a_token(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """You subtract n and not n (1 + scale): what is left holds a part of the scale."""
+    return read_off(n, h)[0], (h - n)[:, :1]
 
 
-# sinusoidal_embedding: time becomes a vector
+def one_for_the_batch(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """All your pictures have the first one's vectors: each picture has its own condition."""
+    scale, shift = read_off(n, h)
+    return scale[:1].expand_as(scale), shift[:1].expand_as(shift)
 
 
-def sinusoidal_embedding(t: Tensor, features: int) -> Tensor:
-    """Cosines, then sines, of 1000 t w_k with w_k = 10000^(-k / half), k = 0 .. half - 1; t (B,) -> (B, features)."""
-    half = features // 2
-    w = 10_000 ** (-torch.arange(half, dtype=t.dtype) / half)
-    angle = 1000 * t[:, None] * w  # (B, half)
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+def tokens_upside_down(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """You divide the difference of n by that of h: the slope is the change of h over the change of n."""
+    scale = (n[:, :1] - n[:, 1:2]) / (h[:, :1] - h[:, 1:2]) - 1
+    return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def time_not_stretched(t: Tensor, features: int) -> Tensor:
-    """You leave t in [0, 1]; the frequencies are made for 0 .. 1000, so all your embeddings are nearly equal."""
-    return sinusoidal_embedding(t / 1000, features)
+def shift_first(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Both vectors are right and in each other's place: scale comes first."""
+    return read_off(n, h)[::-1]
 
 
-def time_stretched_twice(t: Tensor, features: int) -> Tensor:
-    """You stretch t by 1000 twice: the embeddings of two close times become as different as those of any two."""
-    return sinusoidal_embedding(1000 * t, features)
+def no_token_axis(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Your vectors are right but have no axis for tokens: make them (B, 1, D)."""
+    scale, shift = read_off(n, h)
+    return scale[:, 0], shift[:, 0]
 
 
-def frequencies_that_grow(t: Tensor, features: int) -> Tensor:
-    """Your w_k = 10000^(+k / half) grow with k: a minus sign is missing; they must fall from 1 towards 1/10000."""
-    half = features // 2
-    angle = 1000 * t[:, None] * 10_000 ** (torch.arange(half, dtype=t.dtype) / half)
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+def read_off_cases() -> list[tuple]:
+    cases = []
+    for seed, (b, t, d) in enumerate(((2, 4, 5), (3, 2, 6), (2, 5, 3))):
+        n, scale, shift = F.layer_norm(randn64(b, t, d, seed=seed), (d,)), randn64(b, 1, d, seed=8), randn64(b, 1, d)
+        cases.append((n, n * (1 + scale) + shift))
+    return cases
 
 
-def frequencies_backwards(t: Tensor, features: int) -> Tensor:
-    """Your slowest frequency comes first; in the table of w_k the fastest, w_0 = 1, has number 0."""
-    cos, sin = sinusoidal_embedding(t, features).chunk(2, dim=-1)
-    return torch.cat([cos.flip(-1), sin.flip(-1)], dim=-1)
+# time_features: few numbers from which a small network learns a sharp function of time
 
 
-def interleaved(t: Tensor, features: int) -> Tensor:
-    """You alternate cos, sin, cos, sin; here all cosines come first, then all sines. Trained weights would not fit."""
-    return torch.stack(sinusoidal_embedding(t, features).chunk(2, dim=-1), dim=-1).flatten(1)
+def time_features(t):
+    """t (B,) in [0, 1] -> (B, n) with n at most 8."""
+    w = 2 * 50 ** (torch.arange(4, dtype=t.dtype) / 3)  # 2, 7.4, 27, 100
+    return torch.cat([(t[:, None] * w).cos(), (t[:, None] * w).sin()], dim=-1)
 
 
-def sines_first(t: Tensor, features: int) -> Tensor:
-    """Your sines come before the cosines: a valid embedding, but not the one that these weights were trained with."""
-    return sinusoidal_embedding(t, features).roll(features // 2, dims=-1)
+def time_features_measured(features: Callable[[Tensor], Tensor]) -> tuple[float, float] | str:
+    """The largest error of three small networks at times between the 201 of their training, and the width."""
+    times = torch.linspace(0, 1, 401, dtype=torch.float64)
+    given, rows = times.clone(), features(times)
+    if not isinstance(rows, Tensor) or rows.dim() != 2 or len(rows) != len(times) or not rows.is_floating_point():
+        return "for t of shape (B,) return a tensor of decimal numbers, (B, n)"
+    if not rows.isfinite().all() or not torch.equal(given, times):
+        return "a feature is not finite, or t was changed in place"
+    rows = rows.detach().double()
+    if rows.shape[1] > 8:
+        return f"{rows.shape[1]} features; the budget is 8"
+    if (rows - torch.cat([features(part) for part in times.split(100)])).abs().max() > 1e-6:
+        return "the features of a time must not depend on the other times of the batch"
+    wanted = torch.exp(-(((times - 0.3) / 0.02) ** 2)) + torch.sigmoid((times - 0.6) / 0.004)
+    errors = []
+    for _ in range(3):
+        net = nn.Sequential(nn.Linear(rows.shape[1], 64), nn.SiLU(), nn.Linear(64, 1)).double()
+        optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+        for _ in range(400):
+            optimizer.zero_grad()
+            (net(rows[::2])[:, 0] - wanted[::2]).square().mean().backward()
+            optimizer.step()
+        errors.append((net(rows[1::2])[:, 0] - wanted[1::2]).square().mean().sqrt().item())
+    return max(errors), rows.shape[1]
 
 
-def divided_by_half_minus_one(t: Tensor, features: int) -> Tensor:
-    """You divide k by half - 1: another convention in use, where the last frequency is 1/10000 itself. Here by half."""
-    half = features // 2
-    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half, dtype=t.dtype) / (half - 1))
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+# fold_into_linear: for one condition, AdaLN is free
 
 
-def divided_by_features(t: Tensor, features: int) -> Tensor:
-    """You divide k by all features, so your frequencies stop at 1/100: k runs to half, so divide by half."""
-    half = features // 2
-    angle = 1000 * t[:, None] * 10_000 ** (-torch.arange(half, dtype=t.dtype) / features)
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear after n (1 + scale) + shift, as one Linear of n; weight (O, D), bias (O,), scale and shift (D,)."""
+    return weight * (1 + scale), bias + weight @ shift
 
 
-def times_cut_off(t: Tensor, features: int) -> Tensor:
-    """Two times closer than a thousandth get the same embedding: 1000 t became a whole number, its fraction is lost."""
-    return sinusoidal_embedding((1000 * t).floor() / 1000, features)
+def rows_scaled(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns."""
+    return weight * (1 + scale)[:, None], bias + weight @ shift
 
 
-def times_rounded(t: Tensor, features: int) -> Tensor:
-    """Two times closer than a thousandth get the same embedding: 1000 t was rounded to a whole number."""
-    return sinusoidal_embedding((1000 * t).round() / 1000, features)
+def one_plus_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would ignore its input."""
+    return weight * scale, bias + weight @ shift
 
 
-def whole_turns(t: Tensor, features: int) -> Tensor:
-    """Your waves are 2 pi times too fast: 1000 t w_k is the angle itself, in radians."""
-    return sinusoidal_embedding(2 * torch.pi * t, features)
+def shift_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift."""
+    return weight * (1 + scale), bias.clone()
 
 
-def sinusoidal_embedding_cases() -> list[tuple]:
-    """1000 t is no whole number: two of these times are closer than that."""
-    times = torch.linspace(0.03037, 0.97071, 4, dtype=torch.float64)
-    times = torch.cat([times, times[1:2] + 0.0004])
-    return [(times, 8), (times[:3], 6), (times[2:3], 10)]
+def shift_added_bare(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight."""
+    return weight * (1 + scale), bias + shift
+
+
+def shift_scaled_too(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You send shift through the new weight; it was added after the scaling, so it is multiplied by the old weight."""
+    return weight * (1 + scale), bias + (weight * (1 + scale)) @ shift
+
+
+def weight_transposed(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """You multiply shift by the transposed weight; a Linear computes n @ weight.T + bias, which is weight @ n."""
+    return weight * (1 + scale), bias + weight.T @ shift
+
+
+def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Your new bias is weight @ shift alone: the bias that the Linear already had is lost."""
+    return weight * (1 + scale), weight @ shift
+
+
+def fold_into_linear_cases() -> list[tuple]:
+    """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
+    sizes = ((5, 5), (4, 6), (7, 3))
+    return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
+
+
+# modulation_sizes: what recent models save
+
+
+def modulation_sizes() -> dict[str, tuple]:
+    """Millions of parameters that make six vectors for each of 28 blocks of width 1152, biases included."""
+    blocks, vectors = 28, 6 * 1152
+    return {
+        "a Linear in each block": (blocks * vectors * (1152 + 1) / 1e6,),
+        "one Linear for all blocks": (vectors * (1152 + 1) / 1e6,),
+        "one Linear, and a table [6, D] a block": ((vectors * (1152 + 1) + blocks * vectors) / 1e6,),
+        "a Linear in each block, c of width 256": (blocks * vectors * (256 + 1) / 1e6,),
+        "no Linear: rows for 50 fixed times": (blocks * vectors * 50 / 1e6,),
+    }
 
 
 # ada_in: gamma and beta measured on another picture
@@ -214,111 +294,116 @@ def eps_missing(content: Tensor, style: Tensor) -> Tensor:
     return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
 
 
+def eps_outside_the_root(content: Tensor, style: Tensor) -> Tensor:
+    """Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root."""
+    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    normed = (content - mean) / (std + 1e-5)
+    return style.std(-1, correction=0, keepdim=True) * normed + style.mean(-1, keepdim=True)
+
+
+def mean_of_the_content_kept(content: Tensor, style: Tensor) -> Tensor:
+    """Your result has the mean of content: content loses its own, and gets that of style."""
+    return ada_in(content, style) - style.mean(-1, keepdim=True) + content.mean(-1, keepdim=True)
+
+
 def ada_in_cases() -> list[tuple]:
     """The last channel of each content is faint, so that the eps under its root is seen."""
     contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
     return [(faint(content), 0.4 * randn64(*content.shape, seed=1) - 3) for content in contents]
 
 
-# fold_into_linear: for one condition, AdaLN is free
-
-
-def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear after n (1 + scale) + shift, as one Linear of n; weight (O, D), bias (O,), scale and shift (D,)."""
-    return weight * (1 + scale), bias + weight @ shift
-
-
-def rows_scaled(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns."""
-    return weight * (1 + scale)[:, None], bias + weight @ shift
-
-
-def one_plus_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would ignore its input."""
-    return weight * scale, bias + weight @ shift
-
-
-def shift_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift."""
-    return weight * (1 + scale), bias.clone()
-
-
-def shift_added_bare(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight."""
-    return weight * (1 + scale), bias + shift
-
-
-def shift_scaled_too(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You send shift through the new weight; it was added after the scaling, so it is multiplied by the old weight."""
-    return weight * (1 + scale), bias + (weight * (1 + scale)) @ shift
-
-
-def weight_transposed(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply shift by the transposed weight; a Linear computes n @ weight.T + bias, which is weight @ n."""
-    return weight * (1 + scale), bias + weight.T @ shift
-
-
-def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Your new bias is weight @ shift alone: the bias that the Linear already had is lost."""
-    return weight * (1 + scale), weight @ shift
-
-
-def fold_into_linear_cases() -> list[tuple]:
-    """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
-    sizes = ((5, 5), (4, 6), (7, 3))
-    return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
-
-
 register(
-    Exercise(
-        question="Make shift, scale and gate, each (B, 1, D), from a condition and one Linear.",
-        solution=modulation_vectors,
-        returns=("shift", "scale", "gate"),
-        cases=modulation_vectors_cases,
+    Repair(
+        question="Mend the three lines: each picture gets its own vectors, gamma has one owner, and time meets label.",
+        solution=recipe,
+        given=recipe_given,
+        examine=_frozen(recipe_examined),
         hints=(
-            "One Linear makes all three vectors at once; SiLU comes before it, the chunk after it.",
-            "F.linear(F.silu(c), weight, bias) is (B, 3 D). The tokens' axis goes between batch and channels.",
-            "vectors.unsqueeze(1).chunk(3, dim=-1) cuts (B, 1, 3 D) into three, in the order shift, scale, gate.",
+            "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
+            "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
+            "mlp_adaln(F.silu(c)).unsqueeze(1).chunk(3, dim=-1), and layer_norm(x) instead of norm(x).",
         ),
-        wrong=by_name(
-            silu_forgotten,
-            silu_twice,
-            silu_after_the_linear,
-            scale_before_shift,
-            every_third_number,
-            token_axis_missing,
-            one_added_here,
-            bias_forgotten,
-            sigmoid_for_silu,
-            gate_first,
-        ),
-        gradients=True,
     )
 )
 register(
     Exercise(
-        question="Turn times in [0, 1] into cosines and sines at geometrically spaced frequencies.",
-        solution=sinusoidal_embedding,
-        returns=("embedding",),
-        cases=sinusoidal_embedding_cases,
+        question="Read scale and shift off from normalised tokens and what modulation made of them.",
+        solution=read_off,
+        returns=("scale", "shift"),
+        cases=read_off_cases,
         hints=(
-            "There are features // 2 frequencies; each gives one cosine and one sine.",
-            "The exponents are -k / half for k = 0 .. half - 1; torch.arange(half, dtype=t.dtype) counts them.",
-            "angle = 1000 * t[:, None] * w is (B, half); put angle.cos() and angle.sin() side by side with torch.cat.",
+            "In one channel all tokens lie on a line h = n * slope + shift. How many points give you a line?",
+            "Between two tokens of a picture shift cancels: the change of h over the change of n is 1 + scale.",
+            "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
         ),
         wrong=by_name(
-            time_not_stretched,
-            time_stretched_twice,
-            frequencies_that_grow,
-            frequencies_backwards,
-            interleaved,
-            sines_first,
-            divided_by_half_minus_one,
-            divided_by_features,
-            times_cut_off,
-            times_rounded,
-            whole_turns,
+            one_kept_in_scale,
+            shift_taken_for_nothing,
+            two_channels,
+            shift_of_the_mean,
+            shift_of_a_token,
+            one_for_the_batch,
+            tokens_upside_down,
+            shift_first,
+            no_token_axis,
         ),
+    )
+)
+register(
+    Design(
+        question="Make at most 8 numbers of a time, from which a small network learns a bump and a switch.",
+        solution=time_features,
+        measure=time_features_measured,
+        goal=0.1,
+        budget=8,
+        unit="features",
+        hints=(
+            "The bump is 0.04 wide. How much must a feature change over that width to be of use there?",
+            "Waves that are all fast repeat: two times then share all features. Combine slow and fast ones.",
+            "Cosine and sine of four frequencies from about 2 to about 100, each by the same factor above the last.",
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
+        solution=fold_into_linear,
+        returns=("weight", "bias"),
+        cases=fold_into_linear_cases,
+        hints=(
+            "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
+            "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
+            "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
+        ),
+        wrong=by_name(
+            rows_scaled,
+            one_plus_forgotten,
+            shift_forgotten,
+            shift_added_bare,
+            shift_scaled_too,
+            weight_transposed,
+            old_bias_dropped,
+        ),
+    )
+)
+register(
+    Predict(
+        question="Count the parameters that make the modulation of 28 blocks, in five designs.",
+        solution=modulation_sizes,
+        columns=("million parameters",),
+        tolerance=0.01,
+        hints=(
+            "A Linear from C to O numbers has O weights for each input, and O biases.",
+            "Six vectors of width D are O = 6 D = 6,912 numbers; C is 1,152 for DiT-XL.",
+            "28 * 6,912 * 1,153 for the first row. A table has no inputs: count its numbers.",
+        ),
+        notes={
+            "a Linear in each block": "28 times a Linear from 1,152 to 6 * 1,152, with its biases",
+            "one Linear for all blocks": "the same Linear once",
+            "one Linear, and a table [6, D] a block": "the table adds 6 D numbers for each block",
+            "a Linear in each block, c of width 256": "only the number of inputs changes",
+            "no Linear: rows for 50 fixed times": "each row holds the 6 D numbers of one block at one time",
+        },
     )
 )
 register(
@@ -342,28 +427,8 @@ register(
             one_plus_deviation,
             n_minus_one,
             eps_missing,
-        ),
-    )
-)
-register(
-    Exercise(
-        question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
-        solution=fold_into_linear,
-        returns=("weight", "bias"),
-        cases=fold_into_linear_cases,
-        hints=(
-            "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
-            "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
-            "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
-        ),
-        wrong=by_name(
-            rows_scaled,
-            one_plus_forgotten,
-            shift_forgotten,
-            shift_added_bare,
-            shift_scaled_too,
-            weight_transposed,
-            old_bias_dropped,
+            eps_outside_the_root,
+            mean_of_the_content_kept,
         ),
     )
 )

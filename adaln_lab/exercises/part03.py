@@ -237,6 +237,100 @@ def mlp_before_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable,
     return adaln_zero_block(x, c, _changed(linear, lambda *vectors: tuple(v[:, [1, 0]] for v in vectors)), mlp, attn)
 
 
+def scale_and_gate_swapped(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = 0 your branches add nothing, and that is what a gate is for: the order is shift, scale, gate."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, gate, scale)), attn, mlp)
+
+
+def gates_before_shifts(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take the chunks as gate, shift, scale; here the order is shift, scale, gate."""
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (scale, gate, shift)), attn, mlp)
+
+
+def mean_left_in(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+    return x
+
+
+def norm_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your attention receives x without a norm: each branch starts with one."""
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
+    x = x + gate * attn(x * (1 + scale) + shift)
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
+    return x + gate * mlp(layer_norm(x) * (1 + scale) + shift)
+
+
+def norm_on_the_attention_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP receives x without a norm: each branch starts with one."""
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
+    x = x + gate * attn(layer_norm(x) * (1 + scale) + shift)
+    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
+    return x + gate * mlp(x * (1 + scale) + shift)
+
+
+def sum_gated_once(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Half of the gates act on a whole sum: at gate = 0 the x that came in is erased as well."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return gate_2 * (x + mlp(layer_norm(x) * (1 + scale_2) + shift_2))
+
+
+def one_branch_after_another(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your MLP reads what attention gave, without x: each branch reads the stream and adds to it."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
+    h = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(h) * (1 + scale_2) + shift_2)
+
+
+def modulated_before_the_norm(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+        shift, scale, gate = vectors.chunk(3, dim=-1)
+        x = x + gate * branch(layer_norm(x * (1 + scale) + shift))
+    return x
+
+
+def stream_added_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """With all gates at 0 your result is 2 x: the x that came in is added again after the first sum has it already."""
+    return x + adaln_zero_block(x, c, linear, attn, mlp)
+
+
+def one_plus_on_the_attention_branch_only(
+    x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable
+) -> Tensor:
+    """At scale = shift = 0 your MLP receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([0.0, 1.0]).to(x)[:, None]  # for each branch
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def one_plus_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """At scale = shift = 0 your attention receives nothing: its scale comes without 1 +."""
+    one = torch.tensor([1.0, 0.0]).to(x)[:, None]
+    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
+
+
+def every_sixth_number(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """You take every sixth output for each vector; the six vectors follow one another, D numbers each."""
+    return adaln_zero_block(x, c, lambda c: linear(c).unflatten(-1, (-1, 6)).mT.flatten(1), attn, mlp)
+
+
+def silu_after_the_linear(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your vectors are hardly ever negative: SiLU comes after the Linear. It stands before it."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = F.silu(linear(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
+def gelu_for_silu(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
+    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.gelu(c))[:, None].chunk(6, dim=-1)
+    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
+    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+
+
 def adaln_zero_block_cases() -> list[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
     cases = []
@@ -459,6 +553,26 @@ def learning_rate_left_out(grad: Tensor, lr: float, eps: float) -> Tensor:
     return -grad / (grad.abs() + eps)
 
 
+def first_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1."""
+    return -lr * 0.1 * grad / (grad.abs() + eps)
+
+
+def second_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2."""
+    return -lr * grad / (0.001**0.5 * grad.abs() + eps)
+
+
+def eps_added_to_the_step(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """Your steps all lie a little too high: eps is added after dividing. Look at the brackets."""
+    return -lr * grad.sign() + eps
+
+
+def eps_squared_in_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root."""
+    return -lr * grad / (grad.square() + eps * eps).sqrt()
+
+
 def adam_first_step_cases() -> list[tuple]:
     return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
@@ -669,6 +783,20 @@ register(
             gate_on_the_input,
             attention_lost,
             mlp_before_attention,
+            scale_and_gate_swapped,
+            gates_before_shifts,
+            mean_left_in,
+            norm_on_the_mlp_branch_only,
+            norm_on_the_attention_branch_only,
+            sum_gated_once,
+            one_branch_after_another,
+            modulated_before_the_norm,
+            stream_added_twice,
+            one_plus_on_the_attention_branch_only,
+            one_plus_on_the_mlp_branch_only,
+            every_sixth_number,
+            silu_after_the_linear,
+            gelu_for_silu,
         ),
         gradients=True,
     )
@@ -743,30 +871,6 @@ register(
     )
 )
 register(
-    Exercise(
-        question="Say how far Adam's very first step moves each weight.",
-        solution=adam_first_step,
-        returns=("step",),
-        cases=adam_first_step_cases,
-        hints=(
-            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
-            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
-            "sqrt(g^2) is grad.abs().",
-        ),
-        wrong=by_name(
-            like_sgd,
-            uphill,
-            sign_alone,
-            no_bias_correction,
-            eps_inside_the_root,
-            one_size_for_all,
-            absolute_value_forgotten,
-            divided_by_the_square,
-            learning_rate_left_out,
-        ),
-    )
-)
-register(
     Predict(
         question="Fill in the step in which each parameter first gets a gradient, or None for never.",
         solution=first_gradient,
@@ -827,6 +931,34 @@ register(
             "Go backwards from the loss and note each weight that the gradient is multiplied with.",
             "Every zero on the way costs one pass: the one in which that weight gets its own first gradient.",
             "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Say how far Adam's very first step moves each weight.",
+        solution=adam_first_step,
+        returns=("step",),
+        cases=adam_first_step_cases,
+        hints=(
+            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
+            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
+            "sqrt(g^2) is grad.abs().",
+        ),
+        wrong=by_name(
+            like_sgd,
+            uphill,
+            sign_alone,
+            no_bias_correction,
+            eps_inside_the_root,
+            one_size_for_all,
+            absolute_value_forgotten,
+            divided_by_the_square,
+            learning_rate_left_out,
+            first_average_not_corrected,
+            second_average_not_corrected,
+            eps_added_to_the_step,
+            eps_squared_in_the_root,
         ),
     )
 )

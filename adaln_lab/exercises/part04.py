@@ -1,16 +1,39 @@
-"""Exercises of notebook 04: gradients through a stack, effective depth, a bounded branch.
+"""Exercises of notebook 04: fresh stacks, gradients through a stack, effective depth, a deep start, a bounded branch.
 
 L blocks, N entries of the stream as one vector, B batch, T tokens, D width.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaln_lab.analysis import probes
+from adaln_lab.conditioning import Condition
+from adaln_lab.data import datasets
 from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict
+from adaln_lab.experiments import schemes, sweep
+from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.norms import layer_norm
+
+# fresh_stacks: which starts are open
+
+
+def fresh_stacks() -> dict[str, tuple]:
+    """48 fresh blocks of each scheme: is the stream larger at the end, and is the gradient larger at the start?"""
+    x, cond, grad = randn64(4, 4, 32), Condition(randn64(4, 32, seed=1)), randn64(4, 4, 32, seed=2)
+    table = {}
+    for name in ("pre-norm", "adaLN, zero start", "adaLN-Zero", "tanh gate", "1 + g gate", "ReZero"):
+        blocks = [schemes.SchemeBlock(schemes.SCHEMES[name], 48, 32, 2, 32).double() for _ in range(48)]
+        sizes, gradients = probes.depth_profile(blocks, x, cond, grad)
+        grown = [(ratio > 2).item() for ratio in (sizes[-1] / sizes[0], gradients[0] / gradients[-1])]
+        table[name] = tuple("larger" if it else "same" for it in grown)
+    return table
+
 
 # pull_back: what autograd does with a stack
 
@@ -60,6 +83,13 @@ def first_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
 def one_block_only(grad: Tensor, jacobians: Tensor) -> Tensor:
     """All blocks but the last have no influence: each step must start from the gradient that the step before gave."""
     return grad @ jacobians[-1]
+
+
+def changes_pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
+    """You compute how a change at the start arrives at the end; a gradient goes the other way, last block first."""
+    for jacobian in jacobians:
+        grad = grad @ jacobian.T
+    return grad
 
 
 def pull_back_cases() -> list[tuple]:
@@ -112,6 +142,50 @@ def ratio_of_the_sums(r: Tensor) -> Tensor:
 
 def effective_depth_cases() -> list[tuple]:
     return [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)]
+
+
+# deep_start: 36 blocks that learn in 30 updates
+
+GIVEN = {"norm": "pre", "gate": 1.0, "kind": "identity", "lr": 3e-3, "warmup": 0}
+
+
+def deep_start() -> dict[str, Any]:
+    """The entry to change, and its new value."""
+    return {"change": "gate", "to": 0.01}
+
+
+def deep_start_measured(answer: dict[str, Any]) -> tuple[float, float] | str:
+    """The held-out score of 36 blocks after 30 updates, and the number of updates."""
+    if not isinstance(answer, dict) or set(answer) != {"change", "to"} or answer["change"] not in list(GIVEN):
+        return f'give check {{"change": ..., "to": ...}} with one of {", ".join(GIVEN)}'
+    name, value = answer.values() if list(answer) == ["change", "to"] else reversed(answer.values())
+    allowed = {"norm": ("pre", "post", "none"), "kind": ("identity", "tanh", "one_plus")}.get(name)
+    if allowed and value not in allowed:
+        return f"{name} is one of {', '.join(allowed)}"
+    if not allowed and not (isinstance(value, int | float) and math.isfinite(value) and (name == "gate" or value >= 0)):
+        return f"{name} must be a finite number" + ", not a negative one" * (name != "gate")
+    return _score_of(GIVEN | {name: value}, updates=30), 30
+
+
+def _score_of(setting: dict[str, Any], updates: int) -> float:
+    """LayerScale's blocks, 36 of them, in the setting; infinity if training diverges."""
+    data, trial = datasets.load("digits"), sweep.Trial("LayerScale", 36, setting["lr"], 0)
+    start = float(setting["gate"])
+    scheme = schemes.Scheme(norm=setting["norm"], learned="channel", start=lambda _: start, kind=setting["kind"])
+    model, generator = schemes.deep_dit("LayerScale", trial.config), torch.Generator().manual_seed(0)
+    sizes = (trial.depth, trial.config.width, trial.config.heads, trial.config.width)
+    model.blocks = torch.nn.ModuleList(schemes.SchemeBlock(scheme, *sizes) for _ in range(trial.depth))
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    batches = data.batches(32, generator)
+    for update in range(updates):
+        loss = flow_loss(model, flow_pair(*next(batches), data.n_classes, 0.0, generator))
+        if not loss.isfinite():
+            return math.inf
+        optimizer.param_groups[0]["lr"] = setting["lr"] * min(1, (update + 1) / max(1, setting["warmup"]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return sweep.score(model, data)
 
 
 # sandwich_branch: a branch whose step is bounded by its gate
@@ -203,9 +277,48 @@ def eps_left_to_torch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) 
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:])
 
 
+def scaled_before_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
+    h = F.rms_norm(x * (1 + scale), x.shape[-1:], eps=1e-5)
+    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
+
+
+def tanh_of_the_product(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + torch.tanh(gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5))
+
+
 def _branch(d: int) -> Callable:
     mix = 3 * randn64(d, d, seed=9)
     return lambda h: (h @ mix) ** 2 + 0.3
+
+
+def scale_and_gate_swapped(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
+    return sandwich_branch(x, gate, scale, branch)
+
+
+def gate_on_the_sum(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream is erased instead of kept: the gate multiplies x as well."""
+    return torch.tanh(gate) * sandwich_branch(x, scale, torch.full_like(gate, 100.0), branch)
+
+
+def gate_on_the_input(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return x + F.rms_norm(branch(torch.tanh(gate) * h), x.shape[-1:], eps=1e-5)
+
+
+def stream_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your result is 0: the branch must be added to x."""
+    return sandwich_branch(x, scale, gate, branch) - x
+
+
+def sum_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: the second norm runs over the sum. It belongs to the branch's output."""
+    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
+    return F.rms_norm(x + torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
 
 
 def sandwich_branch_cases() -> list[tuple]:
@@ -217,6 +330,24 @@ def sandwich_branch_cases() -> list[tuple]:
     return cases
 
 
+register(
+    Predict(
+        question="Say for six fresh stacks of 48 blocks whether stream and gradient grow along them.",
+        solution=fresh_stacks,
+        columns=("stream at the end", "gradient at the start"),
+        hints=(
+            "Ask of each scheme: with its first values, does a block change its input at all?",
+            "A block that returns its input has the identity as Jacobian: sizes stay, in both directions.",
+            "Zeros in scale and shift leave a branch open. Zeros in a gate close it, unless the gate is 1 + g.",
+        ),
+        notes={
+            "adaLN, zero start": "zero are scale and shift. What is then LN(x) * (1 + scale) + shift, and is it added?",
+            "1 + g gate": "g is 0. By what is the branch multiplied?",
+            "gradient at the start": "the gradient is multiplied by each block's Jacobian, I + a J_F",
+            "stream at the end": "does each block add something of its own?",
+        },
+    )
+)
 register(
     Exercise(
         question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
@@ -237,6 +368,45 @@ register(
             last_block_missing,
             first_block_missing,
             one_block_only,
+            changes_pushed_forward,
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
+        solution=effective_depth,
+        returns=("depth",),
+        cases=effective_depth_cases,
+        hints=(
+            "At each block a path forks: through the block with weight r, past it with weight 1.",
+            "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
+            "Add r / (1 + r) over the blocks.",
+        ),
+        wrong=by_name(
+            weights_added,
+            blocks_counted,
+            share_of_the_mean,
+            skips_counted,
+            one_common_weight,
+            shares_multiplied,
+            ratio_of_the_sums,
+        ),
+    )
+)
+register(
+    Design(
+        question="Make 36 blocks reach a score of 0.75 within 30 updates, by changing one setting.",
+        solution=deep_start,
+        measure=deep_start_measured,
+        goal=0.75,
+        budget=30,
+        unit="updates",
+        is_value=True,
+        hints=(
+            "Which setting decides what 36 blocks together do to the stream before the first update?",
+            "Look at the map: which schemes learn at 36 blocks, and what do their starts have in common?",
+            'Start the gates small: {"change": "gate", "to": 0.01}.',
         ),
     )
 )
@@ -266,29 +436,14 @@ register(
             one_plus_gate,
             eps_of_the_package,
             eps_left_to_torch,
+            scale_and_gate_swapped,
+            gate_on_the_sum,
+            gate_on_the_input,
+            stream_missing,
+            sum_normalised,
+            scaled_before_the_norm,
+            tanh_of_the_product,
         ),
         gradients=True,
-    )
-)
-register(
-    Exercise(
-        question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
-        solution=effective_depth,
-        returns=("depth",),
-        cases=effective_depth_cases,
-        hints=(
-            "At each block a path forks: through the block with weight r, past it with weight 1.",
-            "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
-            "Add r / (1 + r) over the blocks.",
-        ),
-        wrong=by_name(
-            weights_added,
-            blocks_counted,
-            share_of_the_mean,
-            skips_counted,
-            one_common_weight,
-            shares_multiplied,
-            ratio_of_the_sums,
-        ),
     )
 )

@@ -83,6 +83,27 @@ def time_of_the_first_image(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tens
     return flow_pair(x_0, noise, t[:1].expand_as(t))
 
 
+def velocity_times_t(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your v depends on t: a straight line has the same velocity at every t."""
+    return flow_pair(x_0, noise, t)[0], (noise - x_0) / t.reshape(-1, 1, 1, 1)
+
+
+def noise_added_in_full(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """At t = 1 your x_t still contains the image: it must fade as the noise grows."""
+    return x_0 + t.reshape(-1, 1, 1, 1) * noise, noise - x_0
+
+
+def roots_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Your x_t is curved: you mix with the roots of 1 - t and t. A straight line has 1 - t and t."""
+    t = t.reshape(-1, 1, 1, 1)
+    return (1 - t).sqrt() * x_0 + t.sqrt() * noise, noise - x_0
+
+
+def mean_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """All images are mixed by the same time, the mean of t: t has a number for each image."""
+    return flow_pair(x_0, noise, t.mean().expand_as(t))
+
+
 def flow_pair_cases() -> list[tuple]:
     """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
     shapes = [(4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7)]
@@ -137,6 +158,21 @@ def three_channels_guided_others_null(v_label: Tensor, v_null: Tensor, guidance:
     """Channels after the third ignore the label: guidance acts on all of them."""
     v = guided(v_label, v_null, guidance)
     return torch.cat([v[:, :3], v_null[:, 3:]], dim=1)
+
+
+def difference_reversed(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """More guidance leads away from the label: the difference has the wrong sign."""
+    return v_null + guidance * (v_null - v_label)
+
+
+def from_the_label_back(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """At guidance 1 you are beyond v_label: you start there, and add the difference with one less than you should."""
+    return v_label + (guidance + 1) * (v_label - v_null)
+
+
+def weights_that_do_not_sum_to_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
+    """Where both predictions agree, your result is larger than they are: two weights must add up to 1."""
+    return guidance * v_label + (1 + guidance) * v_null
 
 
 def guided_cases() -> list[tuple]:
@@ -235,9 +271,44 @@ def modulated_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Te
     return x + gate * (branch(F.layer_norm(x, x.shape[-1:], eps=1e-6)) * (1 + scale) + shift)
 
 
+def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
+    return x + gate * branch(F.layer_norm(x * (1 + scale) + shift, x.shape[-1:], eps=1e-6))
+
+
+def shift_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: shift is added to the result. It belongs to what the branch receives."""
+    return modulated_branch(x, 0 * shift, scale, gate, branch) + shift
+
+
+def shift_added_again(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At gate 0 your stream changes: shift is added once more, to the result."""
+    return modulated_branch(x, shift, scale, gate, branch) + shift
+
+
 def _branch(d: int) -> Callable:
     mix = randn64(d, d, seed=9) / d**0.5
     return lambda h: torch.tanh(h @ mix)
+
+
+def scale_and_gate_swapped(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
+    return modulated_branch(x, shift, gate, scale, branch)
+
+
+def mean_left_in(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
+    return x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+
+def norm_of_the_whole_picture(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """If one token grows, all others of its picture shrink: your mean and variance run over the tokens as well."""
+    return x + gate * branch(F.layer_norm(x, x.shape[1:], eps=1e-6) * (1 + scale) + shift)
+
+
+def branch_left_out(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
+    """Whatever the branch does, your result is the same: it is never called."""
+    return modulated_branch(x, shift, scale, gate, lambda h: h)
 
 
 def modulated_branch_cases() -> list[tuple]:
@@ -428,6 +499,10 @@ register(
             remaining_way_for_velocity,
             results_exchanged,
             time_of_the_first_image,
+            velocity_times_t,
+            noise_added_in_full,
+            roots_of_the_times,
+            mean_of_the_times,
         ),
     )
 )
@@ -510,6 +585,13 @@ register(
             tanh_gate,
             shift_forgotten,
             modulated_after_the_branch,
+            scale_and_gate_swapped,
+            mean_left_in,
+            norm_of_the_whole_picture,
+            branch_left_out,
+            modulated_before_the_norm,
+            shift_after_the_branch,
+            shift_added_again,
         ),
         gradients=True,
     )
@@ -550,6 +632,9 @@ register(
             label_added,
             three_channels_guided,
             three_channels_guided_others_null,
+            difference_reversed,
+            from_the_label_back,
+            weights_that_do_not_sum_to_one,
         ),
     )
 )

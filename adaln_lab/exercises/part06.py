@@ -68,6 +68,22 @@ def not_divided(m: Tensor) -> Tensor:
     return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
 
 
+def deviations_for_variances(m: Tensor) -> Tensor:
+    """Your shares do not add up to 1: you take roots. Variances add up, and deviations do not."""
+    return variance_shares(m).sqrt()
+
+
+def percent(m: Tensor) -> Tensor:
+    """Your shares add up to 100: a share of the whole is 1."""
+    return 100 * variance_shares(m)
+
+
+def divided_by_the_sum_of_two(m: Tensor) -> Tensor:
+    """Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it."""
+    shares = variance_shares(m)
+    return shares / (shares[0] + shares[1])
+
+
 def variance_shares_cases() -> list[tuple]:
     by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
     return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
@@ -311,6 +327,9 @@ register(
             nothing_left_over,
             divided_by_n_minus_one,
             not_divided,
+            deviations_for_variances,
+            percent,
+            divided_by_the_sum_of_two,
         ),
     )
 )

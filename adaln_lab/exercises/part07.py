@@ -86,6 +86,17 @@ def scaled_after_the_softmax(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w
     return ((h @ w_q) @ (ctx @ w_k).transpose(1, 2)).softmax(-1) / h.shape[-1] ** 0.5 @ (ctx @ w_v)
 
 
+def softmax_over_the_batch(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """One picture changes the attention of the others: your softmax runs over the batch, and not over the words."""
+    scores = (h @ w_q) @ (ctx @ w_k).transpose(1, 2) / h.shape[-1] ** 0.5
+    return scores.softmax(0) @ (ctx @ w_v)
+
+
+def all_words_alike(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """Each image token gets the same update: queries and keys have no influence on your weights."""
+    return (ctx @ w_v).mean(1, keepdim=True).expand_as(h)
+
+
 def cross_attention_cases() -> list[tuple]:
     sizes = ((2, 5, 3, 4), (1, 6, 2, 7))
     return [
@@ -191,6 +202,20 @@ def light_counted_as_object(tokens: Tensor) -> Tensor:
     return tokens
 
 
+def shapes_exchanged(tokens: Tensor) -> Tensor:
+    """You exchanged the shapes, the third word of each object; its colour is the second."""
+    tokens = tokens.clone()
+    tokens[:, [5, 9]] = tokens[:, [9, 5]]
+    return tokens
+
+
+def cells_exchanged(tokens: Tensor) -> Tensor:
+    """You exchanged the cells, the last word of each object; its colour is the second."""
+    tokens = tokens.clone()
+    tokens[:, [6, 10]] = tokens[:, [10, 6]]
+    return tokens
+
+
 def same_bag_cases() -> list[tuple]:
     return [(randn64(4, 11),), (randn64(1, 11, seed=1),)]
 
@@ -247,6 +272,26 @@ def light_bent_too(e: Tensor) -> Tensor:
 def objects_averaged(e: Tensor) -> Tensor:
     """Each object counts half: you take the mean of the two, and their sum is asked for."""
     return e[:, :3].sum(1) + F.gelu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).mean(1)
+
+
+def silu_for_gelu(e: Tensor) -> Tensor:
+    """Your nonlinearity is SiLU: GELU is asked for, which is closer to 0 for negative numbers."""
+    return e[:, :3].sum(1) + F.silu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).sum(1)
+
+
+def relu_for_gelu(e: Tensor) -> Tensor:
+    """Negative sums have no influence at all: that is a ReLU, and GELU is asked for."""
+    return e[:, :3].sum(1) + F.relu(e[:, 3:].unflatten(1, (2, 4)).sum(2)).sum(1)
+
+
+def first_object_bent_only(e: Tensor) -> Tensor:
+    """The second object's words are added as they are: both objects go through a GELU, each by itself."""
+    return e[:, :3].sum(1) + F.gelu(e[:, 3:7].sum(1)) + e[:, 7:].sum(1)
+
+
+def light_in_the_first_object(e: Tensor) -> Tensor:
+    """The first three words go into the GELU of the first object: they belong to none, and are added as they are."""
+    return F.gelu(e[:, :7].sum(1)) + F.gelu(e[:, 7:].sum(1))
 
 
 def pool_objects_cases() -> list[tuple]:
@@ -327,6 +372,8 @@ register(
             keys_and_values_exchanged,
             softmax_forgotten,
             scaled_after_the_softmax,
+            softmax_over_the_batch,
+            all_words_alike,
         ),
         gradients=True,
     )
@@ -372,6 +419,8 @@ register(
             colour_copied,
             swapped_through_views,
             light_counted_as_object,
+            shapes_exchanged,
+            cells_exchanged,
         ),
     )
 )
@@ -396,6 +445,10 @@ register(
             gelu_approximated,
             light_bent_too,
             objects_averaged,
+            silu_for_gelu,
+            relu_for_gelu,
+            first_object_bent_only,
+            light_in_the_first_object,
         ),
         gradients=True,
     )

@@ -116,6 +116,60 @@ def norms_of_attention_twice(x: Tensor, vectors: tuple, norms: tuple, attn: Call
     return lumina_block(x, vectors, (norms[0], norms[1], norms[0], norms[1]), attn, mlp)
 
 
+def gates_inside_the_norms(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """A gate of .01 and one of .1 give the same update: the norm after it removes the size of what it multiplies."""
+    s1, g1, s2, g2 = vectors
+    x = x + norms[1](torch.tanh(g1) * attn(norms[0](x) * (1 + s1)))
+    return x + norms[3](torch.tanh(g2) * mlp(norms[2](x) * (1 + s2)))
+
+
+def scales_and_gates_swapped(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """At s = 0 your branches add nothing, and that is what a gate is for: the order is scale, gate, scale, gate."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (g1, s1, g2, s2), norms, attn, mlp)
+
+
+def branches_told_each_others_vectors(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your attention gets s2 and g2, and the MLP s1 and g1: the first two of the four belong to attention."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (s2, g2, s1, g1), norms, attn, mlp)
+
+
+def nothing_before_the_branch(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your branches receive x without a norm. RMS_1 and RMS_3 come before attention and MLP."""
+    return lumina_block(x, vectors, (_same, norms[1], _same, norms[3]), attn, mlp)
+
+
+def tanh_on_the_scale_too(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Large scales have too little effect: only the gates are bounded by tanh."""
+    s1, g1, s2, g2 = vectors
+    return lumina_block(x, (torch.tanh(s1), g1, torch.tanh(s2), g2), norms, attn, mlp)
+
+
+def skip_forgotten(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """At g = 0 your result is 0: each branch must be added to the stream."""
+    s1, g1, s2, g2 = vectors
+    x = torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
+    return torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
+
+
+def scaled_before_the_norm(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
+    s1, g1, s2, g2 = vectors
+    x = x + torch.tanh(g1) * norms[1](attn(norms[0](x * (1 + s1))))
+    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x * (1 + s2))))
+
+
+def norms_in_another_order(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your norms are in the wrong places: 1 and 3 stand before attention and MLP, 2 and 4 after them."""
+    return lumina_block(x, vectors, (norms[1], norms[0], norms[3], norms[2]), attn, mlp)
+
+
+def norms_of_both_first(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
+    """Your norms are in the wrong places: the first two belong to attention, one before and one after it."""
+    return lumina_block(x, vectors, (norms[0], norms[2], norms[1], norms[3]), attn, mlp)
+
+
 def _mlp(d: int) -> Callable:
     mix = randn64(d, d, seed=21)
     return lambda h: torch.tanh(h @ mix)
@@ -164,6 +218,15 @@ register(
             mlp_branch_calls_attention,
             gate_of_attention_twice,
             norms_of_attention_twice,
+            gates_inside_the_norms,
+            scales_and_gates_swapped,
+            branches_told_each_others_vectors,
+            nothing_before_the_branch,
+            tanh_on_the_scale_too,
+            skip_forgotten,
+            scaled_before_the_norm,
+            norms_in_another_order,
+            norms_of_both_first,
         ),
         gradients=True,
     )
@@ -233,6 +296,38 @@ def gate_on_the_sum(x: Tensor, vectors: tuple, norm: Callable, branch: Callable)
     return (1 + g) * hdm_step(x, (s, b, 0 * g), norm, branch)
 
 
+def branch_reads_the_norm(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Scale and shift do not change what the branch receives: it must read a, which has been modulated."""
+    s, b, g = vectors
+    return norm(x) * (1 + s) + b + (1 + g) * branch(norm(x))
+
+
+def branch_reads_x(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Your branch receives x without norm and modulation: it must read a."""
+    s, b, g = vectors
+    return norm(x) * (1 + s) + b + (1 + g) * branch(x)
+
+
+def gate_on_the_input(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """At g = -1 your branch still adds something: the gate multiplies what it receives, not what it gives."""
+    s, b, g = vectors
+    a = norm(x) * (1 + s) + b
+    return a + branch((1 + g) * a)
+
+
+def norm_missing(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Tokens that are twice as large give a stream that is twice as large: x is modulated without a norm."""
+    s, b, g = vectors
+    a = x * (1 + s) + b
+    return a + (1 + g) * branch(a)
+
+
+def shift_scaled_too(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
+    """Where b is large, your result also depends on s: only the norm is scaled, and b is added after that."""
+    s, b, g = vectors
+    return hdm_step(x, (s, b * (1 + s), g), norm, branch)
+
+
 def hdm_step_cases() -> list[tuple]:
     cases = []
     for n, t, d in ((2, 5, 6), (1, 3, 7)):
@@ -264,6 +359,11 @@ register(
             sigmoid_gate,
             gate_missing_here,
             gate_on_the_sum,
+            branch_reads_the_norm,
+            branch_reads_x,
+            gate_on_the_input,
+            norm_missing,
+            shift_scaled_too,
         ),
         gradients=True,
     )
@@ -337,6 +437,7 @@ register(
             left_as_they_were,
             first_row_last,
         ),
+        later=lambda: [(randn64(8),)],  # a bias
     )
 )
 
@@ -389,6 +490,11 @@ def three_vectors_for_a_stream(depth: Tensor, width: Tensor) -> Tensor:
     return (6 * (depth - 1) + 10) * (width * width + width)
 
 
+def neither_bias_nor_end(depth: Tensor, width: Tensor) -> Tensor:
+    """You count the weights of whole blocks: the biases are missing, and what is special at the end."""
+    return 12 * depth * width * width
+
+
 def sd3_modulation_cases() -> list[tuple]:
     return [
         (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
@@ -416,6 +522,7 @@ register(
             one_bias_in_all,
             only_whole_blocks,
             three_vectors_for_a_stream,
+            neither_bias_nor_end,
         ),
     )
 )

@@ -54,6 +54,11 @@ def deviation_for_range(made: Tensor) -> tuple[Tensor, Tensor]:
     return made.std(1, correction=0).max(), made.std(0, correction=0).max()
 
 
+def mean_of_the_ranges(made: Tensor) -> tuple[Tensor, Tensor]:
+    """One channel that varies hardly moves your numbers: you average the ranges, and the largest counts."""
+    return (made.amax(1) - made.amin(1)).mean(), (made.amax(0) - made.amin(0)).mean()
+
+
 def varies_cases() -> list[tuple]:
     vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
     return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),), (randn64(1, 4, 7, seed=3),)]
@@ -78,6 +83,7 @@ register(
             only_the_first_item,
             smallest_not_largest,
             deviation_for_range,
+            mean_of_the_ranges,
         ),
     )
 )
@@ -90,7 +96,7 @@ def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p += torch.rand(p.shape)
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -98,7 +104,7 @@ def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1 + torch.rand(p.shape)
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -106,7 +112,7 @@ def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[T
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p *= 1.1
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -114,7 +120,7 @@ def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Te
     p = module.get_parameter(name).data
     before, kept = module(x), p.clone()
     p += 0.5
-    return ((module(x) - before).abs().max() > 1e-6).double(), p.copy_(kept)
+    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
 def not_put_back(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -130,12 +136,12 @@ def put_back_by_subtracting(x: Tensor, module: nn.Module, name: str) -> tuple[Te
 
 def a_copy_was_nudged(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """You nudged a copy, so the output never moves. Change its parameter in place."""
-    return torch.zeros((), dtype=torch.float64), module.get_parameter(name).data
+    return x.new_zeros(()), module.get_parameter(name).data
 
 
 def the_parameter_was_compared(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """You ask whether the parameter has changed. It has; the question is whether the output did."""
-    return torch.ones((), dtype=torch.float64), module.get_parameter(name).data
+    return x.new_ones(()), module.get_parameter(name).data
 
 
 class Case(nn.Module):
@@ -266,6 +272,7 @@ register(
             one_number_for_all,
             sigmoid_of_twice,
         ),
+        later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
     )
 )
 

@@ -144,7 +144,7 @@ def bits_for_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
 
 
 def all_processes_together(parameters: Tensor, processes: Tensor) -> Tensor:
-    """Your number grows in proportion to N: that is what all of them send together. The question is about each one."""
+    """Your number grows with N: in each step a process sends one part, not everything, and only its own sends count."""
     return processes * ring_bytes(parameters, processes)
 
 
@@ -153,11 +153,14 @@ def one_part_only(parameters: Tensor, processes: Tensor) -> Tensor:
     return 2 * 4 * parameters / processes
 
 
+def one_step_too_many(parameters: Tensor, processes: Tensor) -> Tensor:
+    """One process alone sends something: N parts go around in N - 1 steps, and again in N - 1."""
+    return (2 * processes - 1) / processes * 4 * parameters
+
+
 def ring_bytes_cases() -> list[tuple]:
-    """The last has several numbers of processes at once, as the figure in the notebook does."""
     number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
-    several = number(1e6), torch.arange(1, 6, dtype=torch.float64)
-    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1)), several]
+    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
 
 
 register(
@@ -203,6 +206,7 @@ register(
             to_the_end,
             last_rows_first,
         ),
+        later=lambda: [(torch.arange(12), 1, 3), (randn64(12, 1, 4, 4), 2, 3)],  # labels and images
     )
 )
 register(
@@ -224,6 +228,8 @@ register(
             bits_for_bytes,
             all_processes_together,
             one_part_only,
+            one_step_too_many,
         ),
+        later=lambda: [(torch.tensor(1e6).double(), torch.arange(1, 6).double())],  # several rings at once
     )
 )

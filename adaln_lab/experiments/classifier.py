@@ -13,15 +13,15 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from adaln_lab.data.datasets import Dataset
 from adaln_lab.utils.assets import ASSETS
+from adaln_lab.utils.checks import check_labels, check_tensors
 from adaln_lab.utils.environment import home
-from adaln_lab.utils.files import save_tensors
+from adaln_lab.utils.files import read_tensors, save_tensors
 
 log = logging.getLogger("adaln_lab")
 
@@ -104,7 +104,9 @@ def load_classifier(data: Dataset) -> Classifier:
         log.info("fitting a classifier to %s (once; kept as %s)", data.name, file)
         save_tensors(fit_classifier(data).state_dict(), file)
     model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)
-    model.load_state_dict(load_file(file))
+    tensors = read_tensors(file)[0]
+    check_tensors(tensors, model.state_dict(), file)
+    model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
 
 
@@ -116,11 +118,15 @@ def in_chunks(f: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
 
 def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of pictures (N, ...) that are classified as their labels (N,)."""
-    return (in_chunks(model, images).argmax(1) == labels).sum().item() / len(labels)  # float32 would miss .95 of 500
+    check_labels(labels, len(images), model.head.out_features - 1)
+    right = in_chunks(model, images).argmax(1) == labels.flatten()
+    return right.sum().item() / len(right)  # in float32, 475 of 500 would be less than 0.95
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance between Gaussians fitted to features a (N, F) and b (M, F); in float64."""
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features must be (N, F) and (M, F) with N, M >= 2; got {tuple(a.shape)}, {tuple(b.shape)}")
     a, b = a.cpu().double(), b.cpu().double()  # mps has no float64
     root = _sqrt(a.T.cov())  # tr (S1 S2)^(1/2) = tr (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric
     cross = _sqrt(root @ b.T.cov() @ root)

@@ -31,9 +31,10 @@ from adaln_lab.experiments import grid
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.samplers import sample
-from adaln_lab.training.checkpoint import load_model, save_model
+from adaln_lab.training.checkpoint import load_model, read_about, save_model
 from adaln_lab.training.train import Run, TrainConfig, train
-from adaln_lab.utils.files import read_json
+from adaln_lab.utils.checks import Text, whole
+from adaln_lab.utils.files import check_writable
 
 SCENES = dict(size=24, channels=3, n_classes=len(VOCABULARY), context_length=11)  # two objects
 BASE = DiTConfig(**SCENES, patch=4, width=96)
@@ -67,6 +68,25 @@ class Settings:
     short_steps: int = 40
     curve_points: int = 4  # evenly spaced over training
     samples: int = 500  # drawn and read at each of them
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the file holds of a trial: why it failed, or what it cost and how good the model is."""
+
+    failed: Text | None = None
+    parameters: int | None = None
+    flops: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    loss: float | None = None
+    curve: list[dict] | None = None  # of `quality`, with step and loss
+    new: dict | None = None
+    guided: dict | None = None
+
+    def __post_init__(self):
+        if (self.failed is None) == (self.loss is None):
+            raise ValueError("a result must hold either failed or loss; delete it, and the same command makes it again")
 
 
 @dataclass(frozen=True)
@@ -168,7 +188,7 @@ def train_and_score(trial: Trial, settings: Settings, models: Path | None = None
 
 def load_variant(folder: Path, device: torch.device | str = "cpu") -> TinyDiT | TinyUNet:
     """The model in a run's folder, also a U-Net that `compare --models` kept."""
-    if read_json(folder / "config.json").get("class") == TinyUNet.__name__:
+    if read_about(folder).kind == TinyUNet.__name__:
         return load_model(folder, device, TinyUNet, UNetConfig)
     return load_model(folder, device)
 
@@ -207,24 +227,23 @@ def run(
 ) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Train the trials that `out` does not hold yet, `jobs` at a time; yield each when its result is written."""
     settings = settings or Settings()
-    if seeds < 2:
-        raise ValueError(f"seeds must be at least 2, or there is no interval; got {seeds}")
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    whole("seeds", seeds, 2, 100)  # of one there is no interval
+    if models:
+        check_writable(models / "new" / "config.json")
     measure = partial(train_and_score, settings=settings, models=models)
     shared = asdict(settings)
     command = f"python -m adaln_lab compare --out FILE --seeds {seeds} --jobs {jobs}"
-    yield from grid.run(tuning_trials(settings), measure, out, shared, command, jobs)
-    results = grid.read(out, shared)["results"]
+    yield from grid.run(tuning_trials(settings), measure, out, shared, command, jobs, Result)
+    results = grid.read(out, shared, Result)["results"]
     best = {variant: best_multiplier(results, variant, settings) for variant in VARIANTS}
-    yield from grid.run(final_trials(best, seeds), measure, out, shared, command, jobs)
+    yield from grid.run(final_trials(best, seeds), measure, out, shared, command, jobs, Result)
 
 
 def missing(out: Path, seeds: int, settings: Settings | None = None) -> int:
     """How many trials the file does not hold yet."""
-    settings = settings or Settings()
+    settings, seeds = settings or Settings(), whole("seeds", seeds, 2, 100)
     n = len(tuning_trials(settings)) + len(final_trials(dict.fromkeys(VARIANTS, 1.0), seeds))
-    return max(0, n - len(grid.read(out, asdict(settings))["results"]))
+    return max(0, n - len(grid.read(out, asdict(settings), Result)["results"]))
 
 
 def tuning_trials(settings: Settings) -> list[Trial]:

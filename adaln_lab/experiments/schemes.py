@@ -23,6 +23,7 @@ from adaln_lab.conditioning import Block, BlockCondition, Condition
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.layers import MLP, SelfAttention
 from adaln_lab.norms import Modulation, ToModulation, gated, layer_norm, modulate
+from adaln_lab.utils.checks import one_of
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def deep_dit(name: str, config: DiTConfig, seed: int = 0) -> TinyDiT:
     Without modulation the condition is given as tokens and the last norm is plain, as in the variant "in_context". For
     one seed the embeddings and the zero output layer are the same in all schemes, the blocks are not.
     """
-    if name not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {name!r}")
-    scheme = SCHEMES[name]
+    scheme = SCHEMES[one_of("scheme", name, SCHEMES)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TinyDiT(replace(config, variant="adaln_zero" if scheme.order else "in_context"))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -23,9 +23,11 @@ from adaln_lab.experiments import grid
 from adaln_lab.experiments.schemes import SCHEMES, deep_dit
 from adaln_lab.flow import FlowPair, flow_loss, flow_pair
 from adaln_lab.utils.assets import stored
+from adaln_lab.utils.checks import Range, whole
 
 STEPS, BATCH = 100, 64
 SETTINGS = {"steps": STEPS, "batch": BATCH}
+Score = Annotated[float, Range(0, 1e300)] | None  # in the file; None for infinity
 DEPTHS, RATES, SEEDS = (4, 12, 36), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (0, 1, 2, 3, 4)
 
 
@@ -43,9 +45,8 @@ class Trial:
 
 def all_trials(seeds: int = len(SEEDS)) -> list[Trial]:
     """Seed by seed and shallow before deep, so that a sweep that is stopped early is complete for its first seeds."""
-    if not 1 <= seeds <= len(SEEDS):
-        raise ValueError(f"seeds must lie in 1 .. {len(SEEDS)}, got {seeds}")
-    return [Trial(name, depth, lr, seed) for seed, depth, name, lr in product(SEEDS[:seeds], DEPTHS, SCHEMES, RATES)]
+    chosen = SEEDS[: whole("seeds", seeds, 1, len(SEEDS))]
+    return [Trial(name, depth, lr, seed) for seed, depth, name, lr in product(chosen, DEPTHS, SCHEMES, RATES)]
 
 
 def train_trial(trial: Trial, data: Dataset, steps: int = STEPS) -> Iterator[TinyDiT]:
@@ -96,7 +97,7 @@ def pixelwise_score(data: Dataset) -> float:
 
 def missing(out: Path, seeds: int) -> int:
     """How many trials the file does not hold yet."""
-    return len(grid.missing(all_trials(seeds), grid.read(out, SETTINGS)))
+    return len(grid.missing(all_trials(seeds), grid.read(out, SETTINGS, Score)))
 
 
 def run(out: Path, seeds: int) -> Iterator[tuple[Trial, float | None]]:
@@ -108,7 +109,7 @@ def run(out: Path, seeds: int) -> Iterator[tuple[Trial, float | None]]:
         return round(value, 4) if math.isfinite(value) else None
 
     command = f"python -m adaln_lab schemes --out FILE --seeds {seeds}"
-    return grid.run(all_trials(seeds), measure, out, SETTINGS, command)
+    return grid.run(all_trials(seeds), measure, out, SETTINGS, command, kind=Score)
 
 
 def stored_scores() -> tuple[dict[Trial, float], dict[str, Any]]:

@@ -7,6 +7,7 @@ only below full size, where it is cheap; words embedded by a table, not by CLIP.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.sd15 import ResNetBlock, SpatialTransformer
 from adaln_lab.conditioning import Condition
+from adaln_lab.dit import check_inputs
 from adaln_lab.embed import LabelEmbed, TimeEmbed
+from adaln_lab.utils.checks import Count, Range, check_fields
 
 GROUPS = 8  # of group norm; SD 1.5 has 32, with 320 channels and more
 
@@ -23,15 +26,16 @@ GROUPS = 8  # of group norm; SD 1.5 has 32, with 320 channels and more
 class UNetConfig:
     """Everything that determines the shape and the initial weights of a TinyUNet."""
 
-    size: int = 24  # image height and width in pixels, a multiple of 4
-    channels: int = 3
-    width: int = 32  # channels at full size; twice and four times as many below
-    heads: int = 4
-    n_classes: int = 10  # tokens in the vocabulary; one more row is the null label
-    context_length: int = 1
-    label_std: float = 0.2
+    size: Annotated[int, Range(4, 1024)] = 24  # image height and width in pixels, a multiple of 4
+    channels: Annotated[int, Range(1, 1024)] = 3
+    width: Annotated[int, Range(8, 4096)] = 32  # channels at full size; twice and four times as many below
+    heads: Annotated[int, Range(1, 1000)] = 4
+    n_classes: Count = 10  # tokens in the vocabulary; one more row is the null label
+    context_length: Annotated[int, Range(1, 10_000)] = 1
+    label_std: Annotated[float, Range(0, 100)] = 0.2
 
     def __post_init__(self):
+        check_fields(self)
         if self.size % 4:
             raise ValueError(f"size must be a multiple of 4 (it is halved twice), got {self.size}")
         if self.width % GROUPS or self.width % self.heads:
@@ -70,6 +74,7 @@ class TinyUNet(nn.Module):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        check_inputs(x, t, y, self.config, self.conv_out.weight.dtype)
         return self.forward_with(x, self.precompute(t, y))
 
     def precompute(self, t: Tensor, y: Tensor) -> Condition:

@@ -13,6 +13,7 @@ from adaln_lab.data.scenes import VOCABULARY
 from adaln_lab.dit import DiTConfig
 from adaln_lab.training.train import TrainConfig
 from adaln_lab.utils.assets import stored
+from adaln_lab.utils.checks import one_of
 
 
 def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, TrainConfig]:
@@ -35,9 +36,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
         "fashion_mnist": (28, 1, 4),
         "cifar10": (32, 3, 4),
     }
-    if data not in shapes:
-        raise ValueError(f"there are recipes for {', '.join(shapes)}; got {data!r}")
-    size, channels, patch = shapes[data]
+    size, channels, patch = shapes[one_of("data", data, shapes)]
     model, config = DiTConfig(size=size, channels=channels, patch=patch), TrainConfig(data=data)
     if data != "digits":
         model, config = replace(model, width=128), replace(config, steps=2000, muon_lr=0.02, lr=3e-3)

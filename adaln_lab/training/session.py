@@ -21,8 +21,9 @@ from adaln_lab.training import checkpoint
 from adaln_lab.training.distributed import SINGLE_PROCESS, World
 from adaln_lab.training.failures import explain
 from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.checks import construct, finite
 from adaln_lab.utils.environment import machine
-from adaln_lab.utils.files import read_json, remove_temporary_files, write_json
+from adaln_lab.utils.files import check_writable, hold, read_json, remove_temporary_files, write_json
 
 SAVE_EVERY = 2.0  # seconds of training between two checkpoints, at the least
 SAVE_SHARE = 0.05  # of the time that saving may take: where a save is slow, checkpoints are rarer
@@ -44,6 +45,14 @@ class Session:
 
     def train(self, data: Dataset) -> Run | None:
         """Train to the end, keeping checkpoints, the model and run.json; None where the run was finished already."""
+        finite("save_every", self.save_every, 0, 10**6)
+        if self.world.rank > 0:
+            return self._train(data)
+        check_writable(self.folder / "run.json")
+        with hold(self.folder / ".lock"):
+            return self._train(data)
+
+    def _train(self, data: Dataset) -> Run | None:
         if self.world.broadcast(b"yes" if self.world.rank == 0 and self._finished() else b"no") == b"yes":
             self._say("the run in %s is finished; nothing to do", self.folder)
             return None
@@ -80,17 +89,16 @@ class Session:
                 )
             return False
         try:
-            was = read_json(self.folder / "run.json")
-        except ValueError:
-            return False
-        if not was.get("finished") or "model" not in was or not (self.folder / "model.safetensors").exists():
+            was = construct(checkpoint.Record, read_json(self.folder / "run.json"), "run.json")
+            checkpoint.load_model(self.folder)
+        except ValueError:  # damaged or not there yet: the checkpoint decides
             return False
         self._check_same(was)
-        return True
+        return was.finished
 
     def _start(self, data: Dataset) -> Run:
         """The run of the newest whole checkpoint, which rank 0 reads for all; a fresh one where there is none."""
-        content = checkpoint.newest_whole(self.folder) if self.world.rank == 0 and self.resume else None
+        content = checkpoint.newest_whole(self.folder, self.device) if self.world.rank == 0 and self.resume else None
         content = self.world.broadcast(content or b"")
         if not content:
             if self.resume:
@@ -100,24 +108,24 @@ class Session:
         self._check_same(was)
         now = self.facts(data)
         for fact in ("data", "processes", "torch"):
-            if was[fact] != now[fact] and not self.inexact:
+            if (old := getattr(was, fact)) != now[fact] and not self.inexact:
                 raise ValueError(
-                    f"the checkpoint was made with {fact} {was[fact]}, here is {now[fact]}: the end would not be bit "
+                    f"the checkpoint was made with {fact} {old}, here is {now[fact]}: the end would not be bit "
                     "for bit the same. Restore that, or add --inexact to go on all the same"
                 )
-        if was["threads"] != now["threads"]:
+        if was.threads != now["threads"]:
             self._say(
-                "the run was started with %d threads, now %d: last bits may differ; OMP_NUM_THREADS sets their number",
-                was["threads"],
+                "the run was started with %s threads, now %d: last bits may differ; OMP_NUM_THREADS sets their number",
+                was.threads,
                 now["threads"],
             )
         return run
 
-    def _check_same(self, was: dict[str, Any]) -> None:
+    def _check_same(self, was: checkpoint.Record | checkpoint.Progress) -> None:
         """ValueError where model or recipe are not those of the run in the folder."""
-        for part, now in (("model", asdict(self.model)), ("train", asdict(self.config))):
-            for name, value in now.items():
-                if (old := was[part].get(name)) != value:
+        for then, now in ((was.model, self.model), (was.train, self.config)):
+            for name, value in asdict(now).items():
+                if (old := getattr(then, name)) != value:
                     raise ValueError(f"the run was made with {name} {old}, asked for now is {value}; use another --out")
 
     def _go(self, run: Run, data: Dataset) -> None:

@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.training.distributed import SINGLE_PROCESS, World
 from adaln_lab.training.graph import captured
 from adaln_lab.training.optimizers import make_optimizers, make_state
+from adaln_lab.utils.checks import Count, Range, Seed, Share, Text, check_fields, check_labels
 
 MOST_LABELS = 64  # at which the gates are read
 PRECISIONS = {
@@ -30,55 +32,46 @@ PRECISIONS = {
     "tf32": "inputs of products rounded to 10 bits, on NVIDIA GPUs from Ampere on; no change elsewhere",
     "bfloat16": "autocast: products and what follows them in 8 bits, sums and weights in float32",
 }
+Rate = Annotated[float, Range(1e-12, 1000)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A training recipe. The defaults are the digits recipe."""
 
-    data: str = "digits"
-    steps: int = 220
-    batch: int = 64
-    lr: float = 5e-3  # AdamW: embeddings, modulation, biases, final layer
-    muon_lr: float = 0.03  # Muon: the matrices of attention and MLP
-    weight_decay: float = 0.0
-    warmup: int = 10  # steps until the learning rate is full
-    decay: float = 0.7  # share of the steps, at the end, over which it falls to zero
-    label_drop: float = 0.1  # share of labels replaced by "no label", for guidance
-    t_mean: float = 0.4  # of logit(t): a little towards noise, where the label is decided
-    ema: float = 0.98
-    clip: float = 1.0  # largest gradient norm
-    seed: int = 0
-    gates_every: int = 10  # steps between two readings of the gates
-    precision: str = "float32"  # of the matrix products in forward and backward, see PRECISIONS
+    data: Text = "digits"
+    steps: Annotated[int, Range(1, 10**7)] = 220
+    batch: Count = 64
+    lr: Rate = 5e-3  # AdamW: embeddings, modulation, biases, final layer
+    muon_lr: Rate = 0.03  # Muon: the matrices of attention and MLP
+    weight_decay: Annotated[float, Range(0, 100)] = 0.0
+    warmup: Annotated[int, Range(0, 10**7)] = 10  # steps until the learning rate is full
+    decay: Share = 0.7  # share of the steps, at the end, over which it falls to zero
+    label_drop: Share = 0.1  # share of labels replaced by "no label", for guidance
+    t_mean: Annotated[float, Range(-10, 10)] = 0.4  # of logit(t): a little towards noise, where the label is decided
+    ema: Share = 0.98
+    clip: Annotated[float, Range(1e-9, 10**9)] = 1.0  # largest gradient norm
+    seed: Seed = 0
+    gates_every: Annotated[int, Range(1, 10**7)] = 10  # steps between two readings of the gates
+    precision: Annotated[str, PRECISIONS] = "float32"  # of the matrix products in forward and backward
     compile: bool = False  # torch.compile the loss
     graph: bool = False  # on CUDA: replay the whole update as one CUDA graph, and stop only where the gates are read
 
     def __post_init__(self):
-        for name in ("steps", "batch", "gates_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("label_drop", "ema", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("lr", "muon_lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class Step:
     """What one update did."""
 
-    number: int  # 1 after the first update
+    number: Annotated[int, Range(1, 10**7)]  # 1 after the first update
     loss: float
     lr: float  # AdamW's, after the schedule
     grad_norm: float  # before clipping
     # Every `gates_every` steps, for each block the root mean square gate of attention and of MLP. Numbers, because a
     # history of small tensors, each made among large temporary ones, keeps the allocator from using their memory again.
-    gate_rms: list[list[float]] | None = None
+    gate_rms: list[Annotated[list[float], Range(2, 2)]] | None = None
 
     @property
     def gates(self) -> Tensor | None:
@@ -161,12 +154,8 @@ def train(run: Run, data: Dataset, world: World = SINGLE_PROCESS) -> Iterator[St
     An exception at any point, Ctrl-C included, leaves the run as the last yielded step left it: call `train` again to
     go on exactly. ValueError where the loss is not finite or a label does not fit the model.
     """
-    k, null = run.config, run.model.config.n_classes
-    if data.labels.min() < 0 or data.labels.max() >= null:
-        raise ValueError(
-            f'labels must lie in 0 .. {null - 1} for a model with n_classes={null}, which reads {null} as "no label"; '
-            f"those of {data.name} lie in {data.labels.min()} .. {data.labels.max()}"
-        )
+    k, model = run.config, run.model.config
+    check_labels(data.labels, len(data.images), model.n_classes - 1, model.context_length)  # n_classes means "no label"
     update, with_grad = _Update(run, data, world), torch.is_grad_enabled()
     while run.number < k.steps:
         try:

@@ -16,8 +16,10 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
     kind = name.split(":")[0]
-    if not here.get(kind):
-        raise ValueError(f"device must be one of {', '.join(k for k in here if here[k])} on this machine, got {name!r}")
+    n = torch.cuda.device_count() if kind == "cuda" else 1
+    if not here.get(kind) or name not in (kind, *(f"{kind}:{i}" for i in range(n))):
+        own = ", ".join(k for k in here if here[k])
+        raise ValueError(f"device must be one of {own} on this machine (cuda:0 names the first GPU), got {name!r:.60}")
     return torch.device(name)
 
 

@@ -7,8 +7,10 @@ safetensors detects a truncated file, but not a flipped bit.
 import hashlib
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows, where `hold` holds nothing
+    fcntl = None
+
+
+MOST_JSON, MOST_TENSORS = 2**26, 2**35  # bytes of a file that is read
 
 
 class Damaged(ValueError):
@@ -25,8 +35,10 @@ class Damaged(ValueError):
 def atomic_write(path: Path, write: Callable[[Path], object], before: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one.
 
-    `before`: where the old file is kept. ValueError if the folder cannot be written to or the disk is full.
+    `before`: where the old file is kept. ValueError if the folder cannot be written to, the disk is full, or something
+    else than a file has the name: a rename would replace a device or a link, too.
     """
+    _refuse_other_than_file(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +60,89 @@ def atomic_write(path: Path, write: Callable[[Path], object], before: Path | Non
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ValueError(
-                f"cannot write {path.name} to the folder {path.parent} ({error.strerror}); files that were there are "
-                "unchanged. Make room there, or choose another folder"
-            ) from error
+            raise _unwritable(path, error) from error
         raise
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"cannot write {path.name:.40} to the folder {path.parent!s:.200} ({_reason(path, error)}); files that were "
+        "there are unchanged. Make room there, or choose another folder"
+    )
+
+
+def _reason(path: Path, error: OSError) -> str:
+    for folder in path.parents:
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            return f"{folder} is {_kind(folder)}"
+    return _kind(path) if os.path.islink(path) and not os.path.exists(path) else error.strerror
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is {_kind(path)}, expected a file or a free name; choose another")
+
+
+def check_writable(path: Path) -> None:
+    """ValueError unless `atomic_write` can write the path now: for the start of long work. Makes the folder."""
+    _refuse_other_than_file(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        return "a link to nothing"
+    return "a folder" if path.is_dir() else "a file" if path.is_file() else "no regular file"
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` inside the context; ValueError with the process id where another process holds it.
+
+    The system frees it when the process ends in any way, so a lock file that is left over holds nobody up.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with open(descriptor, "r+", encoding="utf8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # its owner has just deleted it
+                raise BlockingIOError
+        except OSError as error:
+            raise ValueError(
+                f"process {file.read(20).strip() or '?'} is at work in {path.parent}; wait for its end, stop it, or "
+                "choose another --out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def read_file(path: Path, expected: str, most: int = MOST_JSON) -> bytes:
+    """The bytes of a regular file; ValueError if it is missing, something else than a file, or larger than `most`."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is {_kind(path)}; expected {expected}")
+        if status.st_size > most:
+            raise ValueError(f"{path} has {status.st_size:,} bytes, at most {most:,} are read; expected {expected}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path!s:.200} cannot be read ({_reason(path, error)}); expected {expected}") from error
 
 
 def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
@@ -65,7 +155,7 @@ def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
 def pack(tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> bytes:
     """Tensors, and `about` as JSON in the header, as the bytes of one safetensors file."""
     tensors, about = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, about or {}
-    header = json.dumps({"about": about, "sha256": _digest(tensors, about)})
+    header = to_json({"about": about, "sha256": _digest(tensors, about)})
     return safetensors.torch.save(tensors, {"adaln_lab": header})  # one key: safetensors keeps no order among several
 
 
@@ -75,14 +165,14 @@ def unpack(content: bytes, source: Path | str) -> tuple[dict[str, Tensor], dict[
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("adaln_lab")
+        header = from_json(content[8 : 8 + length]).get("__metadata__", {}).get("adaln_lab")
         if header is None:
             return tensors, {}
-        header = json.loads(header)
-        if header["sha256"] != _digest(tensors, header["about"]):
+        header = from_json(header)
+        if not isinstance(header.get("about"), dict) or header.get("sha256") != _digest(tensors, header["about"]):
             raise ValueError("its checksum does not match")
         return tensors, header["about"]
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise Damaged(
             f"{source} is not a complete safetensors file ({error}); it was cut short, changed, or is of another kind. "
             "Delete it and train again, or copy it again"
@@ -104,21 +194,43 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, Any] |
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and `about` of a safetensors file; ValueError if it is missing, Damaged if it is incomplete."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; `python -m adaln_lab train --out {path.parent}` makes one")
-    return unpack(path.read_bytes(), path)
+    """The tensors and `about` of a safetensors file; ValueError if there is none, Damaged if it is incomplete."""
+    return unpack(read_file(path, "a .safetensors file", MOST_TENSORS), path)
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Strict JSON; ValueError where a number is not finite."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("a result is not finite, so nothing is written; look for NaN in model and data") from error
+
+
+def from_json(text: str | bytes) -> dict[str, Any]:
+    """The object that strict JSON text holds; ValueError for anything else."""
+
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is no number of JSON")
+
+    try:
+        content = json.loads(text if isinstance(text, str) else text.decode("utf8"), parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, not an object")
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Indented JSON, by `atomic_write`."""
-    text = json.dumps(content, indent=1) + "\n"
+    text = to_json(content, 1) + "\n"
     atomic_write(path, lambda file: file.write_text(text, encoding="utf8"))
 
 
 def read_json(path: Path, expected: str = "a folder that `train --out` made") -> dict[str, Any]:
-    """The content of a JSON file; ValueError if it is missing or not JSON."""
+    """The object in a JSON file; ValueError if the file is missing or holds anything else."""
+    content = read_file(path, expected)
     try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+        return from_json(content)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); expected {expected}") from error

@@ -1,7 +1,8 @@
 """Equations as code: `prove("LN(a x) = LN(x)", lhs, rhs)` prints a line that is the same on every machine, or raises.
 
 The two sides must agree to max |lhs - rhs| <= tol * max(1, max |rhs|), in float64: absolute for numbers around one,
-relative for large ones. They should come from different code paths; an object compared with itself is refused.
+relative for large ones; integers must be equal. They should come from different code paths; an object compared with
+itself is refused.
 
 A function can carry a note, as the course's solution does in the place of a reader's answer: what is proved in a cell
 after such a function has run in it, says so.
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from adaln_lab.utils.checks import finite
 
 OURS = "with the course's solution"
 FLOAT32 = "to the precision of float32"
@@ -55,6 +58,7 @@ def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
     The notes of this cell follow the claim. ValueError if the sides cannot be compared, AssertionError with the numbers
     if they differ.
     """
+    finite(f"{claim}: tol", tol, 0, 0.1)  # a larger one would prove anything
     left, right = _array(lhs), _array(rhs)
     if left.shape != right.shape:
         raise ValueError(f"{claim}: the sides have shapes {left.shape} and {right.shape}, they must be equal")
@@ -64,34 +68,42 @@ def prove(claim: str, lhs: Any, rhs: Any, tol: float = 1e-10) -> None:
         left.strides == right.strides and left.ctypes.data == right.ctypes.data
     ):
         raise ValueError(f"{claim}: both sides are the same object; two sides must come from different code paths")
-    for side, array in (("left", left), ("right", right)):
-        if not np.isfinite(array).all():
-            raise AssertionError(f"not proved: {claim}: the {side} side holds {_first_bad(array)}")
+    if left.dtype == right.dtype == object:  # two sides of integers
+        tol = 0
+    else:
+        left, right = left.astype(np.float64), right.astype(np.float64)
+        for side, array in (("left", left), ("right", right)):
+            if not np.isfinite(array).all():
+                raise AssertionError(f"not proved: {claim}: the {side} side holds {_first_bad(array)}")
 
     said = notes()
-    tol = max(tol, ROUNDING) if FLOAT32 in said else tol
-    difference = np.abs(left - right)
-    allowed = tol * max(1.0, np.abs(right).max())
+    tol = max(tol, ROUNDING) if FLOAT32 in said and tol else tol
+    difference = np.asarray(abs(left - right))  # of two single integers it would be an integer
+    allowed = tol * max(1, np.max(abs(right)))
     if difference.max() > allowed:
         worst = np.unravel_index(difference.argmax(), difference.shape)
         at = f" at {list(map(int, worst))}" if worst else ""
+        form = "" if tol == 0 else ".12g"
         raise AssertionError(
-            f"not proved: {claim}: {left[worst]:.12g} on the left, {right[worst]:.12g} on the right{at}; "
-            f"max |difference| {difference.max():.3g}, allowed {allowed:.3g}{_rounding(lhs, rhs, tol)}"
+            f"not proved: {claim}: {left[worst]:{form}} on the left, {right[worst]:{form}} on the right{at}; "
+            f"max |difference| {difference.max():{form and '.3g'}}, allowed {allowed:.3g}{_rounding(lhs, rhs, tol)}"
         )
     print(f"proved: {claim}{''.join(f' ({note})' for note in said)}")
 
 
 def _array(side: Any) -> np.ndarray:
+    """Python's integers, which have no largest one, if there are only integers; else float64."""
     if hasattr(side, "detach"):  # a torch tensor; .double() first, because numpy has no bfloat16
         side = side.detach().cpu()
-        side = (side if side.is_complex() else side.double()).numpy()
+        side = (side.double() if side.is_floating_point() else side).numpy()
     elif isinstance(side, list | tuple):
-        side = [_array(item) for item in side]
-    array = np.asarray(side)
-    if array.dtype.kind not in "biuf":
+        side = [_array(item).tolist() for item in side]
+    array = np.asarray(side, dtype=object if isinstance(side, int | list) else None)
+    plain = array.dtype != object or all(isinstance(item, int | float) for item in array.flat)
+    if array.dtype.kind not in "biufO" or not plain:
         raise ValueError(f"prove compares real numbers, got {array.dtype} in {type(side).__name__}")
-    return array.astype(np.float64, copy=False)
+    is_whole = array.dtype.kind != "f" and all(isinstance(item, int) for item in array.astype(object).flat)
+    return array.astype(object if is_whole else np.float64, copy=False)
 
 
 def _first_bad(array: np.ndarray) -> str:

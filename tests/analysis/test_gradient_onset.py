@@ -153,5 +153,5 @@ def test_a_parameter_without_a_gradient_has_norm_zero():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="sgd, adam; got 'muon'"):
         measure_gradient_onset(make(), loss, optimizer="muon")
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number in 1 .. 10000, got 0"):
         measure_gradient_onset(make(), loss, steps=0)

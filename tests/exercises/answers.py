@@ -219,71 +219,25 @@ def group_normalised(x, groups, eps):
 """,
         ("shape",),
     ),
-    Answer(  # SiLU written out, three vectors by unbind
-        "vectors-view-unbind",
+    Answer(  # a straight line through all tokens
+        "read-off-least-squares",
         "ok",
         """
-def modulation_vectors(c, weight, bias):
-    out = (c * torch.sigmoid(c)) @ weight.T + bias
-    return out.view(len(c), 3, 1, -1).unbind(1)
+def read_off(n, h):
+    dn, dh = n - n.mean(1, keepdim=True), h - h.mean(1, keepdim=True)
+    slope = (dn * dh).sum(1, keepdim=True) / (dn * dn).sum(1, keepdim=True)
+    return slope - 1, h.mean(1, keepdim=True) - slope * n.mean(1, keepdim=True)
 """,
     ),
-    Answer(  # bias is not used
-        "vectors-no-bias",
+    Answer(  # the shift is not 0
+        "read-off-ratio",
         "not yet",
         """
-def modulation_vectors(c, weight, bias):
-    return (F.silu(c) @ weight.T).unsqueeze(1).chunk(3, dim=-1)
+def read_off(n, h):
+    scale = (h / n - 1).mean(1, keepdim=True)
+    return scale, (h - n * (1 + scale)).mean(1, keepdim=True)
 """,
-        ("bias",),
-    ),
-    Answer(  # as in DiT: exp of a logarithm
-        "waves-exp-log",
-        "ok",
-        """
-import math
-
-def sinusoidal_embedding(t, features):
-    half = features // 2
-    freqs = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float64) / half)
-    args = torch.outer(1000 * t, freqs)
-    return torch.hstack([torch.cos(args), torch.sin(args)])
-""",
-    ),
-    Answer(  # arange / half is float32; a clock's precision is enough
-        "waves-integer-arange",
-        "ok",
-        """
-def sinusoidal_embedding(t, features):
-    half = features // 2
-    w = 10000 ** (-torch.arange(half) / half)
-    angle = 1000 * t[:, None] * w
-    return torch.cat([angle.cos(), angle.sin()], -1)
-""",
-    ),
-    Answer(  # times between two ticks become the same
-        "waves-rounded",
-        "not yet",
-        """
-def sinusoidal_embedding(t, features):
-    half = features // 2
-    w = 10_000 ** (-torch.arange(half, dtype=t.dtype) / half)
-    angle = (1000 * t).long()[:, None] * w
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
-""",
-        ("round", "integer", "whole", "long()", "truncat", "between", "cut off", "decimal", "fraction"),
-    ),
-    Answer(  # without instance_norm
-        "ada-in-by-hand",
-        "ok",
-        """
-def ada_in(content, style):
-    def stats(maps):
-        return maps.mean(2, keepdim=True), maps.var(2, unbiased=False, keepdim=True)
-    c_mean, c_var = stats(content)
-    s_mean, s_var = stats(style)
-    return (content - c_mean) * torch.rsqrt(c_var + 1e-5) * s_var.sqrt() + s_mean
-""",
+        ("shift", "scale"),
     ),
     Answer(  # the formula as it stands
         "fold-diag",
@@ -303,6 +257,18 @@ def fold_into_linear(weight, bias, scale, shift):
     return weight, bias
 """,
         (*INPLACE, "changes weight", "change weight"),
+    ),
+    Answer(  # without instance_norm
+        "ada-in-by-hand",
+        "ok",
+        """
+def ada_in(content, style):
+    def stats(maps):
+        return maps.mean(2, keepdim=True), maps.var(2, unbiased=False, keepdim=True)
+    c_mean, c_var = stats(content)
+    s_mean, s_var = stats(style)
+    return (content - c_mean) * torch.rsqrt(c_var + 1e-5) * s_var.sqrt() + s_mean
+""",
     ),
     Answer(  # DiT's own spelling
         "block-dit",
@@ -691,35 +657,6 @@ def variance_shares(m):
     return by_t, by_label, 1 - by_t - by_label
 """,
         ("stack", "one tensor", "3 item", "three items", "tuple"),
-    ),
-    Answer(  # a mask; the table stays
-        "clamp-where",
-        "ok",
-        """
-def clamp_gates(table, block, value):
-    mask = torch.zeros_like(table, dtype=torch.bool)
-    mask[block, :, 2] = True
-    return torch.where(mask, value, table)
-""",
-    ),
-    Answer(  # the docstring asks for a changed copy
-        "clamp-in-place",
-        "not yet",
-        """
-def clamp_gates(table, block, value):
-    table[block, :, 2] = value
-    return table
-""",
-        (*INPLACE, "changes the table", "changes table"),
-    ),
-    Answer(  # a mask over blocks
-        "borrow-where",
-        "ok",
-        """
-def borrow(mine, theirs, first):
-    own = torch.arange(len(mine)) < first
-    return torch.where(own.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
-""",
     ),
     Answer(  # the mask as a factor; the means cancel
         "footprint-masked",

@@ -1,6 +1,7 @@
 """A check must tell right from wrong, name the mistake it knows, and never stop a notebook."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from adaln_lab.exercises import check, guess, hint, judge, record, solution
 from adaln_lab.exercises.core import EXERCISES, Exercise
 from adaln_lab.utils import proof
 
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(name for name, exercise in EXERCISES.items() if isinstance(exercise, Exercise))
 MISTAKES = [(name, mistake) for name in NAMES for mistake in EXERCISES[name].wrong]
 
@@ -144,11 +146,11 @@ def test_a_number_without_axes_has_no_place(said: Callable) -> None:
 
 
 def test_a_forgotten_return_is_no_stub(said: Callable) -> None:
-    def in_place(table: Tensor, block: int, value: float) -> None:
-        table[block, :, 2] = value
+    def in_place(images: Tensor, patch: int) -> None:
+        images *= patch
 
-    assert is_ours(check("clamp_gates", in_place), "clamp_gates")
-    assert said() == "not yet: clamp_gates: your function returns nothing; let it return table\n"
+    assert is_ours(check("patchify", in_place), "patchify")
+    assert said() == "not yet: patchify: your function returns nothing; let it return tokens\n"
 
 
 def test_shapes_are_named(said: Callable) -> None:
@@ -219,3 +221,81 @@ def test_a_judgement_is_recorded_like_an_exercise(tmp_path: Path, monkeypatch: p
     for pick in ((0, 1), (0, 1), (0,)):
         judge("supported?", conclusions, answer={"a"}, pick=pick)
     assert record.read()["supported?"]["tries"] == 2 and record.read()["supported?"]["solved"]
+
+
+def test_an_exception_comes_with_the_readers_own_line(said: Callable) -> None:
+    def helper(x: Tensor) -> Tensor:
+        return x @ x  # here
+
+    check("modulated", lambda x, shift, scale: helper(shift))
+    assert re.search(r"raised RuntimeError in line \d+, `return x @ x  # here`: ", said())
+
+
+def test_not_implemented_by_torch_is_an_error_and_no_stub(said: Callable) -> None:
+    class Norm(torch.nn.Module):
+        def foward(self, x: Tensor) -> Tensor:
+            return x
+
+    for answer in (lambda x, shift, scale: Norm()(x), lambda x, shift, scale: (x > 0).logcumsumexp(0)):
+        check("modulated", answer)
+        assert said().startswith("not yet: modulated: your function raised ")
+
+
+def test_an_exception_that_cannot_be_printed_stops_nothing(said: Callable) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def answer(*arguments: object) -> Tensor:
+        raise Silent
+
+    assert is_ours(check("modulated", answer), "modulated")
+    assert "your function raised Silent in line" in said()
+
+
+def test_the_courses_solution_is_not_the_readers(said: Callable) -> None:
+    """A cell that only checks, run twice, gets back what the first check returned."""
+    check("modulated", check("modulated", None))
+    assert [line[:16] for line in said().splitlines()] == ["to do: modulated"] * 2
+
+
+def test_mistakes_are_explained_without_docstrings_too() -> None:
+    code = """if True:
+        from adaln_lab.exercises import check
+        from adaln_lab.norms import layer_norm
+        check("modulated", lambda x, shift, scale: layer_norm(x) * scale[:, None] + shift[:, None])"""
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "scale without one plus. You multiply by scale" in done.stdout, done.stderr
+
+
+BLOCKS = ["adaln_zero_block", "modulated_branch", "sandwich_branch", "lumina_block", "hdm_step"]
+IN_A_BLOCK = {  # a bug of the broken models -> words in the name of the mistake; where a block cannot have it
+    "gate on the MLP branch only": (
+        "gate missing",
+        "attention branch only",
+        "mlp branch only",
+        "without a gate",
+        "gates missing",
+    ),
+    "MLP branch calls the attention": ("calls attention",),
+    "scale and shift swapped": ("scale and shift swapped", "shift first"),
+    "sigmoid on the gate": ("sigmoid",),
+    "stream rebound": ("stream rebound", "stream overwritten", "skip carries"),
+    "scale without 1 +": ("scale without one",),
+}
+CANNOT = {
+    "MLP branch calls the attention": ["modulated_branch", "sandwich_branch", "hdm_step"],  # one branch
+    "scale and shift swapped": ["sandwich_branch", "lumina_block"],  # no shift
+}
+
+
+@pytest.mark.parametrize("bug", IN_A_BLOCK)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_bugs_of_the_broken_models_are_known_to_every_block(bug: str, name: str) -> None:
+    known = any(word in mistake for mistake in EXERCISES[name].wrong for word in IN_A_BLOCK[bug])
+    assert known != (name in CANNOT.get(bug, []))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_knows_at_least_six_mistakes(name: str) -> None:
+    assert len(EXERCISES[name].wrong) >= 6

@@ -189,7 +189,7 @@ class Breaks(GatedBranch):
         (Elsewhere, "ok: GatedBranch: identity at the start, loss 0."),
         (NoIdentity, "not yet: GatedBranch: it does not start as the identity (it changes its input by 1)"),
         (StillDead, "not yet: GatedBranch: identity at the start, loss "),
-        (Breaks, "not yet: GatedBranch: your code raised RuntimeError: "),
+        (Breaks, "not yet: GatedBranch: your function raised RuntimeError in line "),
         (3, "not yet: GatedBranch: give check the code itself, as in check('GatedBranch', GatedBranch)"),
     ],
 )

@@ -94,7 +94,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(few, tmp_path):
     before = out.read_text()
     with pytest.raises(ValueError, match="holds no results of the settings"):
         list(comparison.run(out, 2, settings=replace(QUICK, steps=3)))
-    with pytest.raises(ValueError, match="seeds must be at least 2"):
+    with pytest.raises(ValueError, match="seeds must be a whole number in 2 .. 100, got 1"):
         list(comparison.run(out, 1, settings=QUICK))
     assert out.read_text() == before
 

@@ -37,7 +37,7 @@ def test_a_stopped_grid_goes_on_where_it_was(tmp_path):
 @pytest.mark.parametrize("content", ["[]", '{"results": {}}', '{"settings": {"steps": 7}, "made": {}, "results": {}}'])
 def test_a_file_of_other_settings_is_refused_and_left_alone(tmp_path, content):
     (tmp_path / "grid.json").write_text(content)
-    with pytest.raises(ValueError, match="holds no results of the settings"):
+    with pytest.raises(ValueError, match="holds no results of the settings|it holds list, not an object"):
         next(grid.run(TRIALS, lambda trial: 1, tmp_path / "grid.json", SETTINGS, ""))
     assert (tmp_path / "grid.json").read_text() == content
 

@@ -1,9 +1,13 @@
 """A proof that cannot fail proves nothing: every test but the first two is a thing `prove` must refuse."""
 
+import builtins
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from adaln_lab.utils import proof
 from adaln_lab.utils.proof import prove
 
 
@@ -82,3 +86,32 @@ def test_single_precision_gets_the_hint_and_double_does_not() -> None:
         prove("a third", third.double(), 1 / 3)
     assert "float64" not in str(error.value)
     prove("a third", third, 1 / 3, tol=1e-6)
+
+
+def test_what_a_noted_function_helped_to_prove_says_so_in_its_cell_and_no_later(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = SimpleNamespace(execution_count=1)
+    monkeypatch.setattr(proof, "_noted", {})
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    double = proof.with_note(lambda x: 2 * x, proof.OURS)
+    prove("before it has run", 2, 2)
+    prove("2 x = x + x", double(3), 3 + 3)
+    shell.execution_count = 2
+    prove("in the next cell", 2, 2)
+    assert capsys.readouterr().out.splitlines() == [
+        "proved: before it has run",
+        "proved: 2 x = x + x (with the course's solution)",
+        "proved: in the next cell",
+    ]
+
+
+def test_an_answer_in_float32_is_proved_to_its_precision(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "_noted", {})
+    third = proof.with_note(lambda: torch.tensor(1.0) / 3, proof.FLOAT32)
+    prove("a third", third(), 1 / 3)
+    assert capsys.readouterr().out == "proved: a third (to the precision of float32)\n"
+    with pytest.raises(AssertionError, match="allowed 0.001"):
+        prove("a third", third() + 0.01, 1 / 3)

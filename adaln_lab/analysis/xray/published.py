@@ -5,13 +5,14 @@ Classes of diffusers are built on the meta device: at full size, with shapes but
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from adaln_lab.utils.files import read_json
 
 B, TOKENS, TEXT_TOKENS, SIDE = 2, 16, 7, 4
 TEXT_WIDTHS = (  # names of the text embedding's width in configurations
@@ -24,18 +25,22 @@ def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Callabl
     place, _, name = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(place), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise ValueError(f"expected package.module:factory or diffusers:Class, got {spec!r}: {error}") from error
     if not callable(factory):
         raise ValueError(f"{spec} is no factory: expected a function or a class, got {type(factory).__name__}")
     if place != "diffusers":
         if config is not None:
             raise ValueError("--config is for classes of diffusers; a factory takes no arguments")
+        try:
+            inspect.signature(factory).bind()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{spec} must need no arguments ({error}); write a function around it") from error
         made = factory()
         module, *run = made if isinstance(made, tuple) else (made,)
         return module, run
+    settings = {} if config is None else read_json(config, "a configuration of diffusers, an object")
     try:
-        settings = {} if config is None else json.loads(config.read_text(encoding="utf8"))
         with torch.device("meta"):
             module = factory.from_config(settings) if settings else factory()
         module = module.to("meta").eval()
