@@ -620,35 +620,6 @@ def variance_shares(m):
 """,
         ("stack", "one tensor", "3 item", "three items", "tuple"),
     ),
-    Answer(  # a mask; the table stays
-        "clamp-where",
-        "ok",
-        """
-def clamp_gates(table, block, value):
-    mask = torch.zeros_like(table, dtype=torch.bool)
-    mask[block, :, 2] = True
-    return torch.where(mask, value, table)
-""",
-    ),
-    Answer(  # the docstring asks for a changed copy
-        "clamp-in-place",
-        "not yet",
-        """
-def clamp_gates(table, block, value):
-    table[block, :, 2] = value
-    return table
-""",
-        (*INPLACE, "changes the table", "changes table"),
-    ),
-    Answer(  # a mask over blocks
-        "borrow-where",
-        "ok",
-        """
-def borrow(mine, theirs, first):
-    own = torch.arange(len(mine)) < first
-    return torch.where(own.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
-""",
-    ),
     Answer(  # the mask as a factor; the means cancel
         "footprint-masked",
         "ok",
