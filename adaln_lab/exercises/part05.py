@@ -1,16 +1,25 @@
-"""Exercises of notebook 05: a training pair, guidance, one modulated branch, patches.
+"""Exercises of notebook 05: a training pair and its loss, patches, one modulated branch, a fast recipe, guidance.
 
 For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
 t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaln_lab.data import datasets
+from adaln_lab.dit import DiTConfig
 from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.experiments import classifier
+from adaln_lab.flow import interpolate
+from adaln_lab.samplers import sample
+from adaln_lab.training.checkpoint import shipped_model
+from adaln_lab.training.train import Run, TrainConfig, train
 
 # flow_pair: where a training example comes from
 
@@ -369,6 +378,105 @@ def patchify_cases() -> list[tuple]:
     return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 5, 8, 4), 4), (randn64(1, 4, 3, 5), 1)]
 
 
+# best_guess: what x_t - t v of a trained model is, at both ends
+
+
+@torch.no_grad()
+def best_guess() -> dict[str, tuple[str, str]]:
+    """Which of three pictures the shipped model's x_t - t v is closest to, on held-out digits."""
+    model, data = shipped_model("digits"), datasets.load("digits")
+    x_0, y = data.held_images, data.held_labels
+    means = torch.stack([data.images[data.labels == k].mean(0) for k in range(10)])
+    pictures = {"average digit": data.images.mean(0), "average of the class": means[y], "the picture": x_0}
+    found: dict[str, tuple[str, str]] = {}
+    for row, time in (("t = 1", 1.0), ("t = 0.02", 0.02)):
+        t = torch.full((len(y),), time)
+        x_t = interpolate(x_0, randn64(*x_0.shape).float(), t)
+        cells = []
+        for label in (torch.full_like(y, 10), y):
+            guess = x_t - time * model(x_t, t, label)
+            distance = {name: (guess - picture).square().mean().item() for name, picture in pictures.items()}
+            cells.append(min(distance, key=distance.__getitem__))
+        found[row] = tuple(cells)
+    return found
+
+
+# training_loss: four bugs that people have shipped
+
+
+def training_loss(model: Callable, x_0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """Flow matching: the squared error of the velocity, with one label in ten replaced by 10, "no label"."""
+    noise = torch.randn(x_0.shape, generator=generator)
+    t = torch.rand(len(x_0), generator=generator)
+    x_t = torch.lerp(x_0, noise, t.reshape(-1, 1, 1, 1))
+    y = torch.where(torch.rand(len(y), generator=generator) < 0.1, 10, y)
+    v = noise - x_0
+    return (model(x_t, t, y) - v).square().mean()
+
+
+def given_loss(model: Callable, x_0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """Four lines are wrong."""
+    noise = torch.randn(x_0.shape, generator=generator)
+    t = torch.rand(1, generator=generator).expand(len(x_0))
+    x_t = torch.lerp(x_0, noise, t.reshape(-1, 1, 1, 1))
+    y = torch.where(torch.rand(len(y), generator=generator) > 0.1, 10, y)
+    v = torch.randn(x_0.shape, generator=generator) - x_0
+    return (model(x_t, 1 - t, y) - v).square().mean()
+
+
+def examine_loss(loss: Callable) -> tuple[bool, str]:
+    """Ask for the loss with a model that knows the answer: pictures of one grey value show t, black ones the noise."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def knows(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        seen.append((x_t, t, y))
+        return x_t / t.reshape(-1, 1, 1, 1).clamp(min=1e-6)  # noise - 0, where all pictures are 0
+
+    generator, y = torch.Generator().manual_seed(0), torch.arange(2000) % 10
+    loss(knows, torch.full((2000, 1, 8, 8), 100.0), y, generator)
+    x_t, t, labels = seen[-1]
+    true_t = 1 - x_t.mean((1, 2, 3)) / 100  # up to the mean of the noise, about 0.001
+    if true_t.std() < 0.1:
+        return False, "all pictures of a batch are mixed at one and the same time, so its gradient is of one t only"
+    if (true_t - t).abs().max() > 0.05:
+        return (
+            False,
+            f"the model is told another time than that of the mix (off by up to {(true_t - t).abs().max():.1g})",
+        )
+    if not 0.05 < (dropped := (labels == 10).float().mean().item()) < 0.15:
+        return False, f"{dropped:.0%} of the labels are dropped; one in ten is asked for"
+    if not torch.equal(labels[labels < 10], y[labels < 10]):
+        return False, "labels that are kept belong to other pictures"
+    error = loss(knows, torch.zeros(2000, 1, 8, 8), y, generator)
+    if error.numel() != 1 or not error < 1e-4:
+        return False, f"a model that knows the answer has the loss {error.mean():.2f} instead of 0: what is its target?"
+    told = f"each picture has its own t, the model is told it, {dropped:.0%} of the labels are dropped"
+    return True, f"{told}, and the right answer has loss {error:.2f}"
+
+
+# fast_recipe: digits in 60 steps
+
+
+def fast_recipe() -> dict[str, float]:
+    """Rates of AdamW and Muon, where t is drawn, how different labels start, and how long the rate falls."""
+    return {"steps": 60, "lr": 5e-3, "muon_lr": 0.05, "t_mean": 1.0, "label_std": 1.0, "decay": 0.0, "ema": 0.95}
+
+
+def measure_recipe(k: dict[str, float]) -> tuple[float, float] | str:
+    """Accuracy of 500 samples, and the steps."""
+    if not isinstance(k, dict) or set(k) != set(fast_recipe()):
+        return f"give a dict with {', '.join(fast_recipe())}"
+    if k["steps"] > 60:
+        return "at most 60 steps"
+    shape = DiTConfig(label_std=k["label_std"])
+    config = TrainConfig(**{name: value for name, value in k.items() if name != "label_std"})
+    data = datasets.load("digits")
+    run, y = Run.new(shape, config), torch.arange(500) % 10
+    list(itertools.islice(train(run, data), 60))
+    images = sample(run.ema, y)
+    return classifier.accuracy(classifier.load_classifier(data), images, y), k["steps"]
+
+
 register(
     Exercise(
         question="Mix images and noise for the times t, and give the velocity of the mix.",
@@ -395,6 +503,35 @@ register(
             noise_added_in_full,
             roots_of_the_times,
             mean_of_the_times,
+        ),
+    )
+)
+register(
+    Predict(
+        question="Say which picture the trained model's x_t - t v is closest to.",
+        solution=best_guess,
+        columns=("without a label", "with the label"),
+        notes={
+            "t = 1": "the input is noise alone. What is known about the picture, without and with a label?",
+            "t = 0.02": "98 % of the input is the picture. Does the label add anything?",
+        },
+        hints=(
+            "A squared error is smallest at the mean of what is still possible.",
+            "At t = 1 every picture of the data, or of the class, is possible. At t = 0.02 only one is.",
+            "Row t = 1 has two averages, row t = 0.02 has the picture twice.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the four wrong lines of this loss; each is a bug that has been shipped.",
+        solution=training_loss,
+        given=given_loss,
+        examine=examine_loss,
+        hints=(
+            "Go through it line by line: for whom is t drawn, who is told which t, which labels go, what is v?",
+            "Each picture needs its own t. The noise in v is the noise in x_t.",
+            "torch.rand(len(x_0)); < 0.1; v = noise - x_0; model(x_t, t, y).",
         ),
     )
 )
@@ -457,6 +594,22 @@ register(
             shift_added_again,
         ),
         gradients=True,
+    )
+)
+register(
+    Design(
+        question="Reach 80 % of 500 samples read right after at most 60 steps of 64 pictures.",
+        solution=fast_recipe,
+        measure=measure_recipe,
+        goal=0.8,
+        budget=60,
+        is_lower_better=False,
+        is_value=True,
+        hints=(
+            "Look at the table of tricks: which two buy most, and which one costs at so few steps?",
+            "A falling rate wastes a short run. Let labels differ from the start. Which t decide the digit?",
+            "decay 0, label_std about 1, muon_lr .05, and t_mean 1 (more noise, where the label decides).",
+        ),
     )
 )
 register(

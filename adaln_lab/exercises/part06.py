@@ -1,140 +1,23 @@
-"""Exercises of notebook 06: clamp gates, borrow modulation, decompose a variance, measure a footprint.
+"""Exercises of notebook 06: footprints, what depends on positions, shares of variance, few told times, a table.
 
-A table holds all modulation of a model: (L blocks, 2 branches, 3 parts, n times, K labels, D channels), parts in the
-order shift, scale, gate. For each exercise: the solution, then common mistakes, with the docstring that `check` prints.
+t = 0 is data, t = 1 is noise. For each exercise: the solution, then common mistakes, with the docstring that `check`
+prints, or the experiment that marks the answer.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from adaln_lab.analysis.interventions import scaled
+from adaln_lab.conditioning import map_tensors
+from adaln_lab.data import datasets
+from adaln_lab.dit import Precomputed, TinyDiT
 from adaln_lab.exercises.core import Exercise, by_name, randn64, register
-
-# clamp_gates: an intervention on a table
-
-
-def clamp_gates(table: Tensor, block: int, value: float) -> Tensor:
-    """The table with both gates of one block set to `value`; table (L, 2, 3, n, K, D)."""
-    table = table.clone()
-    table[block, :, 2] = value
-    return table
-
-
-def shifts_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """You set part 0, which is shift; gate is part 2."""
-    table[block, :, 0] = value
-    return table
-
-
-def all_blocks_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """You set the gates of every block; only one was asked for."""
-    table[:, :, 2] = value
-    return table
-
-
-def one_branch_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """You set the gate of attention alone; the block has a second gate, for its MLP."""
-    table[block, 0, 2] = value
-    return table
-
-
-def gates_multiplied(table: Tensor, block: int, value: float) -> Tensor:
-    """You multiply the gates by `value`; to clamp is to set them, whatever they were."""
-    table[block, :, 2] *= value
-    return table
-
-
-def whole_block_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """You set shift and scale, too; the branch would then get another input."""
-    table[block] = value
-    return table
-
-
-def scales_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """The gates are as they were: you set part 1, which is scale. The order is shift, scale, gate."""
-    table[block, :, 1] = value
-    return table
-
-
-def gates_added_to(table: Tensor, block: int, value: float) -> Tensor:
-    """With value = 0 your table stays as it is: you add to the gates. To clamp is to set them."""
-    table[block, :, 2] += value
-    return table
-
-
-def all_but_one_clamped(table: Tensor, block: int, value: float) -> Tensor:
-    """The gates of all other blocks are set, and those of this block are not."""
-    clamped = all_blocks_clamped(table.clone(), block, value)
-    clamped[block] = table[block]
-    return clamped
-
-
-def gates_limited(table: Tensor, block: int, value: float) -> Tensor:
-    """Gates below the value stay as they are: here, to clamp is to set them, whatever they were."""
-    table[block, :, 2] = table[block, :, 2].clamp(max=value)
-    return table
-
-
-def clamp_gates_cases() -> list[tuple]:
-    return [
-        (randn64(4, 2, 3, 5, 6, 7), 2, 0.5),
-        (randn64(3, 2, 3, 2, 4, 5), 0, 0.0),
-        (randn64(1, 2, 3, 1, 1, 3), 0, -1.0),
-    ]
-
-
-# borrow: some blocks get the modulation of another label
-
-
-def borrow(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """`mine` in the blocks before `first`, `theirs` from there on; both (L, ...)."""
-    return torch.cat([mine[:first], theirs[first:]])
-
-
-def early_blocks_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """You take theirs before block `first` and mine after it: the other way round."""
-    return torch.cat([theirs[:first], mine[first:]])
-
-
-def one_block_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """You take theirs in block `first` alone; all blocks after it were asked for, too."""
-    mine[first] = theirs[first]
-    return mine
-
-
-def starts_one_late(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """You start one block late: block `first` itself must be theirs."""
-    return torch.cat([mine[: first + 1], theirs[first + 1 :]])
-
-
-def blended(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """You mix mine and theirs; each block belongs to one of them."""
-    return torch.cat([mine[:first], (mine[first:] + theirs[first:]) / 2])
-
-
-def all_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """Whatever `first` is, all blocks are theirs."""
-    return theirs.clone()
-
-
-def nothing_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """Whatever `first` is, all blocks are mine."""
-    return mine.clone()
-
-
-def their_first_blocks_borrowed(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """Their block 0 stands at place `first`: each block must keep its place."""
-    return torch.cat([mine[:first], theirs[: len(theirs) - first]])
-
-
-def counted_from_the_end(mine: Tensor, theirs: Tensor, first: int) -> Tensor:
-    """You borrow the last `first` blocks: `first` counts the blocks that stay mine, from the start."""
-    return torch.cat([mine[: len(mine) - first], theirs[len(mine) - first :]])
-
-
-def borrow_cases() -> list[tuple]:
-    cases = [(randn64(*s), randn64(*s, seed=1), first) for s, first in (((5, 2, 3), 2), ((4, 3), 1), ((3, 1, 7), 0))]
-    return cases
-
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.experiments import classifier
+from adaln_lab.samplers import sample, time_grid
+from adaln_lab.training.checkpoint import shipped_model
 
 # variance_shares: what time explains, what the label explains, and what only both together explain
 
@@ -271,6 +154,161 @@ def footprint_cases() -> list[tuple]:
     return cases
 
 
+# order_of_patches: what a model knows of places, and which tokens it mixes
+
+
+def order_of_patches() -> dict[str, tuple[str, str]]:
+    """The trained digits model in float64: are its answers permuted with the patches, and do tokens stay apart?"""
+    model = shipped_model("digits").double()
+    x, t, y = randn64(4, 1, 8, 8), torch.linspace(0.2, 0.8, 4).double(), torch.tensor([1, 3, 8, 10])
+    order, kept = torch.randperm(16, generator=torch.Generator().manual_seed(1)), model.positions
+    first_changed = x.clone()
+    first_changed[..., :2, :2] += 1
+    found = {}
+    for row, (positions, branch) in {
+        "as trained": (kept, ""),
+        "positions 0": (0 * kept, ""),
+        "attention's gates 0": (kept, "attention"),
+        "both gates 0": (kept, None),
+        "positions 0, attention's gates 0": (0 * kept, "attention"),
+    }.items():
+        precompute = model.precompute if branch == "" else scaled(model.precompute, "gate", 0.0, branch=branch)
+
+        @torch.no_grad()
+        def answer(x: Tensor, precompute: Callable = precompute) -> Tensor:
+            return patches(model.forward_with(x, precompute(t, y)))  # (B, 16, 4)
+
+        model.positions = positions
+        permuted = answer(pictures(patches(x)[:, order]))
+        is_same = torch.allclose(permuted, answer(x)[:, order], atol=1e-9)
+        is_apart = torch.equal(answer(x)[:, 1:], answer(first_changed)[:, 1:])
+        found[row] = ("yes" if is_same else "no", "yes" if is_apart else "no")
+    return found
+
+
+def patches(x: Tensor) -> Tensor:
+    """(B, 1, 8, 8) -> its patches (B, 16, 4)."""
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(1, 3)
+
+
+def pictures(tokens: Tensor) -> Tensor:
+    return tokens.reshape(-1, 4, 4, 2, 2).transpose(2, 3).reshape(-1, 1, 8, 8)
+
+
+# told_times: a sampler that tells the model few different times
+
+
+def told_times() -> dict[str, float]:
+    """The time that the model is told in each of six steps."""
+    return {"step 1": 0.6, "step 2": 0.6, "step 3": 0.6, "step 4": 0.6, "step 5": 0.3, "step 6": 0.3}
+
+
+def measure_told(told: dict[str, float]) -> tuple[float, float] | str:
+    """Frechet distance of 1,000 samples, and how many different times were told."""
+    if not isinstance(told, dict) or set(told) != set(told_times()):
+        return "give one time for each of step 1 .. step 6"
+    if not all(0 <= time <= 1 for time in told.values()):
+        return "times lie in 0 .. 1 (0 is data, 1 is noise)"
+    model, data = shipped_model("digits"), datasets.load("digits")
+    told_at, grid = torch.tensor([float(told[f"step {i}"]) for i in range(1, 7)]), time_grid(6)[:-1]
+
+    def precompute(t: Tensor, y: Tensor) -> Precomputed:
+        return model.precompute(told_at[(t[:, None] - grid).abs().argmin(1)], y)
+
+    y = torch.arange(1000) % 10
+    images = sample(model, y, precompute=precompute)
+    return classifier.evaluate(images, y, data, classifier.load_classifier(data)).frechet, len(told_at.unique())
+
+
+# draw_from_table: all modulation of a sampler, computed once
+
+
+def draw_from_table(model: TinyDiT, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """Euler from noise x (n, 1, 8, 8) for labels y (n,); one row of modulation for each time and label."""
+    times = torch.linspace(1, 0, steps + 1)[:-1].to(x)
+    table = model.precompute(times.repeat_interleave(10), torch.arange(10).repeat(steps))
+    for i in range(steps):
+        rows = 10 * i + y
+        now = map_tensors(lambda part, rows=rows: part[rows], table)
+        x = x - model.forward_with(x, now) / steps
+    return x
+
+
+def given_table(model: TinyDiT, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """Two lines of it are wrong."""
+    times = torch.linspace(1, 0, steps + 1)[1:].to(x)
+    table = model.precompute(times.repeat_interleave(10), torch.arange(10).repeat(steps))
+    for i in range(steps):
+        rows = steps * y + i
+        now = map_tensors(lambda part, rows=rows: part[rows], table)
+        x = x - model.forward_with(x, now) / steps
+    return x
+
+
+@torch.no_grad()
+def examine_table(draw: Callable) -> tuple[bool, str]:
+    model, y, x = shipped_model("digits").double(), torch.tensor([3, 8, 0, 9, 5]), randn64(5, 1, 8, 8)
+    calls, precompute = [], model.precompute
+    model.precompute = lambda *args: (calls.append(1), precompute(*args))[1]
+    got, tables = draw(model, x.clone(), y, 6), len(calls)
+    if not isinstance(got, Tensor) or got.shape != x.shape:
+        return False, "return the pictures, shaped like x"
+
+    def by_hand(end: int) -> Tensor:  # the model is told the time at the start of a step, or at its end
+        z, grid = x, torch.linspace(1, 0, 7).double()
+        for i in range(6):
+            z = z - model(z, grid[i + end].expand(5), y) / 6
+        return z
+
+    off = (got - by_hand(0)).abs().max().item()
+    if off < 1e-9:
+        text = f"samples differ from the model's by at most {off:.0e}; modulation was computed {tables} time(s)"
+        return tables == 1, text + ("" if tables == 1 else ", and once is enough")
+    if (got - by_hand(1)).abs().max() < 1e-9:
+        return False, "each picture has its own label now, but a step is told the time at its end, not at its start"
+    return False, f"samples differ from the model's by up to {off:.2g}; which row belongs to step i and label y?"
+
+
+register(
+    Exercise(
+        question="Give the share of a change that lies inside a part of the picture.",
+        solution=footprint,
+        returns=("share",),
+        cases=footprint_cases,
+        hints=(
+            "First a map: how much does each pixel change, on average over pictures and colours?",
+            "Absolute values first, then the mean over axes 0 and 1.",
+            "change[inside].sum() / change.sum()",
+        ),
+        wrong=by_name(
+            signs_cancel,
+            mean_for_share,
+            outside_measured,
+            change_squared,
+            area_measured,
+            shares_averaged,
+            inside_against_outside,
+            not_compared_with_the_whole,
+        ),
+    )
+)
+register(
+    Predict(
+        question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
+        solution=order_of_patches,
+        columns=("answer permuted with the patches", "tokens ignore each other"),
+        notes={
+            "answer permuted with the patches": "which part of the model treats token 3 differently from token 7?",
+            "tokens ignore each other": "which branch is the only one that mixes tokens?",
+            "both gates 0": "with every gate at 0 the stream is patch embedding + positions. Who reads it?",
+        },
+        hints=(
+            "Modulation, LN and MLP do the same to every token. What is added that depends on the place?",
+            "Attention alone lets a token see another one. A gate of 0 removes it.",
+            "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
+        ),
+    )
+)
 register(
     Exercise(
         question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
@@ -296,72 +334,31 @@ register(
     )
 )
 register(
-    Exercise(
-        question="Set both gates of one block to a value, in a table of all modulation.",
-        solution=clamp_gates,
-        returns=("table",),
-        cases=clamp_gates_cases,
+    Design(
+        question="Choose the times that the model is told in six steps: at most two different ones.",
+        solution=told_times,
+        measure=measure_told,
+        goal=3.0,
+        budget=2,
+        unit="different times",
+        is_value=True,
         hints=(
-            "Which of the six axes is the block, and which is the part? Gate is the last of shift, scale, gate.",
-            "Work on a copy: table.clone(). Set both branches: their axis is a colon.",
-            "table[block, :, 2] = value, and return the copy.",
-        ),
-        wrong=by_name(
-            shifts_clamped,
-            all_blocks_clamped,
-            one_branch_clamped,
-            gates_multiplied,
-            whole_block_clamped,
-            scales_clamped,
-            gates_added_to,
-            all_but_one_clamped,
-            gates_limited,
+            "The steps start at t = 1, .83, .67, .50, .33, .17. One time for all of them gives 3.6 at best.",
+            "The last steps finish the strokes and need a time near the data. Where does the first group end?",
+            "0.6 for the first four steps and 0.3 for the last two.",
         ),
     )
 )
 register(
-    Exercise(
-        question="Keep your own modulation in the first blocks, and take that of another label from block `first` on.",
-        solution=borrow,
-        returns=("table",),
-        cases=borrow_cases,
+    Repair(
+        question="Mend the two wrong lines, so that the samples are those of the model.",
+        solution=draw_from_table,
+        given=given_table,
+        examine=examine_table,
         hints=(
-            "The first axis counts the blocks. Nothing is mixed: each block is yours or theirs.",
-            "mine[:first] holds the blocks before `first`.",
-            "torch.cat the first blocks of mine with the last of theirs.",
-        ),
-        wrong=by_name(
-            early_blocks_borrowed,
-            one_block_borrowed,
-            starts_one_late,
-            blended,
-            all_borrowed,
-            nothing_borrowed,
-            their_first_blocks_borrowed,
-            counted_from_the_end,
-        ),
-    )
-)
-register(
-    Exercise(
-        question="Give the share of a change that lies inside a part of the picture.",
-        solution=footprint,
-        returns=("share",),
-        cases=footprint_cases,
-        hints=(
-            "First a map: how much does each pixel change, on average over pictures and colours?",
-            "Absolute values first, then the mean over axes 0 and 1.",
-            "change[inside].sum() / change.sum()",
-        ),
-        wrong=by_name(
-            signs_cancel,
-            mean_for_share,
-            outside_measured,
-            change_squared,
-            area_measured,
-            shares_averaged,
-            inside_against_outside,
-            not_compared_with_the_whole,
+            "Print the times and labels of the table's rows: which label stands in row 0, row 1, row 10?",
+            "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
+            "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
         ),
     )
 )

@@ -146,11 +146,11 @@ def test_a_number_without_axes_has_no_place(said: Callable) -> None:
 
 
 def test_a_forgotten_return_is_no_stub(said: Callable) -> None:
-    def in_place(table: Tensor, block: int, value: float) -> None:
-        table[block, :, 2] = value
+    def in_place(images: Tensor, patch: int) -> None:
+        images *= patch
 
-    assert is_ours(check("clamp_gates", in_place), "clamp_gates")
-    assert said() == "not yet: clamp_gates: your function returns nothing; let it return table\n"
+    assert is_ours(check("patchify", in_place), "patchify")
+    assert said() == "not yet: patchify: your function returns nothing; let it return tokens\n"
 
 
 def test_shapes_are_named(said: Callable) -> None:
