@@ -38,10 +38,10 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     x, c, other = randn64(4, 4, 8), randn64(4, 8, seed=1), randn64(4, 8, seed=1)
     other[1] += 1
     changes = (answer(x, c, linear, norm, mlp) - answer(x, other, linear, norm, mlp)).abs().amax(-1)  # (B, T)
-    answer(x[:2, :3], c[:2], linear, norm, mlp)  # raises where the batch meets the tokens
     if changes[[0, 2, 3]].max() > 1e-9 or changes[1].min() < 1e-9:
         share = (changes[[0, 2, 3]] > 1e-9).sum().item()
         return False, f"a new condition for picture 1 changes {share} tokens of the other pictures (expected 0)"
+    answer(x[:2, :3], c[:2], linear, norm, mlp)  # raises where the batch meets the tokens
     out = answer(x, c, linear, norm, mlp)
     nn.init.constant_(norm.weight, 2.0)
     moved = (answer(x, c, linear, norm, mlp) - out).abs().max().item()
