@@ -1,13 +1,17 @@
-"""Exercises of notebook 01: layer norm forward and backward, RMS norm, group norm.
+"""Exercises of notebook 01: layer norm forward and backward, what it removes, and three things to mend or design.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For a function to write: the solution, then common mistakes, one function each, whose docstring `check` prints.
 B batch, T tokens, D width, C channels; eps is large in the cases, so that its place matters.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.norms import layer_norm, rms_norm
 
 # normalised: layer norm, forward
 
@@ -274,202 +278,121 @@ def norm_backward_cases() -> list[tuple]:
     return cases
 
 
-# rms_normalised: a norm without a mean
+# survives: which changes of a token a norm removes
 
 
-def rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight * x / sqrt(mean(x^2) + eps), each token by itself; x (B, T, D), weight (D,)."""
-    mean_square = x.square().mean(-1, keepdim=True)  # (B, T, 1)
-    return weight * x / (mean_square + eps).sqrt()
-
-
-def mean_subtracted(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You subtract the mean first: that is layer norm without beta. RMS norm takes x as it is."""
-    return rms_normalised(x - x.mean(-1, keepdim=True), weight, eps)
-
-
-def variance_for_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the standard deviation; without centring the size of a token is the root of mean(x^2)."""
-    return weight * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt()
-
-
-def sum_for_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the length sqrt(sum(x^2)): your tokens then have length 1; they should have length sqrt(D)."""
-    return weight * x / (x.square().sum(-1, keepdim=True) + eps).sqrt()
-
-
-def length_for_root_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the length: your tokens then have length 1; it should be sqrt(D). And eps is missing."""
-    return weight * x / x.norm(dim=-1, keepdim=True)
-
-
-def rms_eps_left_out(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by sqrt(mean(x^2)) alone: a token of zeros would become 0 / 0."""
-    return rms_normalised(x, weight, 0.0)
-
-
-def rms_eps_outside_the_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by sqrt(mean(x^2)) + eps; eps belongs under the root, together with the mean square."""
-    return weight * x / (x.square().mean(-1, keepdim=True).sqrt() + eps)
-
-
-def root_forgotten(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You divide by the mean square, without a root: a token twice as large would give a result half as large."""
-    return weight * x / (x.square().mean(-1, keepdim=True) + eps)
-
-
-def one_size_for_all_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You take one mean square for a whole picture, tokens and channels together; every token has its own."""
-    return weight * x / (x.square().mean((-2, -1), keepdim=True) + eps).sqrt()
-
-
-def one_plus_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """You multiply by 1 + weight, as in models whose weight starts at zero; here it is a plain factor."""
-    return rms_normalised(x, 1 + weight, eps)
-
-
-def rms_divided_by_rsqrt(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Large tokens come out larger still: rsqrt is one over the root already, so it multiplies."""
-    return weight * x * (x.square().mean(-1, keepdim=True) + eps).sqrt()
-
-
-def weight_left_out(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Whatever weight is, your result is the same."""
-    return rms_normalised(x, torch.ones_like(weight), eps)
-
-
-def one_size_for_the_whole_batch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Your mean square is a single number, so that one picture changes all others; every token has its own."""
-    return weight * x / (x.square().mean() + eps).sqrt()
-
-
-def mean_square_over_the_tokens(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Your mean square runs over the tokens, axis 1; it must run over the D channels of one token."""
-    return weight * x / (x.square().mean(1, keepdim=True) + eps).sqrt()
-
-
-def mean_square_over_the_batch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Your mean square runs over the batch, axis 0; it must run over the D channels of one token."""
-    return weight * x / (x.square().mean(0, keepdim=True) + eps).sqrt()
-
-
-def std_for_root_mean_square(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """A token whose channels are all equal becomes large: you divide by its deviation, which is 0 there."""
-    return weight * x / (x.std(-1, keepdim=True) + eps)
-
-
-def square_of_the_mean(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """A token whose mean is 0 becomes large: you square the mean, and RMS takes the mean of the squares."""
-    return weight * x / (x.mean(-1, keepdim=True).square() + eps).sqrt()
-
-
-def rms_eps_added_to_the_quotient(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Your eps moves the result instead of guarding the division: it is added after dividing. Look at the brackets."""
-    return weight * (rms_normalised(x, torch.ones_like(weight), 0.0) + eps)
-
-
-def rms_normalised_cases() -> list[tuple]:
-    return [(x, gamma, eps) for x, gamma, _, eps in normalised_cases()]
-
-
-# group_normalised: the same two moves, over other axes
-
-
-def group_normalised(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Mean 0, variance 1 over each group of neighbouring channels and all positions of a picture; x (B, C, H, W)."""
-    g = x.reshape(len(x), groups, -1)  # (B, G, C / G * H * W)
-    centred = g - g.mean(-1, keepdim=True)
-    return (centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
-
-
-def channels_dealt_like_cards(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Your groups take every n-th channel; a group is a run of neighbouring channels: 0, 1, 2 and then 3, 4, 5."""
-    dealt = x.unflatten(1, (-1, groups)).transpose(1, 2)
-    return group_normalised(dealt.flatten(1, 2), groups, eps).view_as(dealt).transpose(1, 2).reshape(x.shape)
-
-
-def each_channel_alone(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You normalise every channel by itself: that is instance norm, group norm with as many groups as channels."""
-    return group_normalised(x, x.shape[1], eps)
-
-
-def all_channels_together(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You take one mean and one variance for a whole picture: that is group norm with a single group."""
-    return group_normalised(x, 1, eps)
-
-
-def each_position_alone(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You normalise each position by itself; a group's mean and variance run over all positions, H and W, as well."""
-    g = x.unflatten(1, (groups, -1)).movedim(2, -1)  # (B, G, H, W, C / G)
-    return group_normalised(g.flatten(1, 3), g[0, ..., 0].numel(), eps).view_as(g).movedim(-1, 2).flatten(1, 2)
-
-
-def groups_of_that_size(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You make groups of `groups` channels each; `groups` is how many groups there are."""
-    return group_normalised(x, x.shape[1] // groups, eps)
-
-
-def across_the_batch(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Your means run over the batch, too: as in batch norm, the result would depend on the other pictures."""
-    b, c, h, w = x.shape
-    return group_normalised(x.transpose(0, 1).reshape(1, c, b * h, w), groups, eps).view(c, b, h, w).transpose(0, 1)
-
-
-def eps_of_the_group_left_out(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You divide by sqrt(var) alone: a picture of one colour would become 0 / 0."""
-    return group_normalised(x, groups, 0.0)
-
-
-def eps_of_the_group_outside_the_root(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You divide by sqrt(var) + eps; eps belongs under the root, together with the variance."""
-    spread = x.reshape(len(x), groups, -1).std(-1, correction=0).repeat_interleave(x.shape[1] // groups, 1)  # (B, C)
-    return group_normalised(x, groups, 0.0) * (spread / (spread + eps))[..., None, None]
-
-
-def variance_of_the_group_with_n_minus_1(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You divide the squares by one less than their number, as torch.var does; a norm uses correction=0."""
-    g = x.reshape(len(x), groups, -1)
-    return ((g - g.mean(-1, keepdim=True)) / (g.var(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
-
-
-def group_divided_by_its_variance(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Pictures of strong contrast come out weak: you divide by var + eps without the root."""
-    g = x.reshape(len(x), groups, -1)
-    return ((g - g.mean(-1, keepdim=True)) / (g.var(-1, correction=0, keepdim=True) + eps)).reshape(x.shape)
-
-
-def group_divided_by_rsqrt(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Large numbers come out larger still: rsqrt is one over the root already, so it multiplies."""
-    g = x.reshape(len(x), groups, -1)
-    return ((g - g.mean(-1, keepdim=True)) * (g.var(-1, correction=0, keepdim=True) + eps).sqrt()).reshape(x.shape)
-
-
-def mean_of_the_group_left_in(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Your groups keep their mean: it must be subtracted before you divide."""
-    g = x.reshape(len(x), groups, -1)
-    return (g / (g.var(-1, correction=0, keepdim=True) + eps).sqrt()).reshape(x.shape)
-
-
-def each_position_of_all_channels(x: Tensor, groups: int, eps: float) -> Tensor:
-    """You normalise over all channels of each position, as layer norm does for a token; a group is a part of them."""
-    centred = x - x.mean(1, keepdim=True)
-    return centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
-
-
-def whole_batch_alike(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Your mean and variance are single numbers for the whole batch: each group of each picture has its own."""
-    return (x - x.mean()) / (x.var(correction=0) + eps).sqrt()
-
-
-def group_normalised_cases() -> list[tuple]:
-    """Each channel of each picture has its own mean and scale, so that the choice of groups matters."""
-    cases = []
-    for seed, (b, c, h, w, groups) in enumerate([(2, 6, 4, 5, 3), (3, 8, 2, 4, 2), (1, 9, 3, 5, 3)]):
-        x = randn64(b, c, h, w, seed=seed) * (1 + randn64(b, c, 1, 1, seed=seed + 10).abs()) + randn64(
-            b, c, 1, 1, seed=seed + 20
-        )
-        cases.append((x, groups, 0.1))
-    return cases
+def survives() -> dict[str, tuple[str, str]]:
+    """For each change of x: what the norm of the first token does."""
+    x = 1 + 2 * randn64(3, 6)  # three tokens
+    changed = {
+        "x + 5": x + 5,
+        "3 x": 3 * x,
+        "-x": -x,
+        "5 - 3 x": 5 - 3 * x,
+        "5 added to channel 1 only": x + 5 * torch.eye(6)[0],
+        "5 added to the other tokens": x + 5 * (torch.arange(3) > 0)[:, None],
+    }
+    norms = (lambda x: layer_norm(x, 0.0)[0], lambda x: rms_norm(x, eps=0.0)[0])
+    return {name: tuple(_fate(norm(new), norm(x)) for norm in norms) for name, new in changed.items()}
+
+
+def _fate(new: Tensor, old: Tensor) -> str:
+    return "same" if torch.allclose(new, old) else "mirrored" if torch.allclose(new, -old) else "changed"
+
+
+# carry_size: one more channel, so that a token's size is still readable behind a layer norm
+
+
+def carry_size(x: Tensor) -> Tensor:
+    """x (N, D) -> (N, D + 1). The new channel does not grow with x, so its share of the token tells how large x is."""
+    return torch.cat([x, torch.ones_like(x[:, :1])], -1)
+
+
+def size_error(carry: Callable[[Tensor], Tensor]) -> tuple[float, float] | str:
+    """Median error of log10(spread), read off the new channel of LN(carry(x)) by a table of known tokens; channels."""
+    table = torch.logspace(-1, 1, 400, dtype=torch.float64)
+    spreads = torch.logspace(-0.99, 0.99, 400, dtype=torch.float64)
+    known, asked = (s[:, None] * layer_norm(randn64(400, 64, seed=i), 0.0) for i, s in ((30, table), (31, spreads)))
+    outputs = [carry(tokens.clone()) for tokens in (known, asked)]
+    if any(not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 400 or y.shape[1] < 64 for y in outputs):
+        return "give back a tensor (N, D + 1) for x (N, D)"
+    if not all(torch.equal(y[:, :64], x) for y, x in zip(outputs, (known, asked), strict=True)):
+        return "the first D channels must still be x: the branch behind the norm needs them"
+    kept, wanted = (layer_norm(y.double(), 0.0)[:, 64:] for y in outputs)
+    if not kept.shape[1]:
+        return "every token comes back as it was, and the norm removes its size: add a channel"
+    nearest = (wanted[:, None] - kept).square().sum(-1).argmin(1)
+    return (table[nearest] / spreads).log10().abs().median().item(), float(kept.shape[1])
+
+
+# trainable_norm: right outputs, wrong gradients
+
+
+def detached_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    values = x.detach()
+    mean = values.mean(-1, keepdim=True)
+    var = values.var(-1, correction=0, keepdim=True)
+    return (x - mean) / (var + eps).sqrt()
+
+
+def trainable_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    var = x.var(-1, correction=0, keepdim=True)
+    return (x - mean) / (var + eps).sqrt()
+
+
+def examine_gradient(norm: Callable[[Tensor], Tensor]) -> tuple[bool, str]:
+    """Output and gradient beside torch's layer norm, for tokens with a mean and a size of their own."""
+    x = 1 + 2 * randn64(4, 5, 8, seed=40)
+    y, back = _run(norm, x), randn64(4, 5, 8, seed=41)
+    if isinstance(y, str):
+        return False, y
+    (got,), (want,) = (torch.autograd.grad(f(x.requires_grad_()), x, back) for f in (norm, layer_norm))
+    if (off := (y - layer_norm(x)).abs().max().item()) > 1e-3:
+        return False, f"the output itself is now off by up to {off:.2g}; only the gradient was wrong"
+    x_hat = layer_norm(x).detach()
+    shares = [(got * part).sum(-1).norm() / (got.norm() * 8**0.5) for part in (torch.ones_like(x_hat), x_hat)]
+    text = f"its gradient's share along (1, ..., 1) is {shares[0]:.2g} and along x_hat {shares[1]:.2g}; both must be 0"
+    return torch.allclose(got, want, rtol=1e-3, atol=1e-3), text
+
+
+# safe_norm: eps in a place where it does not help
+
+
+def nan_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    std = centred.square().mean(-1, keepdim=True).sqrt()
+    return centred / (std + eps)
+
+
+def safe_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    std = (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    return centred / std
+
+
+def examine_blank(norm: Callable[[Tensor], Tensor]) -> tuple[bool, str]:
+    """The gradient at blank tokens, and the output for ordinary ones."""
+    x = 1 + 2 * randn64(2, 5, 8, seed=42)
+    y = _run(norm, x)
+    if isinstance(y, str):
+        return False, y
+    if (off := (y - layer_norm(x)).abs().max().item()) > 1e-3:
+        return False, f"ordinary tokens are now off by up to {off:.2g}; they must come out as before"
+    blank = torch.full((1, 1, 8), 3.0, dtype=torch.float64, requires_grad=True)
+    largest = torch.autograd.grad(norm(blank)[0, 0, 0], blank)[0].abs().max().item()
+    text = f"the largest gradient at a blank token is {largest:.3g}"
+    if not largest <= 1e4:
+        return False, f"{text}; it must be finite and below 1e+04. Which function has an infinite slope, and where?"
+    return True, f"{text}, about 1 / sqrt(eps), and ordinary tokens come out as before"
+
+
+def _run(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | str:
+    """What a norm makes of x, or why it cannot be examined."""
+    y = norm(x.clone().requires_grad_())
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        return "give back a tensor of the shape of x"
+    return y if y.requires_grad else "no gradient reaches x at all: the whole norm is cut off from the graph"
 
 
 register(
@@ -513,6 +436,56 @@ register(
     )
 )
 register(
+    Predict(
+        question="For each change of x, say what happens to the norm of the first token: same, mirrored or changed.",
+        solution=survives,
+        columns=("layer norm", "RMS norm"),
+        notes={
+            ("x + 5", "RMS norm"): "write it for x = (1, -1) and for x = (6, 4), without eps",
+            ("5 - 3 x", "RMS norm"): "first -3 x, then + 5: is the sum still a multiple of x?",
+            "x + 5": "by how much does the mean move, and by how much each channel?",
+            "3 x": "the divisor is a length: how does it change?",
+            "-x": "the divisor is a root of squares, so it has no sign. What about the numerator?",
+            "5 - 3 x": "what does the factor -3 do to the numerator, and what to the divisor?",
+            "5 added to channel 1 only": "do all channels move by the same amount?",
+            "5 added to the other tokens": "over which axis do mean and divisor run?",
+        },
+        hints=(
+            "Each row is one of three: the same output, its negative, or something else. eps is 0.",
+            "Write numerator and divisor separately: x - mean(x) over std(x), and x over the root of mean(x^2).",
+            "Try it: layer_norm(5 - 3 * x, 0.0) beside layer_norm(x, 0.0) for a token x of three numbers.",
+        ),
+    )
+)
+register(
+    Design(
+        question="Add one channel to x, so that the token's size can be read behind a layer norm.",
+        solution=carry_size,
+        measure=size_error,
+        goal=0.02,
+        budget=1,
+        unit="extra channel",
+        hints=(
+            "The norm divides all channels of a token by one number. What is left of a ratio of two channels?",
+            "Let the new channel not grow with x. Then dividing makes it small where x is large.",
+            "return torch.cat([x, something of shape (N, 1) that is the same for all tokens], -1)",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the gradient of this norm; its output is right already.",
+        solution=trainable_norm,
+        given=detached_norm,
+        examine=examine_gradient,
+        hints=(
+            "Compare its gradient with that of F.layer_norm. What does autograd know about mean and var here?",
+            "In the backward pass mean and var are constants. In truth both change with every channel of x.",
+            "Compute mean and var from x itself, not from x.detach().",
+        ),
+    )
+)
+register(
     Exercise(
         question="Layer norm backwards: from the gradient of y to those of x, gamma and beta.",
         solution=norm_backward,
@@ -545,66 +518,15 @@ register(
     )
 )
 register(
-    Exercise(
-        question="RMS norm: divide each token by its root mean square, then multiply by weight.",
-        solution=rms_normalised,
-        returns=("y",),
-        cases=rms_normalised_cases,
+    Repair(
+        question="Change one line, so that a blank token has a finite gradient and ordinary tokens come out as before.",
+        solution=safe_norm,
+        given=nan_norm,
+        examine=examine_blank,
         hints=(
-            "Read the name backwards: square, mean, root. Nothing is subtracted.",
-            "x.square().mean(-1, keepdim=True) is the mean square of each token; eps is added before the root.",
-            "return weight * x / (mean_square + eps).sqrt()",
+            "A blank token comes out as 0, which is fine. Follow its gradient back: which line makes it infinite?",
+            "d sqrt(u) / du = 1 / (2 sqrt(u)): infinite at u = 0. Then infinity times 0 is nan.",
+            "Keep the number under the root away from 0. eps can do that.",
         ),
-        wrong=by_name(
-            mean_subtracted,
-            variance_for_mean_square,
-            sum_for_mean,
-            length_for_root_mean_square,
-            rms_eps_left_out,
-            rms_eps_outside_the_root,
-            root_forgotten,
-            one_size_for_all_tokens,
-            one_plus_weight,
-            rms_divided_by_rsqrt,
-            weight_left_out,
-            one_size_for_the_whole_batch,
-            mean_square_over_the_tokens,
-            mean_square_over_the_batch,
-            std_for_root_mean_square,
-            square_of_the_mean,
-            rms_eps_added_to_the_quotient,
-        ),
-        gradients=True,
-        later=lambda: [(randn64(8, 5), randn64(5, seed=1), 1e-6)],
-    )
-)
-register(
-    Exercise(
-        question="Group norm: one mean and one variance for each picture and each group of neighbouring channels.",
-        solution=group_normalised,
-        returns=("y",),
-        cases=group_normalised_cases,
-        hints=(
-            "Put all that shares a mean on one axis; then it is layer norm over that axis.",
-            "x.reshape(len(x), groups, -1) puts each group, channels and positions together, on the last axis.",
-            "Normalise that over -1, eps under the root, and reshape back to x.shape.",
-        ),
-        wrong=by_name(
-            channels_dealt_like_cards,
-            each_channel_alone,
-            all_channels_together,
-            each_position_alone,
-            groups_of_that_size,
-            across_the_batch,
-            eps_of_the_group_left_out,
-            eps_of_the_group_outside_the_root,
-            variance_of_the_group_with_n_minus_1,
-            group_divided_by_its_variance,
-            group_divided_by_rsqrt,
-            mean_of_the_group_left_in,
-            each_position_of_all_channels,
-            whole_batch_alike,
-        ),
-        gradients=True,
     )
 )

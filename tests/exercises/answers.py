@@ -181,44 +181,6 @@ def norm_backward(dy, x_hat, sigma, gamma):
 """,
         SWAPPED,
     ),
-    Answer(  # einsum throughout
-        "rms-einsum",
-        "ok",
-        """
-def rms_normalised(x, weight, eps):
-    mean_square = torch.einsum("btd,btd->bt", x, x) / x.shape[-1]
-    return torch.einsum("btd,bt,d->btd", x, (mean_square + eps) ** -0.5, weight)
-""",
-    ),
-    Answer(  # rsqrt is one over the root already
-        "rms-divided-by-rsqrt",
-        "not yet",
-        """
-def rms_normalised(x, weight, eps):
-    return weight * x / torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-""",
-        ("rsqrt", "reciprocal", "inverse", "1 /", "multipl", "divide by the root"),
-    ),
-    Answer(  # a layer norm for each chunk of channels
-        "group-chunks",
-        "ok",
-        """
-def group_normalised(x, groups, eps):
-    parts = [F.layer_norm(part, part.shape[1:], eps=eps) for part in x.chunk(groups, dim=1)]
-    return torch.cat(parts, dim=1)
-""",
-    ),
-    Answer(  # the last reshape is missing
-        "group-not-put-back",
-        "not yet",
-        """
-def group_normalised(x, groups, eps):
-    g = x.reshape(len(x), groups, -1)
-    g = g - g.mean(-1, keepdim=True)
-    return g / (g.square().mean(-1, keepdim=True) + eps).sqrt()
-""",
-        ("shape",),
-    ),
     Answer(  # a straight line through all tokens
         "read-off-least-squares",
         "ok",
