@@ -154,6 +154,13 @@ MODELS: dict[str, Callable[[], TinyDiT]] = {
 }
 
 
+def two_starts(name: str, seed: int) -> TinyDiT:
+    """Notebook 03: "block A" is right; one line of "block B" differs, and its gates never open. In float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return with_blocks({"block A": AdaLNZeroBlock, "block B": ZeroTimesZero}[name]).double()
+
+
 def mystery_block(number: int, width: int = 12) -> AdaLNZeroBlock:
     """One of four broken blocks, 1 to 4, fresh and in float64; 0 is the right one. All are called Block."""
     kinds = (AdaLNZeroBlock, NoOnePlus, AttentionTwice, GateOnSum, SigmoidGate)

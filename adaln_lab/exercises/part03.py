@@ -642,7 +642,7 @@ class GatedBranch(nn.Module):
 def examine_branch(kind: Callable) -> tuple[bool, str]:
     x, branch = regression(1)[0], kind(8).double()
     change = ((branch(x) - x).norm() / x.norm()).item()
-    zero_gate = hasattr(branch, "gate") and not branch.gate.any()
+    is_linear = hasattr(branch, "down") and not branch.down.weight.any()
     before, after = fit(branch, 1, 60)
     if change > 1e-12:
         return False, f"it does not start as the identity: it changes its input by {100 * change:.2g} %"
@@ -650,7 +650,7 @@ def examine_branch(kind: Callable) -> tuple[bool, str]:
         return False, f"it starts as the identity, and after 60 steps its loss is still {after:.3f}"
     if after > 0.3 * before:
         return False, f"it starts as the identity and learns a part: loss {before:.2f} -> {after:.2f} in 60 steps"
-    way = "the gate keeps its zero, as in DiT" if zero_gate else "the Linear keeps its zero, as in a zero-output branch"
+    way = "the Linear keeps its zero" if is_linear else "the gate keeps its zero, as in DiT"
     return True, f"identity at the start, loss {before:.2f} -> {after:.3f} in 60 steps; {way}"
 
 
@@ -727,19 +727,29 @@ def examine_initialise(function: Callable) -> tuple[bool, str]:
     model = TinyDiT(DiTConfig(width=16, depth=2)).double()
     with torch.no_grad():
         for i, p in enumerate(model.parameters()):
-            p.copy_(randn64(*p.shape, seed=i))
+            p.copy_(0.3 * randn64(*p.shape, seed=i))
     function(model)
     x, cond = randn64(3, 16, 16), model.condition(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10]))
     change = max(((block(x, cond) - x).norm() / x.norm()).item() for block in model.blocks)
     if change > 0:
-        return False, f"a block changes its input by {100 * change:.3g} %: its gates are not zero after the call"
-    qkv = model.blocks[0].attn.qkv.weight
-    limit = (6 / sum(qkv.shape)) ** 0.5  # of Xavier's uniform distribution
-    if qkv.abs().max() > limit or qkv.abs().max() < limit / 2:
-        return False, "the blocks are the identity, but the Linears of attention no longer start with Xavier weights"
-    if model(randn64(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([3, 7, 10])).any():
+        return False, f"a block of a model with random weights still changes its input by {100 * change:.3g} %"
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and "to_modulation" not in name and name != "final.linear":
+            expected = (2 / sum(layer.weight.shape)) ** 0.5  # of Xavier's start; q, k and v may count as one or three
+            if not 0.5 * expected < layer.weight.std() < 2 * expected:
+                std = f"{layer.weight.std():.3g}, Xavier's is {expected:.3g}"
+                return False, f"the blocks are the identity, but the weights of {name} have a spread of {std}"
+    pictures, v, t = randn64(8, 1, 8, 8), randn64(8, 1, 8, 8, seed=1), torch.linspace(0, 1, 8).double()
+    if model(pictures, t, torch.arange(8)).any():
         return False, "the blocks are the identity, but the untrained model does not predict v = 0: see model.final"
-    return True, "every block is the identity, the model predicts 0, and attention has Xavier weights"
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (model(pictures, t, torch.arange(8)) - v).square().mean().backward()
+        optimizer.step()
+    if not model.blocks[0].precompute(cond).modulations[0].gate.any():
+        return False, "identity and Xavier, but after 40 steps the gates are still exactly 0"
+    return True, "every block is the identity, the model predicts 0, ordinary Linears are Xavier, and the gates open"
 
 
 register(
@@ -929,7 +939,7 @@ register(
         },
         hints=(
             "Go backwards from the loss and note each weight that the gradient is multiplied with.",
-            "Every zero on the way costs one pass: the one in which that weight gets its own first gradient.",
+            "A zero on the way costs one pass; zero gates and the zero weight behind them open in the same pass.",
             "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
         ),
     )

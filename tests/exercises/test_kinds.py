@@ -1,6 +1,5 @@
 """Predict, repair and design: any right answer passes, a wrong one is told by its outcome, and Run All goes on."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from solved import copy_solved
 from torch import Tensor, nn
 
-from adaln_lab.exercises import check, hint, progress, record, solution
+from adaln_lab.exercises import check, hint, kinds, progress, record, solution
 from adaln_lab.exercises.core import EXERCISES
 from adaln_lab.exercises.kinds import Design, Kind, Predict, Repair, Table, code, is_stub
 
@@ -254,13 +253,22 @@ def test_a_solved_copy_holds_the_solutions_of_all_kinds(said: Callable, tmp_path
     assert said().count("ok: ") == 3 and len(record.read()) == 3
 
 
+def test_a_cell_that_runs_twice_is_still_to_do(said: Callable) -> None:
+    """In the second run the name stands for what `check` gave back."""
+    again = check("GatedBranch", Given)
+    assert said().startswith("to do: ")
+    check("GatedBranch", again)
+    assert said().startswith("to do: ")
+
+
 @pytest.mark.slow
-def test_registered_kinds_accept_their_solution_and_not_what_is_given(capsys: pytest.CaptureFixture) -> None:
-    """And in time: a check of an outcome takes at most 10 s, here on one busy thread."""
+def test_registered_kinds_accept_their_solution_and_not_what_is_given(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "_handed_back", set())
     for kind in [kind for kind in EXERCISES.values() if isinstance(kind, Kind)]:
-        start = time.monotonic()
         check(kind.name, kind.stand_in())
-        assert capsys.readouterr().out.startswith(f"ok: {kind.name}: ") and time.monotonic() - start < 10
+        assert capsys.readouterr().out.startswith(f"ok: {kind.name}: ")
         if kind.given is not None:
             check(kind.name, kind.given)
             assert capsys.readouterr().out.startswith(f"to do: {kind.name}: ")
