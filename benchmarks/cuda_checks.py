@@ -19,9 +19,10 @@ from torch import Tensor
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.flow import flow_loss, flow_pair
-from adaln_lab.samplers import check_labels, sample
+from adaln_lab.samplers import sample
 from adaln_lab.training.failures import explain
 from adaln_lab.training.train import Run, TrainConfig, train
+from adaln_lab.utils.checks import check_labels
 
 ROOT = Path(__file__).parents[1]
 SMALL = DiTConfig(width=32, depth=2, heads=2)
@@ -140,7 +141,7 @@ def labels_out_of_range_are_refused(device: torch.device, folder: Path) -> None:
     """Before they reach the device, where an index out of range ends the whole process."""
     data = datasets.load("digits", device)
     small = Run.new(replace(SMALL, n_classes=9), SHORT, device)
-    for call in (lambda: next(train(small, data)), lambda: check_labels(torch.tensor([11], device=device), 10)):
+    for call in (lambda: next(train(small, data)), lambda: check_labels(torch.tensor([11], device=device), 1, 10)):
         try:
             call()
         except ValueError:

@@ -182,7 +182,7 @@ def test_the_map_is_the_same_for_everyone_who_begins(file: Path, said: Callable)
     lines = said().splitlines()
     assert lines[0] == "● solved   ○ open"
     assert re.fullmatch(r"00 start here +○ modulated", lines[1])
-    assert re.fullmatch(r"05 tiny DiT +○ flow_pair .* ○ guided", next(line for line in lines if line[:2] == "05"))
+    assert re.fullmatch(r"05 tiny DiT +○ flow_pair .*○ patchify", next(line for line in lines if line[:2] == "05"))
     assert lines[-1] == f"0 of {len(EXERCISES)} solved. Next: 00 start here, exercise modulated."
     assert all(f"○ {name}" in "\n".join(lines) for name in EXERCISES) and max(map(len, lines)) <= 100
     assert not file.exists()
