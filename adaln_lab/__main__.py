@@ -78,6 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 141  # what shells report for a program that SIGPIPE ended
         print(f"adaln_lab: cannot write the output ({error.strerror})", file=sys.stderr)
         return 2
+    except ImportError as error:  # compiled modules turn a Ctrl-C during their start into one
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        print("adaln_lab: stopped", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
