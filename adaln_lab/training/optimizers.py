@@ -60,10 +60,8 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
-            lr, params = (
-                group["lr"],
-                [p for p in group["params"] if p.grad is not None],
-            )  # in a CUDA graph lr is a tensor
+            lr = group["lr"]  # in a CUDA graph a tensor
+            params = [p for p in group["params"] if p.grad is not None]
             grads = [p.grad for p in params]
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
