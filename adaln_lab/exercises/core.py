@@ -8,10 +8,11 @@ so that Run All reaches the end with every exercise unsolved. What the solution 
 import ast
 import dis
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class Exercise:
     returns: tuple[str, ...]  # names of what the solution returns
     cases: Callable[[], list[tuple]]  # makes the arguments of every call
     hints: tuple[str, str, str]  # from a nudge to almost the answer
-    wrong: dict[str, Callable]  # mistake -> the solution with it; its docstring explains it
+    mistakes: str  # the known ones, as a table: see `mutants`
     gradients: bool = False  # whether they must flow back: the answer is a part of a model
     later: Callable[[], list[tuple]] = list  # arguments of other shapes, as cells below give them
     products: int | None = None  # how many matrix products an answer may compute, where the method is the point
@@ -43,6 +44,11 @@ class Exercise:
     @property
     def name(self) -> str:
         return self.solution.__name__
+
+    @cached_property
+    def wrong(self) -> dict[str, Callable]:
+        """Mistake -> the solution with it, made when a wrong answer is first checked; its docstring explains it."""
+        return self.mistakes if isinstance(self.mistakes, dict) else mutants(self.solution, self.mistakes)
 
 
 EXERCISES: dict[str, Any] = {}  # name -> Exercise, or one of kinds.py
@@ -135,6 +141,42 @@ def source(function: Callable) -> str:
     return "\n".join([header, *text.splitlines()[tree.body[0].lineno - 1 :]])
 
 
+def mutants(solution: Callable, table: str) -> dict[str, Callable]:
+    """Name -> the solution with that mistake. An entry of the table is a name, what `check` says, and the change:
+
+        scale without one plus
+            You multiply by scale, not by 1 + scale: a modulation that starts at zero would erase its input.
+            (1 + scale) => scale
+
+    `old => new` replaces what occurs once below the solution's docstring, `every old => new` what occurs more often.
+    There may be several such lines. Lines without an arrow are a new body.
+    """
+    text, versions = source(solution), {}
+    header, *lines = text.splitlines()
+    body = "\n".join(lines[ast.parse(text).body[0].body[1].lineno - 2 :])  # below the docstring
+    for entry in re.split(r"\n(?=\S)", table.strip()):
+        name, says, *changes = entry.splitlines()
+        code = compile(f"{header}\n{_changed(body, changes)}", f"<{name}>", "exec")
+        made: dict[str, Callable] = {}
+        exec(code, solution.__globals__, made)
+        versions[name] = made[solution.__name__]
+        versions[name].__doc__ = says.strip()
+    return versions
+
+
+def _changed(body: str, changes: list[str]) -> str:
+    if " =>" not in changes[0]:
+        return "\n".join(changes)
+    for change in changes:
+        old, new = (part.strip() for part in change.split(" =>"))
+        is_every, old = old.startswith("every "), old.removeprefix("every ")
+        expected, count = "several times" if is_every else "once", body.count(old)
+        if not count or is_every != (count > 1):
+            raise ValueError(f"expected {old!r} {expected}, found it {count} times in\n{body}")
+        body = body.replace(old, new)
+    return body
+
+
 def guess(
     question: str,
     options: dict[str, str] | Sequence[str],
@@ -176,7 +218,7 @@ def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
                 off = outcomes.distance(got, want)
                 numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
                 also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
-                return f"{mistake}. {_explanation(exercise.wrong[mistake])}{numbers}{also}"
+                return f"{mistake}. {exercise.wrong[mistake].__doc__}{numbers}{also}"
     if any(outcome.error is not None or len(outcome.items) != len(exercise.returns) for outcome in got):
         return outcomes.difference(fn, exercise.returns, got, want)
     case, results = exercise.cases()[0], len(exercise.returns)
@@ -205,13 +247,6 @@ def _beyond(exercise: Exercise, fn: Callable) -> str:
 
 def _outcomes(exercise: Exercise, fn: Callable) -> list[Outcome]:
     return [outcomes.call(fn, case, len(exercise.returns)) for case in exercise.cases()]
-
-
-def _explanation(version: Callable) -> str:
-    """The docstring of a version with a mistake, also under python -OO, which drops docstrings."""
-    if version.__doc__ is None:
-        return ast.get_docstring(ast.parse(textwrap.dedent(inspect.getsource(version))).body[0]) or ""
-    return inspect.getdoc(version)
 
 
 def _is_the_readers(fn: Callable | None, name: str, is_right: bool) -> bool:

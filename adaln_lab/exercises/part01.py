@@ -406,7 +406,7 @@ register(
             "centred = x - x.mean(-1, keepdim=True); the variance is the mean of its squares. Where does eps go?",
             "Divide centred by (var + eps).sqrt(); then gamma * ... + beta.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             variance_with_d_minus_1,
             eps_outside_the_root,
             std_plus_eps,
@@ -496,7 +496,7 @@ register(
             "g = dy * gamma. The Jacobian takes two things from g, its mean and its part along x_hat, and divides.",
             "dx = (g - mean(g) - x_hat * mean(g * x_hat)) / sigma; dgamma sums dy * x_hat over axes 0 and 1.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             mean_term_forgotten,
             x_hat_term_forgotten,
             statistics_detached,

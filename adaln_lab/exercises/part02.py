@@ -336,7 +336,7 @@ register(
             "Between two tokens of a picture shift cancels: the change of h over the change of n is 1 + scale.",
             "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             one_kept_in_scale,
             shift_taken_for_nothing,
             two_channels,
@@ -375,7 +375,7 @@ register(
             "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
             "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             rows_scaled,
             one_plus_forgotten,
             shift_forgotten,
@@ -417,7 +417,7 @@ register(
             "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",
             "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             variance_for_deviation,
             content_and_style_swapped,
             statistics_over_channels,

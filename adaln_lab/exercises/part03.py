@@ -1,6 +1,6 @@
 """Exercises of notebook 03: the adaLN-Zero block, its gates' gradient, its Jacobian, its rows, Adam's first step.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, T tokens, D width, C width of the condition.
 """
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from adaln_lab.analysis.gradient_onset import measure_gradient_onset
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm
@@ -27,308 +27,168 @@ def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp
     return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
 
 
-def mlp_branch_calls_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs."""
-    return adaln_zero_block(x, c, linear, attn, attn)
-
-
-def gate_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your attention branch has no gate: with all vectors at zero the block would not be the identity."""
-    shift, scale, _ = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
-    x = x + attn(layer_norm(x) * (1 + scale) + shift)
-    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
-    return x + gate * mlp(layer_norm(x) * (1 + scale) + shift)
-
-
-def stream_rebound(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You add each branch to its own input: x was replaced by the modulated tokens, and the residual stream is lost."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
+ADALN_ZERO_BLOCK_MISTAKES = """
+mlp branch calls attention
+    Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs.
+    gate_2 * mlp => gate_2 * attn
+gate on the mlp branch only
+    Your attention branch has no gate: with all vectors at zero the block would not be the identity.
+    gate_1 * attn => attn
+stream rebound
+    You add each branch to its own input: x was replaced by the modulated tokens, and the residual stream is lost.
+    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1)):
         shift, scale, gate = vectors.chunk(3, dim=-1)
         x = layer_norm(x) * (1 + scale) + shift
         x = x + gate * branch(x)
     return x
-
-
-def skip_forgotten(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You return the branches' outputs without x: at gate 0 the result would be zero."""
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
-    x = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
-    return gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
-
-
-def both_branches_read_the_same_x(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your mlp reads the x that came in; it must read the x to which attention has already been added."""
-    added = -x
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        added = added + x + gate * branch(layer_norm(x) * (1 + scale) + shift)
-    return added
-
-
-def silu_forgotten(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You give c itself to the Linear: DiT puts a SiLU in front, F.silu(c)."""
-    return adaln_zero_block(x, c, lambda _: linear(c), attn, mlp)
-
-
-def silu_applied_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your condition goes through SiLU twice: once before the block or in a helper, and once inside."""
-    return adaln_zero_block(x, F.silu(c), linear, attn, mlp)
-
-
-def scale_and_shift_swapped(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You take the chunks as scale, shift, gate; here shift comes first, as in DiT."""
-
-    def swapped(c: Tensor) -> Tensor:
-        return linear(c).unflatten(-1, (2, 3, -1))[:, :, [1, 0, 2]].flatten(1)
-
-    return adaln_zero_block(x, c, swapped, attn, mlp)
-
-
-def shifts_before_scales_before_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You take the chunks as two shifts, two scales, two gates; all three of attn come first, then those of mlp."""
-
-    def paired(c: Tensor) -> Tensor:
-        return linear(c).unflatten(-1, (3, 2, -1)).transpose(1, 2).flatten(1)
-
-    return adaln_zero_block(x, c, paired, attn, mlp)
-
-
-def second_norm_after_modulating(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You normalise once more after modulating, which removes much of what scale and shift have changed."""
-    return adaln_zero_block(x, c, linear, lambda h: attn(layer_norm(h)), lambda h: mlp(layer_norm(h)))
-
-
-def batch_broadcast_over_tokens(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your vectors lack an axis for tokens, so (B, D) broadcasts over (T, D): token i gets the vectors of picture i."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c)).chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + gate * branch(layer_norm(x) * (1 + scale) + shift)
-    return x
-
-
-def _changed(linear: Callable, change: Callable[[Tensor, Tensor, Tensor], tuple]) -> Callable:
-    """`linear`, with its vectors changed: change(shift, scale, gate), each (B, 2, D), one row for each branch."""
-    return lambda c: torch.stack(change(*linear(c).unflatten(-1, (2, 3, -1)).unbind(2)), 2).flatten(1)
-
-
-def scale_without_one_plus(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At scale = shift = 0 your branches receive nothing: scale comes without its 1 +."""
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - 1, gate)), attn, mlp)
-
-
-def sigmoid_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At gate = 0 half of each branch still passes: your gates go through a sigmoid. DiT uses them as they are."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate.sigmoid())), attn, mlp
-    )
-
-
-def tanh_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your updates stay small however large a gate is: it goes through a tanh, as in Lumina 2. DiT uses it as it is."""
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate.tanh())), attn, mlp)
-
-
-def one_plus_gates(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At gate = 0 your branches are fully on: only scale has a 1 +."""
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, 1 + gate)), attn, mlp)
-
-
-def gates_missing(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Whatever the two gates are, your result is the same: nothing multiplies the output of a branch."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, torch.ones_like(gate))), attn, mlp
-    )
-
-
-def gate_on_the_attention_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your MLP branch has no gate: with all vectors at zero the block would not be the identity."""
-    return adaln_zero_block(
-        x,
-        c,
-        _changed(
-            linear, lambda shift, scale, gate: (shift, scale, torch.stack([gate[:, 0], torch.ones_like(gate[:, 1])], 1))
-        ),
-        attn,
-        mlp,
-    )
-
-
-def gate_of_attention_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Whatever the MLP's gate is, your result is the same: a line was copied, and with it the gate of attention."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate[:, [0, 0]])), attn, mlp
-    )
-
-
-def gates_exchanged(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """The gate of attention acts on the MLP, and the other way round: look at the order of the six vectors."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift, scale, gate[:, [1, 0]])), attn, mlp
-    )
-
-
-def mlp_told_the_vectors_of_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Half of the six vectors have no influence: your MLP gets shift, scale and gate of attention."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda *vectors: tuple(vector[:, [0, 0]] for vector in vectors)), attn, mlp
-    )
-
-
-def mlp_modulated_like_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """The MLP's shift and scale have no influence: it is modulated with those of attention."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift[:, [0, 0]], scale[:, [0, 0]], gate)), attn, mlp
-    )
-
-
-def branches_told_each_others_vectors(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """All vectors reach the wrong branch: the first three of the six belong to attention."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda *vectors: tuple(vector[:, [1, 0]] for vector in vectors)), attn, mlp
-    )
-
-
-def shift_scaled_too(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Where shift is large, your result also depends on scale: shift is multiplied, too. It moves what is scaled."""
-    return adaln_zero_block(
-        x, c, _changed(linear, lambda shift, scale, gate: (shift * (1 + scale), scale, gate)), attn, mlp
-    )
-
-
-def norm_missing(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Tokens that are twice as large give branch inputs that are twice as large: x is modulated without a norm."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + gate * branch(x * (1 + scale) + shift)
-    return x
-
-
-def another_eps(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Only faint tokens come out wrong: your norm has eps = 1e-5, torch's default. Here, as in DiT, it is 1e-6."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + gate * branch(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
-    return x
-
-
-def gate_on_the_sum(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At gate = 0 your stream is erased instead of kept: the gate multiplies x as well as the branch."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = gate * (x + branch(layer_norm(x) * (1 + scale) + shift))
-    return x
-
-
-def gate_on_the_input(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At gate = 0 your branches still add something: the gate multiplies what they receive, not what they give."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + branch(gate * (layer_norm(x) * (1 + scale) + shift))
-    return x
-
-
-def attention_lost(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in."""
-    return adaln_zero_block(x, c, linear, attn, mlp) - adaln_zero_block(x, c, linear, attn, torch.zeros_like) + x
-
-
-def mlp_before_attention(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your MLP runs before attention: the order is attention, then MLP, each with its own three vectors."""
-    return adaln_zero_block(x, c, _changed(linear, lambda *vectors: tuple(v[:, [1, 0]] for v in vectors)), mlp, attn)
-
-
-def scale_and_gate_swapped(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At scale = 0 your branches add nothing, and that is what a gate is for: the order is shift, scale, gate."""
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, gate, scale)), attn, mlp)
-
-
-def gates_before_shifts(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You take the chunks as gate, shift, scale; here the order is shift, scale, gate."""
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (scale, gate, shift)), attn, mlp)
-
-
-def mean_left_in(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-    return x
-
-
-def norm_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your attention receives x without a norm: each branch starts with one."""
-    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
-    x = x + gate * attn(x * (1 + scale) + shift)
-    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
-    return x + gate * mlp(layer_norm(x) * (1 + scale) + shift)
-
-
-def norm_on_the_attention_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your MLP receives x without a norm: each branch starts with one."""
-    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[:3]
-    x = x + gate * attn(layer_norm(x) * (1 + scale) + shift)
-    shift, scale, gate = linear(F.silu(c))[:, None].chunk(6, dim=-1)[3:]
-    return x + gate * mlp(x * (1 + scale) + shift)
-
-
-def sum_gated_once(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Half of the gates act on a whole sum: at gate = 0 the x that came in is erased as well."""
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
-    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
-    return gate_2 * (x + mlp(layer_norm(x) * (1 + scale_2) + shift_2))
-
-
-def one_branch_after_another(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your MLP reads what attention gave, without x: each branch reads the stream and adds to it."""
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.silu(c))[:, None].chunk(6, dim=-1)
-    h = gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
-    return x + gate_2 * mlp(layer_norm(h) * (1 + scale_2) + shift_2)
-
-
-def modulated_before_the_norm(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
-    for branch, vectors in zip((attn, mlp), linear(F.silu(c))[:, None].chunk(2, dim=-1), strict=True):
-        shift, scale, gate = vectors.chunk(3, dim=-1)
-        x = x + gate * branch(layer_norm(x * (1 + scale) + shift))
-    return x
-
-
-def stream_added_twice(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """With all gates at 0 your result is 2 x: the x that came in is added again after the first sum has it already."""
-    return x + adaln_zero_block(x, c, linear, attn, mlp)
-
-
-def one_plus_on_the_attention_branch_only(
-    x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable
-) -> Tensor:
-    """At scale = shift = 0 your MLP receives nothing: its scale comes without 1 +."""
-    one = torch.tensor([0.0, 1.0]).to(x)[:, None]  # for each branch
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
-
-
-def one_plus_on_the_mlp_branch_only(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """At scale = shift = 0 your attention receives nothing: its scale comes without 1 +."""
-    one = torch.tensor([1.0, 0.0]).to(x)[:, None]
-    return adaln_zero_block(x, c, _changed(linear, lambda shift, scale, gate: (shift, scale - one, gate)), attn, mlp)
-
-
-def every_sixth_number(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """You take every sixth output for each vector; the six vectors follow one another, D numbers each."""
-    return adaln_zero_block(x, c, lambda c: linear(c).unflatten(-1, (-1, 6)).mT.flatten(1), attn, mlp)
-
-
-def silu_after_the_linear(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your vectors are hardly ever negative: SiLU comes after the Linear. It stands before it."""
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = F.silu(linear(c))[:, None].chunk(6, dim=-1)
-    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
-    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
-
-
-def gelu_for_silu(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
-    """Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there."""
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = linear(F.gelu(c))[:, None].chunk(6, dim=-1)
-    x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1)
-    return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
+skip forgotten
+    You return the branches' outputs without x: at gate 0 the result would be zero.
+    every x + gate => gate
+both branches read the same x
+    Your mlp reads the x that came in; it must read the x to which attention has already been added.
+    x = x + gate_1 => h = x + gate_1
+    return x => return h
+silu forgotten
+    You give c itself to the Linear: DiT puts a SiLU in front, F.silu(c).
+    F.silu(c) => c
+silu applied twice
+    Your condition goes through SiLU twice: once before the block or in a helper, and once inside.
+    F.silu(c) => F.silu(F.silu(c))
+scale and shift swapped
+    You take the chunks as scale, shift, gate; here shift comes first, as in DiT.
+    shift_1, scale_1, => scale_1, shift_1,
+    shift_2, scale_2, => scale_2, shift_2,
+shifts before scales before gates
+    You take the chunks as two shifts, two scales, two gates; all three of attn come first, then those of mlp.
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 => shift_1, shift_2, scale_1, scale_2, gate_1, gate_2
+second norm after modulating
+    You normalise once more after modulating, which removes much of what scale and shift have changed.
+    attn( => attn(layer_norm(
+    + shift_1) => + shift_1))
+    mlp( => mlp(layer_norm(
+    + shift_2) => + shift_2))
+batch broadcast over tokens
+    Your vectors lack an axis for tokens, so (B, D) broadcasts over (T, D): token i gets the vectors of picture i.
+    [:, None] =>
+scale without one plus
+    At scale = shift = 0 your branches receive nothing: scale comes without its 1 +.
+    (1 + scale_1) => scale_1
+    (1 + scale_2) => scale_2
+sigmoid gates
+    At gate = 0 half of each branch still passes: your gates go through a sigmoid. DiT uses them as they are.
+    gate_1 * => gate_1.sigmoid() *
+    gate_2 * => gate_2.sigmoid() *
+tanh gates
+    Your updates stay small however large a gate is: it goes through a tanh, as in Lumina 2. DiT uses it as it is.
+    gate_1 * => gate_1.tanh() *
+    gate_2 * => gate_2.tanh() *
+one plus gates
+    At gate = 0 your branches are fully on: only scale has a 1 +.
+    gate_1 * => (1 + gate_1) *
+    gate_2 * => (1 + gate_2) *
+gates missing
+    Whatever the two gates are, your result is the same: nothing multiplies the output of a branch.
+    gate_1 * =>
+    gate_2 * =>
+gate on the attention branch only
+    Your MLP branch has no gate: with all vectors at zero the block would not be the identity.
+    gate_2 * =>
+gate of attention twice
+    Whatever the MLP's gate is, your result is the same: a line was copied, and with it the gate of attention.
+    gate_2 * => gate_1 *
+gates exchanged
+    The gate of attention acts on the MLP, and the other way round: look at the order of the six vectors.
+    x = x + gate_1 => x = x + gate_2
+    return x + gate_2 => return x + gate_1
+mlp told the vectors of attention
+    Half of the six vectors have no influence: your MLP gets shift, scale and gate of attention.
+    gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2) => gate_1 * mlp(layer_norm(x) * (1 + scale_1) + shift_1)
+mlp modulated like attention
+    The MLP's shift and scale have no influence: it is modulated with those of attention.
+    (1 + scale_2) + shift_2 => (1 + scale_1) + shift_1
+branches told each others vectors
+    All vectors reach the wrong branch: the first three of the six belong to attention.
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 => shift_2, scale_2, gate_2, shift_1, scale_1, gate_1
+shift scaled too
+    Where shift is large, your result also depends on scale: shift is multiplied, too. It moves what is scaled.
+    layer_norm(x) * (1 + scale_1) + shift_1 => (layer_norm(x) + shift_1) * (1 + scale_1)
+    layer_norm(x) * (1 + scale_2) + shift_2 => (layer_norm(x) + shift_2) * (1 + scale_2)
+norm missing
+    Tokens that are twice as large give branch inputs that are twice as large: x is modulated without a norm.
+    every layer_norm(x) => x
+another eps
+    Only faint tokens come out wrong: your norm has eps = 1e-5, torch's default. Here, as in DiT, it is 1e-6.
+    every layer_norm(x) => F.layer_norm(x, x.shape[-1:])
+gate on the sum
+    At gate = 0 your stream is erased instead of kept: the gate multiplies x as well as the branch.
+    x + gate_1 * => gate_1 * (x +
+    + shift_1) => + shift_1))
+    x + gate_2 * => gate_2 * (x +
+    + shift_2) => + shift_2))
+gate on the input
+    At gate = 0 your branches still add something: the gate multiplies what they receive, not what they give.
+    gate_1 * attn( => attn(gate_1 * (
+    + shift_1) => + shift_1))
+    gate_2 * mlp( => mlp(gate_2 * (
+    + shift_2) => + shift_2))
+attention lost
+    What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in.
+    x = x + gate_1 => h = x + gate_1
+    mlp(layer_norm(x) => mlp(layer_norm(h)
+mlp before attention
+    Your MLP runs before attention: the order is attention, then MLP, each with its own three vectors.
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 => shift_2, scale_2, gate_2, shift_1, scale_1, gate_1
+    attn(layer_norm => mlp(layer_norm
+    gate_2 * mlp(layer_norm => gate_2 * attn(layer_norm
+scale and gate swapped
+    At scale = 0 your branches add nothing, and that is what a gate is for: the order is shift, scale, gate.
+    scale_1, gate_1 => gate_1, scale_1
+    scale_2, gate_2 => gate_2, scale_2
+gates before shifts
+    You take the chunks as gate, shift, scale; here the order is shift, scale, gate.
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 => gate_1, shift_1, scale_1, gate_2, shift_2, scale_2
+mean left in
+    Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm.
+    every layer_norm(x) => F.rms_norm(x, x.shape[-1:], eps=1e-6)
+norm on the mlp branch only
+    Your attention receives x without a norm: each branch starts with one.
+    attn(layer_norm(x) => attn(x
+norm on the attention branch only
+    Your MLP receives x without a norm: each branch starts with one.
+    mlp(layer_norm(x) => mlp(x
+sum gated once
+    Half of the gates act on a whole sum: at gate = 0 the x that came in is erased as well.
+    x + gate_2 * => gate_2 * (x +
+    + shift_2) => + shift_2))
+one branch after another
+    Your MLP reads what attention gave, without x: each branch reads the stream and adds to it.
+    x = x + gate_1 => h = gate_1
+    mlp(layer_norm(x) => mlp(layer_norm(h)
+modulated before the norm
+    Large shifts have hardly any effect: you modulate first, and the norm takes most of it away.
+    layer_norm(x) * (1 + scale_1) + shift_1 => layer_norm(x * (1 + scale_1) + shift_1)
+    layer_norm(x) * (1 + scale_2) + shift_2 => layer_norm(x * (1 + scale_2) + shift_2)
+stream added twice
+    With all gates at 0 your result is 2 x: the x that came in is added again after the first sum has it already.
+    x = x + gate_1 => h = x + gate_1
+    return x => return x + h
+    mlp(layer_norm(x) => mlp(layer_norm(h)
+one plus on the attention branch only
+    At scale = shift = 0 your MLP receives nothing: its scale comes without 1 +.
+    (1 + scale_2) => scale_2
+one plus on the mlp branch only
+    At scale = shift = 0 your attention receives nothing: its scale comes without 1 +.
+    (1 + scale_1) => scale_1
+every sixth number
+    You take every sixth output for each vector; the six vectors follow one another, D numbers each.
+    [:, None].chunk(6, dim=-1) => [:, None].unflatten(-1, (-1, 6)).unbind(-1)
+silu after the linear
+    Your vectors are hardly ever negative: SiLU comes after the Linear. It stands before it.
+    linear(F.silu(c)) => F.silu(linear(c))
+gelu for silu
+    Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there.
+    silu => gelu
+"""
 
 
 def adaln_zero_block_cases() -> list[tuple]:
@@ -350,44 +210,32 @@ def gate_gradient(grad_out: Tensor, branch: Tensor) -> Tensor:
     return (grad_out * branch).sum(dim=1, keepdim=True)  # a sum over tokens
 
 
-def not_summed_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You return one number per token, but one gate multiplies all tokens of a picture: sum over the tokens."""
-    return grad_out * branch
-
-
-def mean_over_tokens(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You take the mean over tokens; the chain rule sums: you are off by a factor of T."""
-    return (grad_out * branch).mean(dim=1, keepdim=True)
-
-
-def summed_over_the_batch_too(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You add up the pictures of the batch as well, but every picture has its own condition, and so its own gate."""
-    return (grad_out * branch).sum(dim=(0, 1), keepdim=True)
-
-
-def summed_over_channels(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You sum over channels and keep the tokens: a gate has a number for each channel, none for each token."""
-    return (grad_out * branch).sum(dim=2, keepdim=True)
-
-
-def branch_forgotten(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You sum dL/dx_out alone, which is the gradient of a shift: the factor F(h) is missing."""
-    return grad_out.sum(dim=1, keepdim=True)
-
-
-def summed_before_multiplying(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """You sum both over tokens and multiply the sums; each token's gradient is multiplied by the same token's F(h)."""
+GATE_GRADIENT_MISTAKES = """
+not summed over tokens
+    You return one number per token, but one gate multiplies all tokens of a picture: sum over the tokens.
+    .sum(dim=1, keepdim=True) =>
+mean over tokens
+    You take the mean over tokens; the chain rule sums: you are off by a factor of T.
+    .sum( => .mean(
+summed over the batch too
+    You add up the pictures of the batch as well, but every picture has its own condition, and so its own gate.
+    dim=1 => dim=(0, 1)
+summed over channels
+    You sum over channels and keep the tokens: a gate has a number for each channel, none for each token.
+    dim=1 => dim=2
+branch forgotten
+    You sum dL/dx_out alone, which is the gradient of a shift: the factor F(h) is missing.
+    (grad_out * branch) => grad_out
+summed before multiplying
+    You sum both over tokens and multiply the sums; each token's gradient is multiplied by the same token's F(h).
     return grad_out.sum(dim=1, keepdim=True) * branch.sum(dim=1, keepdim=True)
-
-
-def token_axis_lost(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """Your numbers are right but come as (B, D); a gradient has the shape of its gate, (B, 1, D): keepdim=True."""
-    return (grad_out * branch).sum(dim=1)
-
-
-def sign_flipped(grad_out: Tensor, branch: Tensor) -> Tensor:
-    """Your gates would move uphill: the gradient has the wrong sign. The minus comes later, in the optimiser."""
-    return -(grad_out * branch).sum(dim=1, keepdim=True)
+token axis lost
+    Your numbers are right but come as (B, D); a gradient has the shape of its gate, (B, 1, D): keepdim=True.
+    , keepdim=True =>
+sign flipped
+    Your gates would move uphill: the gradient has the wrong sign. The minus comes later, in the optimiser.
+    (grad_out => -(grad_out
+"""
 
 
 def gate_gradient_cases() -> list[tuple]:
@@ -402,44 +250,32 @@ def block_jacobian(gate: Tensor, jacobian: Tensor) -> Tensor:
     return torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * jacobian  # gate i scales row i
 
 
-def one_plus_everywhere(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You add 1 to every entry, as in the formula for one number; for vectors the 1 is the identity matrix."""
-    return 1 + gate[:, None] * jacobian
-
-
-def columns_scaled(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """Your gate j scales column j, an input; a gate comes after the branch and scales its outputs, the rows."""
-    return torch.eye(len(gate), dtype=gate.dtype) + gate * jacobian
-
-
-def identity_forgotten(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You return the branch's part alone: the residual x contributes the identity."""
-    return gate[:, None] * jacobian
-
-
-def diagonal_only(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You keep only the derivative of each number by itself; attention and MLP make it depend on the others too."""
+BLOCK_JACOBIAN_MISTAKES = """
+one plus everywhere
+    You add 1 to every entry, as in the formula for one number; for vectors the 1 is the identity matrix.
+    torch.eye(len(gate), dtype=gate.dtype) => 1
+columns scaled
+    Your gate j scales column j, an input; a gate comes after the branch and scales its outputs, the rows.
+    gate[:, None] => gate
+identity forgotten
+    You return the branch's part alone: the residual x contributes the identity.
+    torch.eye(len(gate), dtype=gate.dtype) + =>
+diagonal only
+    You keep only the derivative of each number by itself; attention and MLP make it depend on the others too.
     return torch.diag(1 + gate * jacobian.diagonal())
-
-
-def everything_gated(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You gate the residual x, too: with gate 0 nothing would pass, neither forwards nor backwards."""
+everything gated
+    You gate the residual x, too: with gate 0 nothing would pass, neither forwards nor backwards.
     return gate[:, None] * (torch.eye(len(gate), dtype=gate.dtype) + jacobian)
-
-
-def jacobian_transposed(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """You swapped rows and columns: entry [i, j] is the derivative of output i by input j."""
+jacobian transposed
+    You swapped rows and columns: entry [i, j] is the derivative of output i by input j.
     return block_jacobian(gate, jacobian).T
-
-
-def one_vector_in_every_row(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """Every row of your branch's part is the same: gate @ J is a vector. Each row of J has a gate of its own."""
-    return torch.eye(len(gate), dtype=gate.dtype) + gate @ jacobian
-
-
-def gate_on_the_identity(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch."""
+one vector in every row
+    Every row of your branch's part is the same: gate @ J is a vector. Each row of J has a gate of its own.
+    gate[:, None] * => gate @
+gate on the identity
+    At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch.
     return torch.diag(gate) + jacobian
+"""
 
 
 def block_jacobian_cases() -> list[tuple]:
@@ -454,45 +290,33 @@ def gate_rows(weight: Tensor) -> Tensor:
     return weight.unflatten(0, (2, 3, -1))[:, 2]  # (branch, shift | scale | gate, D, C)
 
 
-def last_third(weight: Tensor) -> Tensor:
-    """You take the last 2D rows: those are scale and gate of the MLP. A gate is the third vector of its branch."""
-    return weight.unflatten(0, (3, 2, -1))[2]
-
-
-def gate_first(weight: Tensor) -> Tensor:
-    """You take the first of each three, which are the shifts: DiT's order is shift, scale, gate."""
-    return weight.unflatten(0, (2, 3, -1))[:, 0]
-
-
-def scale_rows(weight: Tensor) -> Tensor:
-    """You take the second of each three, which are the scales: DiT's order is shift, scale, gate."""
-    return weight.unflatten(0, (2, 3, -1))[:, 1]
-
-
-def every_third_row(weight: Tensor) -> Tensor:
-    """You take every third row, as if shift, scale and gate alternated; each is a block of D consecutive rows."""
+GATE_ROWS_MISTAKES = """
+last third
+    You take the last 2D rows: those are scale and gate of the MLP. A gate is the third vector of its branch.
+    (2, 3, -1))[:, 2] => (3, 2, -1))[2]
+gate first
+    You take the first of each three, which are the shifts: DiT's order is shift, scale, gate.
+    [:, 2] => [:, 0]
+scale rows
+    You take the second of each three, which are the scales: DiT's order is shift, scale, gate.
+    [:, 2] => [:, 1]
+every third row
+    You take every third row, as if shift, scale and gate alternated; each is a block of D consecutive rows.
     return weight[2::3].unflatten(0, (2, -1))
-
-
-def branches_in_the_wrong_order(weight: Tensor) -> Tensor:
-    """Your rows are right, but the MLP's come first; in the Linear, attention's come first."""
-    return gate_rows(weight).flip(0)
-
-
-def cut_by_the_width_of_c(weight: Tensor) -> Tensor:
-    """Your cuts are right only where c is as wide as the tokens: weight.shape[1] is the width of c, not D."""
+branches in the wrong order
+    Your rows are right, but the MLP's come first; in the Linear, attention's come first.
+    [:, 2] => [:, 2].flip(0)
+cut by the width of c
+    Your cuts are right only where c is as wide as the tokens: weight.shape[1] is the width of c, not D.
     d = weight.shape[1]
     return torch.stack([weight[2 * d : 3 * d], weight[5 * d : 6 * d]])
-
-
-def two_in_the_middle(weight: Tensor) -> Tensor:
-    """Your second D rows make the MLP's shift: you go on where attention's gate ends."""
-    return weight.unflatten(0, (6, -1))[2:4]
-
-
-def rows_not_apart(weight: Tensor) -> Tensor:
-    """Your rows are right but come as one block (2D, C): give each branch its own, (2, D, C)."""
-    return gate_rows(weight).flatten(0, 1)
+two in the middle
+    Your second D rows make the MLP's shift: you go on where attention's gate ends.
+    (2, 3, -1))[:, 2] => (6, -1))[2:4]
+rows not apart
+    Your rows are right but come as one block (2D, C): give each branch its own, (2, D, C).
+    [:, 2] => [:, 2].flatten(0, 1)
+"""
 
 
 def gate_rows_cases() -> list[tuple]:
@@ -508,69 +332,47 @@ def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
     return -lr * grad / (grad.abs() + eps)  # m = grad and v = grad^2: the betas have cancelled
 
 
-def like_sgd(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You step by lr times the gradient, which is SGD: Adam divides by the gradient's absolute value."""
-    return -lr * grad
-
-
-def uphill(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your step has the sign of the gradient, so the loss would rise: a step goes against it."""
-    return lr * grad / (grad.abs() + eps)
-
-
-def sign_alone(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You step by lr whatever the gradient: eps is missing, and matters for gradients as small as eps."""
-    return -lr * grad.sign()
-
-
-def no_bias_correction(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your averages are biased towards their start at zero: in the first step divide m by 1 - beta1, v by 1 - beta2."""
-    return -lr * 0.1 * grad / (0.001**0.5 * grad.abs() + eps)
-
-
-def eps_inside_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You add eps to v under the root; Adam adds it after the root, so that eps has the unit of a gradient."""
-    return -lr * grad / (grad.square() + eps).sqrt()
-
-
-def one_size_for_all(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """You divide by the norm of the whole gradient; Adam divides every number by its own absolute value."""
-    return -lr * grad / (grad.norm() + eps)
-
-
-def absolute_value_forgotten(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Negative gradients step the same way as positive ones: the root of a square has no sign."""
-    return -lr * grad / (grad + eps)
-
-
-def divided_by_the_square(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your steps grow as gradients shrink: v is a square, and its root is missing."""
-    return -lr * grad / (grad.square() + eps)
-
-
-def learning_rate_left_out(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Whatever lr is, your step is the same, about 1 where a gradient is large."""
-    return -grad / (grad.abs() + eps)
-
-
-def first_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1."""
-    return -lr * 0.1 * grad / (grad.abs() + eps)
-
-
-def second_average_not_corrected(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2."""
-    return -lr * grad / (0.001**0.5 * grad.abs() + eps)
-
-
-def eps_added_to_the_step(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """Your steps all lie a little too high: eps is added after dividing. Look at the brackets."""
+ADAM_FIRST_STEP_MISTAKES = """
+like sgd
+    You step by lr times the gradient, which is SGD: Adam divides by the gradient's absolute value.
+    / (grad.abs() + eps) =>
+uphill
+    Your step has the sign of the gradient, so the loss would rise: a step goes against it.
+    -lr => lr
+sign alone
+    You step by lr whatever the gradient: eps is missing, and matters for gradients as small as eps.
+    + eps =>
+no bias correction
+    Your averages are biased towards their start at zero: in the first step divide m by 1 - beta1, v by 1 - beta2.
+    grad / (grad.abs() => 0.1 * grad / (0.001**0.5 * grad.abs()
+eps inside the root
+    You add eps to v under the root; Adam adds it after the root, so that eps has the unit of a gradient.
+    grad.abs() + eps) => grad.square() + eps).sqrt()
+one size for all
+    You divide by the norm of the whole gradient; Adam divides every number by its own absolute value.
+    abs() => norm()
+absolute value forgotten
+    Negative gradients step the same way as positive ones: the root of a square has no sign.
+    .abs() =>
+divided by the square
+    Your steps grow as gradients shrink: v is a square, and its root is missing.
+    abs => square
+learning rate left out
+    Whatever lr is, your step is the same, about 1 where a gradient is large.
+    -lr * => -
+first average not corrected
+    Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1.
+    -lr * => -lr * 0.1 *
+second average not corrected
+    Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2.
+    grad.abs() => 0.001**0.5 * grad.abs()
+eps added to the step
+    Your steps all lie a little too high: eps is added after dividing. Look at the brackets.
     return -lr * grad.sign() + eps
-
-
-def eps_squared_in_the_root(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root."""
-    return -lr * grad / (grad.square() + eps * eps).sqrt()
+eps squared in the root
+    At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root.
+    grad.abs() + eps) => grad.square() + eps * eps).sqrt()
+"""
 
 
 def adam_first_step_cases() -> list[tuple]:
@@ -763,51 +565,7 @@ register(
             "linear(F.silu(c)) is (B, 6D). Give it an axis for tokens, then cut it: [:, None].chunk(6, dim=-1).",
             "x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1), then mlp with the other three vectors.",
         ),
-        wrong=by_name(
-            mlp_branch_calls_attention,
-            gate_on_the_mlp_branch_only,
-            stream_rebound,
-            skip_forgotten,
-            both_branches_read_the_same_x,
-            silu_forgotten,
-            silu_applied_twice,
-            scale_and_shift_swapped,
-            shifts_before_scales_before_gates,
-            second_norm_after_modulating,
-            batch_broadcast_over_tokens,
-            scale_without_one_plus,
-            sigmoid_gates,
-            tanh_gates,
-            one_plus_gates,
-            gates_missing,
-            gate_on_the_attention_branch_only,
-            gate_of_attention_twice,
-            gates_exchanged,
-            mlp_told_the_vectors_of_attention,
-            mlp_modulated_like_attention,
-            branches_told_each_others_vectors,
-            shift_scaled_too,
-            norm_missing,
-            another_eps,
-            gate_on_the_sum,
-            gate_on_the_input,
-            attention_lost,
-            mlp_before_attention,
-            scale_and_gate_swapped,
-            gates_before_shifts,
-            mean_left_in,
-            norm_on_the_mlp_branch_only,
-            norm_on_the_attention_branch_only,
-            sum_gated_once,
-            one_branch_after_another,
-            modulated_before_the_norm,
-            stream_added_twice,
-            one_plus_on_the_attention_branch_only,
-            one_plus_on_the_mlp_branch_only,
-            every_sixth_number,
-            silu_after_the_linear,
-            gelu_for_silu,
-        ),
+        mistakes=ADALN_ZERO_BLOCK_MISTAKES,
         gradients=True,
     )
 )
@@ -822,16 +580,7 @@ register(
             "One gate number is used by every token of its picture; the chain rule adds over all uses.",
             "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
         ),
-        wrong=by_name(
-            not_summed_over_tokens,
-            mean_over_tokens,
-            summed_over_the_batch_too,
-            summed_over_channels,
-            branch_forgotten,
-            summed_before_multiplying,
-            token_axis_lost,
-            sign_flipped,
-        ),
+        mistakes=GATE_GRADIENT_MISTAKES,
     )
 )
 register(
@@ -845,16 +594,7 @@ register(
             "Give each of them an axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
             "Of the axis of length 3, the gate is number 2: [:, 2].",
         ),
-        wrong=by_name(
-            last_third,
-            gate_first,
-            scale_rows,
-            every_third_row,
-            branches_in_the_wrong_order,
-            cut_by_the_width_of_c,
-            two_in_the_middle,
-            rows_not_apart,
-        ),
+        mistakes=GATE_ROWS_MISTAKES,
     )
 )
 register(
@@ -868,16 +608,7 @@ register(
             "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
             "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
         ),
-        wrong=by_name(
-            one_plus_everywhere,
-            columns_scaled,
-            identity_forgotten,
-            diagonal_only,
-            everything_gated,
-            jacobian_transposed,
-            one_vector_in_every_row,
-            gate_on_the_identity,
-        ),
+        mistakes=BLOCK_JACOBIAN_MISTAKES,
     )
 )
 register(
@@ -955,21 +686,7 @@ register(
             "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
             "sqrt(g^2) is grad.abs().",
         ),
-        wrong=by_name(
-            like_sgd,
-            uphill,
-            sign_alone,
-            no_bias_correction,
-            eps_inside_the_root,
-            one_size_for_all,
-            absolute_value_forgotten,
-            divided_by_the_square,
-            learning_rate_left_out,
-            first_average_not_corrected,
-            second_average_not_corrected,
-            eps_added_to_the_step,
-            eps_squared_in_the_root,
-        ),
+        mistakes=ADAM_FIRST_STEP_MISTAKES,
     )
 )
 register(

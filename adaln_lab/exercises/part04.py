@@ -359,7 +359,7 @@ register(
             "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             first_block_first,
             pushed_forward,
             jacobians_added,
@@ -383,7 +383,7 @@ register(
             "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             weights_added,
             blocks_counted,
             share_of_the_mean,
@@ -421,7 +421,7 @@ register(
             "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
             "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             second_norm_missing,
             gate_without_tanh,
             sigmoid_for_tanh,

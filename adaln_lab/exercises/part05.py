@@ -488,7 +488,7 @@ register(
             "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
             "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             time_reversed,
             all_reversed,
             velocity_flipped,
@@ -546,7 +546,7 @@ register(
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             grid_column_by_column,
             channels_last,
             pixels_transposed,
@@ -568,7 +568,7 @@ register(
             "Keep x for the end and give the branch's input its own name, h. The norm has no weights; its eps is 1e-6.",
             "h = F.layer_norm(x, x.shape[-1:], eps=1e-6); branch(h * (1 + scale) + shift) is what the gate multiplies.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             scale_without_one_plus,
             scale_and_shift_swapped,
             gate_missing,
@@ -623,7 +623,7 @@ register(
             "The direction is v_label - v_null. Where do you start?",
             "Start at v_null and add guidance times the direction.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             swapped,
             off_by_one,
             average,

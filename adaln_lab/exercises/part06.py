@@ -280,7 +280,7 @@ register(
             "Absolute values first, then the mean over axes 0 and 1.",
             "change[inside].sum() / change.sum()",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             signs_cancel,
             mean_for_share,
             outside_measured,
@@ -320,7 +320,7 @@ register(
             "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
             "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             mean_left_in,
             time_and_label_exchanged,
             means_not_repeated,

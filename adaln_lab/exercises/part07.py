@@ -358,7 +358,7 @@ register(
             "Scores are (B, T, S): one for each image token and each word, divided by sqrt(D).",
             "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             image_looks_at_itself,
             not_scaled,
             scaled_by_width,
@@ -389,7 +389,7 @@ register(
             "It is 1, so queries and keys drop out; the value and the output projection remain.",
             "ctx @ w_v, then @ w_o",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             output_forgotten,
             other_order,
             word_itself_added,
@@ -412,7 +412,7 @@ register(
             "The colours stand at places 4 and 8. Work on a copy.",
             "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             objects_exchanged,
             looks_exchanged,
             sizes_exchanged,
@@ -435,7 +435,7 @@ register(
             "e[:, 3:].unflatten(1, (2, 4)) is (B, 2 objects, 4 words, C).",
             "Sum each object's words, F.gelu, sum over objects, and add the first three words.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             bent_too_late,
             bent_too_early,
             nothing_bent,
@@ -464,7 +464,7 @@ register(
             "What is left is (T, S). A map of a word is a column of it.",
             "weights.mean((0, 1)).T is (S, T); unflatten T into rows and columns.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             reshaped_not_transposed,
             rows_and_columns_exchanged,
             heads_summed,

@@ -202,7 +202,7 @@ register(
             "A branch is norms[1](attn(norms[0](x) * (1 + s1))).",
             "x = x + torch.tanh(g1) * that; then the same with norms[2], norms[3], mlp, s2, g2.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             raw_gates,
             nothing_after_the_branch,
             norm_after_the_sum,
@@ -349,7 +349,7 @@ register(
             "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
             "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             skip_carries_x,
             gate_from_zero,
             shift_first,
@@ -428,7 +428,7 @@ register(
             "weight.chunk(2) cuts the rows in two blocks.",
             "torch.cat the two blocks in the other order.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             rows_reversed,
             columns_swapped,
             rows_interleaved,
@@ -513,7 +513,7 @@ register(
             "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
             "Each vector costs width * width weights and width biases.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             one_stream,
             biases_forgotten,
             last_block_like_the_others,

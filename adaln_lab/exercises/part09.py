@@ -75,7 +75,7 @@ register(
             "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
             "(made.amax(1) - made.amin(1)).max(), and the same with axis 0 for items.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             axes_swapped,
             tokens_of_all_items,
             channels_compared,
@@ -185,7 +185,7 @@ register(
             "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",
             "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             multiplied,
             multiplied_by_one_number,
             all_by_the_same,
@@ -262,7 +262,7 @@ register(
             "No gate is not a gate of 0: x + branch is x + 1 * branch.",
             'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
         ),
-        wrong=by_name(
+        mistakes=by_name(
             none_is_closed,
             all_raw,
             one_forgotten,
@@ -342,7 +342,7 @@ register(
             "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
             "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; scale and shift in J)?",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             missing_and_undone,
             twice_and_dead,
             weights_and_order,

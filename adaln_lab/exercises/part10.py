@@ -174,7 +174,7 @@ register(
             "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
             "unflatten the columns to (L, 6D), then move L to the front.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             biases_left_out,
             blocks_and_rows_confused,
             channels_dealt_out,
@@ -197,7 +197,7 @@ register(
             "Ranks count from 0, so rank 0 has the first B / size rows.",
             "n = len(rows) // size; the slice starts at rank * n.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             dealt_out_in_turn,
             everybody_takes_the_first,
             counted_from_one,
@@ -220,7 +220,7 @@ register(
             "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
             "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
         ),
-        wrong=by_name(
+        mistakes=by_name(
             half_missing,
             to_everybody,
             numbers_for_bytes,

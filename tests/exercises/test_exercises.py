@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from adaln_lab import embed, flow
 from adaln_lab.display.widgets import Card
 from adaln_lab.exercises import check, guess, hint, judge, record, solution
-from adaln_lab.exercises.core import EXERCISES, Exercise
+from adaln_lab.exercises.core import EXERCISES, Exercise, mutants
 from adaln_lab.utils import proof
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +266,17 @@ def test_mistakes_are_explained_without_docstrings_too() -> None:
         check("modulated", lambda x, shift, scale: layer_norm(x) * scale[:, None] + shift[:, None])"""
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "scale without one plus. You multiply by scale" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("change", ["images.shape => 2", "every images.shape => 2", "patch => 2", "nothing => 2"])
+def test_a_change_says_how_often_it_applies(change: str) -> None:
+    """A mistake that changed another place as well, or none, would be blamed for what it does not do."""
+    table = f"renamed\n    Why it is wrong.\n    {change}"
+    if change == "images.shape => 2":
+        assert mutants(EXERCISES["patchify"].solution, table)["renamed"].__doc__ == "Why it is wrong."
+    else:
+        with pytest.raises(ValueError, match="found it [0-9]+ times"):
+            mutants(EXERCISES["patchify"].solution, table)
 
 
 BLOCKS = ["adaln_zero_block", "modulated_branch", "sandwich_branch", "lumina_block", "hdm_step"]
