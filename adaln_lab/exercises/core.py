@@ -48,7 +48,7 @@ class Exercise:
     @cached_property
     def wrong(self) -> dict[str, Callable]:
         """Mistake -> the solution with it, made when a wrong answer is first checked; its docstring explains it."""
-        return self.mistakes if isinstance(self.mistakes, dict) else mutants(self.solution, self.mistakes)
+        return mutants(self.solution, self.mistakes)
 
 
 EXERCISES: dict[str, Any] = {}  # name -> Exercise, or one of kinds.py
@@ -62,11 +62,6 @@ def randn64(*shape: int, seed: int = 0) -> Tensor:
 def faint(x: Tensor) -> Tensor:
     """The same tokens, (B, T, D), the last of them 200 times smaller: there the size of an eps of 1e-6 is seen."""
     return torch.cat([x[:, :-1], x[:, -1:] / 200], dim=1)
-
-
-def by_name(*versions: Callable) -> dict[str, Callable]:
-    """`velocity_flipped` -> {"velocity flipped": velocity_flipped}, for `Exercise.wrong`."""
-    return {version.__name__.replace("_", " "): version for version in versions}
 
 
 def register(exercise: Any) -> None:

@@ -1,6 +1,6 @@
 """Exercises of notebook 01: layer norm forward and backward, what it removes, and three things to mend or design.
 
-For a function to write: the solution, then common mistakes, one function each, whose docstring `check` prints.
+For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, T tokens, D width, C channels; eps is large in the cases, so that its place matters.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.norms import layer_norm, rms_norm
 
@@ -23,125 +23,79 @@ def normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return gamma * centred / (var + eps).sqrt() + beta
 
 
-def variance_with_d_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide the squares by D - 1, as torch.var does unless told correction=0; a norm divides by D."""
-    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() + beta
-
-
-def eps_outside_the_root(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by sqrt(var) + eps; eps goes under the root: sqrt(var + eps) has a finite slope even at var = 0."""
-    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True).sqrt() + eps) + beta
-
-
-def std_plus_eps(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by std + eps: torch's std divides by D - 1 unless told correction=0, and eps goes under the root."""
-    return gamma * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps) + beta
-
-
-def eps_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by sqrt(var) alone: a token whose channels are all equal would become 0 / 0."""
-    return normalised(x, gamma, beta, 0.0)
-
-
-def divided_by_the_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by var + eps without the root: a token twice as large would give a result half as large."""
-    return gamma * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps) + beta
-
-
-def over_the_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your mean and variance run over the tokens, axis 1; they must run over the D channels of one token."""
-    return normalised(x.mT, gamma[:, None], beta[:, None], eps).mT
-
-
-def one_light_for_all_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You take one mean and one variance for a whole picture, tokens and channels together; every token has its own."""
-    centred = x - x.mean((1, 2), keepdim=True)
-    return gamma * centred / (centred.square().mean((1, 2), keepdim=True) + eps).sqrt() + beta
-
-
-def mean_not_subtracted(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by the right number, but x still has its mean: subtract it in the numerator, too."""
-    return gamma * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
-
-
-def mean_square_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You divide by the root of mean(x^2); the variance is the mean square of x - mean, after centring."""
-    return gamma * (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() + beta
-
-
-def beta_inside_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You multiply beta by gamma, too: first gamma times the normalised token, then plus beta."""
-    return gamma * (normalised(x, torch.ones_like(gamma), 0 * beta, eps) + beta)
-
-
-def one_light_for_the_whole_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your mean and variance are single numbers for everything, so that one picture changes all others: use dim=."""
-    return gamma * (x - x.mean()) / torch.sqrt(x.var(correction=0) + eps) + beta
-
-
-def one_std_for_the_whole_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your mean and variance are single numbers for everything, and the variance divides by n - 1: use dim= as well."""
-    return gamma * (x - x.mean()) / torch.sqrt(x.var() + eps) + beta
-
-
-def eps_added_to_the_quotient(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your eps moves the result instead of guarding the division: it is added after dividing. Look at the brackets."""
-    return gamma * ((x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) + eps) + beta
-
-
-def divided_by_rsqrt(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Large tokens come out larger still: rsqrt is one over the root already, so it multiplies."""
-    return gamma * (x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + beta
-
-
-def one_plus_gamma(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """With gamma = 0 your result still depends on x: you multiply by 1 + gamma. A norm's gamma is a plain factor."""
-    return normalised(x, 1 + gamma, beta, eps)
-
-
-def beta_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Whatever beta is, your result is the same."""
-    return normalised(x, gamma, 0 * beta, eps)
-
-
-def over_the_batch(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your mean and variance run over the batch, axis 0; they must run over the D channels of one token."""
-    centred = x - x.mean(0, keepdim=True)
-    return gamma * centred / (centred.square().mean(0, keepdim=True) + eps).sqrt() + beta
-
-
-def over_batch_and_tokens(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Each channel has its own mean and variance, as in batch norm; here each token has, over its channels."""
-    centred = x - x.mean((0, 1), keepdim=True)
-    return gamma * centred / (centred.square().mean((0, 1), keepdim=True) + eps).sqrt() + beta
-
-
-def gamma_left_out(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Whatever gamma is, your result is the same: nothing multiplies by it."""
-    return normalised(x, torch.ones_like(gamma), beta, eps)
-
-
-def sum_for_mean_square(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Wide tokens come out small: you add up the squares, and a variance is their mean."""
-    centred = x - x.mean(-1, keepdim=True)
-    return gamma * centred / (centred.square().sum(-1, keepdim=True) + eps).sqrt() + beta
-
-
-def eps_squared(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Your eps has hardly any effect: it is squared. Add it to the variance as it is."""
-    return normalised(x, gamma, beta, eps * eps)
-
-
-def one_light_with_n_minus_1(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """You take one mean and one variance for a whole picture, and divide by n - 1 as well; every token has its own."""
-    centred = x - x.mean((1, 2), keepdim=True)
-    return gamma * centred / (x.var((1, 2), keepdim=True) + eps).sqrt() + beta
-
-
-def mean_deviation_for_variance(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Tokens with one large number come out too large: you average sizes. A variance is a mean of squares."""
-    centred = x - x.mean(-1, keepdim=True)
-    return gamma * centred / (centred.abs().mean(-1, keepdim=True).square() + eps).sqrt() + beta
+NORMALISED_MISTAKES = """
+variance with d minus 1
+    You divide the squares by D - 1, as torch.var does unless told correction=0; a norm divides by D.
+    centred.square().mean(-1, keepdim=True) => x.var(-1, keepdim=True)
+eps outside the root
+    You divide by sqrt(var) + eps; eps goes under the root: sqrt(var + eps) has a finite slope even at var = 0.
+    (var + eps).sqrt() => (var.sqrt() + eps)
+std plus eps
+    You divide by std + eps: torch's std divides by D - 1 unless told correction=0, and eps goes under the root.
+    (var + eps).sqrt() => (x.std(-1, keepdim=True) + eps)
+eps left out
+    You divide by sqrt(var) alone: a token whose channels are all equal would become 0 / 0.
+    + eps =>
+divided by the variance
+    You divide by var + eps without the root: a token twice as large would give a result half as large.
+    .sqrt() =>
+over the tokens
+    Your mean and variance run over the tokens, axis 1; they must run over the D channels of one token.
+    every -1 => 1
+one light for all tokens
+    You take one mean and one variance for a whole picture, tokens and channels together; every token has its own.
+    every -1 => (1, 2)
+mean not subtracted
+    You divide by the right number, but x still has its mean: subtract it in the numerator, too.
+    gamma * centred => gamma * x
+mean square for variance
+    You divide by the root of mean(x^2); the variance is the mean square of x - mean, after centring.
+    centred.square() => x.square()
+beta inside gamma
+    You multiply beta by gamma, too: first gamma times the normalised token, then plus beta.
+    centred / (var + eps).sqrt() + beta => (centred / (var + eps).sqrt() + beta)
+one light for the whole batch
+    Your mean and variance are single numbers for everything, so that one picture changes all others: use dim=.
+    every mean(-1, keepdim=True) => mean()
+one std for the whole batch
+    Your mean and variance are single numbers for everything, and the variance divides by n - 1: use dim= as well.
+    x.mean(-1, keepdim=True) => x.mean()
+    centred.square().mean(-1, keepdim=True) => x.var()
+eps added to the quotient
+    Your eps moves the result instead of guarding the division: it is added after dividing. Look at the brackets.
+    centred / (var + eps).sqrt() => (centred / var.sqrt() + eps)
+divided by rsqrt
+    Large tokens come out larger still: rsqrt is one over the root already, so it multiplies.
+    / (var => * (var
+one plus gamma
+    With gamma = 0 your result still depends on x: you multiply by 1 + gamma. A norm's gamma is a plain factor.
+    gamma * => (1 + gamma) *
+beta left out
+    Whatever beta is, your result is the same.
+    + beta =>
+over the batch
+    Your mean and variance run over the batch, axis 0; they must run over the D channels of one token.
+    every -1 => 0
+over batch and tokens
+    Each channel has its own mean and variance, as in batch norm; here each token has, over its channels.
+    every -1 => (0, 1)
+gamma left out
+    Whatever gamma is, your result is the same: nothing multiplies by it.
+    gamma * =>
+sum for mean square
+    Wide tokens come out small: you add up the squares, and a variance is their mean.
+    square().mean => square().sum
+eps squared
+    Your eps has hardly any effect: it is squared. Add it to the variance as it is.
+    + eps => + eps * eps
+one light with n minus 1
+    You take one mean and one variance for a whole picture, and divide by n - 1 as well; every token has its own.
+    x.mean(-1 => x.mean((1, 2)
+    centred.square().mean(-1 => x.var((1, 2)
+mean deviation for variance
+    Tokens with one large number come out too large: you average sizes. A variance is a mean of squares.
+    square().mean(-1, keepdim=True) => abs().mean(-1, keepdim=True).square()
+"""
 
 
 def normalised_cases() -> list[tuple]:
@@ -163,108 +117,60 @@ def norm_backward(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tu
     return dx, (dy * x_hat).sum((0, 1)), dy.sum((0, 1))
 
 
-def mean_term_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx lacks - mean(g): the mean depends on every channel, so no gradient may point along (1, ..., 1)."""
-    g = dy * gamma
-    return (g - x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def x_hat_term_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx lacks - x_hat mean(g x_hat): sigma depends on every channel as well, not the mean alone."""
-    g = dy * gamma
-    return (g - g.mean(-1, keepdim=True)) / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def statistics_detached(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx is gamma dy / sigma, as if mean and sigma were constants, or detached: both depend on x."""
-    return dy * gamma / sigma, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def sigma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx is not divided by sigma: a token ten times as large must get a gradient ten times as small."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx * sigma, dgamma, dbeta
-
-
-def gamma_forgotten(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx starts from dy; going back through gamma * x_hat + beta, the gradient is multiplied by gamma first."""
-    return norm_backward(dy, x_hat, sigma, torch.ones_like(gamma))
-
-
-def gamma_at_the_end(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """You multiply by gamma last, after the two means; gamma comes first, so the means are those of gamma * dy."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, torch.ones_like(gamma))
-    return dx * gamma, dgamma, dbeta
-
-
-def sums_for_means(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In dx you sum over the channels instead of averaging: the two corrections are D times too large."""
-    g = dy * gamma
-    dx = (g - g.sum(-1, keepdim=True) - x_hat * (g * x_hat).sum(-1, keepdim=True)) / sigma
-    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def gamma_in_its_own_gradient(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dgamma sums gamma * dy * x_hat; y is gamma * x_hat + beta, and its derivative by gamma is x_hat alone."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx, gamma * dgamma, dbeta
-
-
-def averaged_over_the_tokens(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """You average dgamma and dbeta over the tokens; every token uses the same gamma, so their gradients add up."""
-    return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).mean((0, 1)), dy.mean((0, 1))
-
-
-def summed_over_the_batch_only(
-    dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """You sum dgamma and dbeta over the batch only and keep one gradient for each token place; there is one gamma."""
-    return norm_backward(dy, x_hat, sigma, gamma)[0], (dy * x_hat).sum(0), dy.sum(0)
-
-
-def dgamma_and_dbeta_swapped(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dgamma and dbeta are swapped: one of them is a sum of dy alone. The order is dx, dgamma, dbeta."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx, dbeta, dgamma
-
-
-def multiplied_by_sigma(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens that are ten times as large get a gradient ten times as large; it should be ten times as small."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx * sigma * sigma, dgamma, dbeta
-
-
-def means_of_the_whole_batch(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A token's gradient depends on all other tokens: your two means are single numbers, and each token has its own."""
-    g = dy * gamma
-    dx = (g - g.mean() - x_hat * (g * x_hat).mean()) / sigma
-    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def x_hat_only_in_the_mean(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What you take away for sigma is the same in all channels: it must point along x_hat."""
-    g = dy * gamma
-    dx = (g - g.mean(-1, keepdim=True) - (g * x_hat).mean(-1, keepdim=True)) / sigma
-    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
-
-
-def sigma_squared(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A token ten times as large gets a gradient a hundred times as small: you divide by sigma twice."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx / sigma, dgamma, dbeta
-
-
-def gamma_in_dbeta(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dbeta depends on gamma: beta is added after gamma has multiplied, so that its gradient is a sum of dy."""
-    dx, dgamma, dbeta = norm_backward(dy, x_hat, sigma, gamma)
-    return dx, dgamma, gamma * dbeta
-
-
-def x_hat_term_added(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Your dx still has a part along x_hat, and a larger one: the two corrections are both subtracted."""
-    g = dy * gamma
-    dx = (g - g.mean(-1, keepdim=True) + x_hat * (g * x_hat).mean(-1, keepdim=True)) / sigma
-    return dx, *norm_backward(dy, x_hat, sigma, gamma)[1:]
+NORM_BACKWARD_MISTAKES = """
+mean term forgotten
+    Your dx lacks - mean(g): the mean depends on every channel, so no gradient may point along (1, ..., 1).
+    - g.mean(-1, keepdim=True) =>
+x hat term forgotten
+    Your dx lacks - x_hat mean(g x_hat): sigma depends on every channel as well, not the mean alone.
+    - x_hat * (g * x_hat).mean(-1, keepdim=True) =>
+statistics detached
+    Your dx is gamma dy / sigma, as if mean and sigma were constants, or detached: both depend on x.
+    (g - g.mean(-1, keepdim=True) - x_hat * (g * x_hat).mean(-1, keepdim=True)) => g
+sigma forgotten
+    Your dx is not divided by sigma: a token ten times as large must get a gradient ten times as small.
+    / sigma =>
+gamma forgotten
+    Your dx starts from dy; going back through gamma * x_hat + beta, the gradient is multiplied by gamma first.
+    dy * gamma => dy
+gamma at the end
+    You multiply by gamma last, after the two means; gamma comes first, so the means are those of gamma * dy.
+    dy * gamma => dy
+    / sigma => / sigma * gamma
+sums for means
+    In dx you sum over the channels instead of averaging: the two corrections are D times too large.
+    every mean => sum
+gamma in its own gradient
+    Your dgamma sums gamma * dy * x_hat; y is gamma * x_hat + beta, and its derivative by gamma is x_hat alone.
+    (dy * x_hat) => (g * x_hat)
+averaged over the tokens
+    You average dgamma and dbeta over the tokens; every token uses the same gamma, so their gradients add up.
+    every sum => mean
+summed over the batch only
+    You sum dgamma and dbeta over the batch only and keep one gradient for each token place; there is one gamma.
+    every (0, 1) => 0
+dgamma and dbeta swapped
+    Your dgamma and dbeta are swapped: one of them is a sum of dy alone. The order is dx, dgamma, dbeta.
+    (dy * x_hat).sum((0, 1)), dy.sum((0, 1)) => dy.sum((0, 1)), (dy * x_hat).sum((0, 1))
+multiplied by sigma
+    Tokens that are ten times as large get a gradient ten times as large; it should be ten times as small.
+    / sigma => * sigma
+means of the whole batch
+    A token's gradient depends on all other tokens: your two means are single numbers, and each token has its own.
+    every mean(-1, keepdim=True) => mean()
+x hat only in the mean
+    What you take away for sigma is the same in all channels: it must point along x_hat.
+    - x_hat * => -
+sigma squared
+    A token ten times as large gets a gradient a hundred times as small: you divide by sigma twice.
+    / sigma => / sigma**2
+gamma in dbeta
+    Your dbeta depends on gamma: beta is added after gamma has multiplied, so that its gradient is a sum of dy.
+    dy.sum => g.sum
+x hat term added
+    Your dx still has a part along x_hat, and a larger one: the two corrections are both subtracted.
+    - x_hat => + x_hat
+"""
 
 
 def norm_backward_cases() -> list[tuple]:
@@ -406,31 +312,7 @@ register(
             "centred = x - x.mean(-1, keepdim=True); the variance is the mean of its squares. Where does eps go?",
             "Divide centred by (var + eps).sqrt(); then gamma * ... + beta.",
         ),
-        mistakes=by_name(
-            variance_with_d_minus_1,
-            eps_outside_the_root,
-            std_plus_eps,
-            eps_left_out,
-            divided_by_the_variance,
-            over_the_tokens,
-            one_light_for_all_tokens,
-            mean_not_subtracted,
-            mean_square_for_variance,
-            beta_inside_gamma,
-            one_light_for_the_whole_batch,
-            one_std_for_the_whole_batch,
-            eps_added_to_the_quotient,
-            divided_by_rsqrt,
-            one_plus_gamma,
-            beta_left_out,
-            over_the_batch,
-            over_batch_and_tokens,
-            gamma_left_out,
-            sum_for_mean_square,
-            eps_squared,
-            one_light_with_n_minus_1,
-            mean_deviation_for_variance,
-        ),
+        mistakes=NORMALISED_MISTAKES,
         gradients=True,
         later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
     )
@@ -496,25 +378,7 @@ register(
             "g = dy * gamma. The Jacobian takes two things from g, its mean and its part along x_hat, and divides.",
             "dx = (g - mean(g) - x_hat * mean(g * x_hat)) / sigma; dgamma sums dy * x_hat over axes 0 and 1.",
         ),
-        mistakes=by_name(
-            mean_term_forgotten,
-            x_hat_term_forgotten,
-            statistics_detached,
-            sigma_forgotten,
-            gamma_forgotten,
-            gamma_at_the_end,
-            sums_for_means,
-            gamma_in_its_own_gradient,
-            averaged_over_the_tokens,
-            summed_over_the_batch_only,
-            dgamma_and_dbeta_swapped,
-            multiplied_by_sigma,
-            means_of_the_whole_batch,
-            x_hat_only_in_the_mean,
-            sigma_squared,
-            gamma_in_dbeta,
-            x_hat_term_added,
-        ),
+        mistakes=NORM_BACKWARD_MISTAKES,
     )
 )
 register(

@@ -1,6 +1,6 @@
 """Exercises of notebook 02: a recipe to repair, scale read off, features of time, a Linear that absorbs modulation.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, D width, C width of c, T tokens or places, O outputs.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 
 # recipe: the article's three lines
@@ -79,55 +79,38 @@ def read_off(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def one_kept_in_scale(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Your scale is 1 too large: the slope of the line is 1 + scale."""
-    scale, shift = read_off(n, h)
-    return 1 + scale, shift
-
-
-def shift_taken_for_nothing(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """You divide h by n, as if shift were 0: the line need not go through the origin. Take two tokens."""
-    scale = (h / n)[:, :1] - 1
-    return scale, h[:, :1] - n[:, :1] * (1 + scale)
-
-
-def two_channels(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """You compare two channels of a token, and each channel has a scale of its own: compare two tokens."""
+READ_OFF_MISTAKES = """
+one kept in scale
+    Your scale is 1 too large: the slope of the line is 1 + scale.
+    return scale => return 1 + scale
+shift taken for nothing
+    You divide h by n, as if shift were 0: the line need not go through the origin. Take two tokens.
+    (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) => h[:, :1] / n[:, :1]
+two channels
+    You compare two channels of a token, and each channel has a scale of its own: compare two tokens.
     scale = ((h - h.roll(1, -1)) / (n - n.roll(1, -1)) - 1)[:, :1]
     return scale, h[:, :1] - n[:, :1] * (1 + scale)
-
-
-def shift_of_the_mean(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Your shift is the mean of h over tokens. LN makes the mean over channels 0, not the mean over tokens."""
-    return read_off(n, h)[0], h.mean(1, keepdim=True)
-
-
-def shift_of_a_token(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """You subtract n and not n (1 + scale): what is left holds a part of the scale."""
-    return read_off(n, h)[0], (h - n)[:, :1]
-
-
-def one_for_the_batch(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """All your pictures have the first one's vectors: each picture has its own condition."""
+shift of the mean
+    Your shift is the mean of h over tokens. LN makes the mean over channels 0, not the mean over tokens.
+    h[:, :1] - n[:, :1] * (1 + scale) => h.mean(1, keepdim=True)
+shift of a token
+    You subtract n and not n (1 + scale): what is left holds a part of the scale.
+    * (1 + scale) =>
+one for the batch
+    All your pictures have the first one's vectors: each picture has its own condition.
     scale, shift = read_off(n, h)
     return scale[:1].expand_as(scale), shift[:1].expand_as(shift)
-
-
-def tokens_upside_down(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """You divide the difference of n by that of h: the slope is the change of h over the change of n."""
-    scale = (n[:, :1] - n[:, 1:2]) / (h[:, :1] - h[:, 1:2]) - 1
-    return scale, h[:, :1] - n[:, :1] * (1 + scale)
-
-
-def shift_first(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Both vectors are right and in each other's place: scale comes first."""
+tokens upside down
+    You divide the difference of n by that of h: the slope is the change of h over the change of n.
+    (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) => (n[:, :1] - n[:, 1:2]) / (h[:, :1] - h[:, 1:2])
+shift first
+    Both vectors are right and in each other's place: scale comes first.
     return read_off(n, h)[::-1]
-
-
-def no_token_axis(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Your vectors are right but have no axis for tokens: make them (B, 1, D)."""
+no token axis
+    Your vectors are right but have no axis for tokens: make them (B, 1, D).
     scale, shift = read_off(n, h)
     return scale[:, 0], shift[:, 0]
+"""
 
 
 def read_off_cases() -> list[tuple]:
@@ -181,39 +164,29 @@ def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
     return weight * (1 + scale), bias + weight @ shift
 
 
-def rows_scaled(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns."""
-    return weight * (1 + scale)[:, None], bias + weight @ shift
-
-
-def one_plus_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would ignore its input."""
-    return weight * scale, bias + weight @ shift
-
-
-def shift_forgotten(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift."""
-    return weight * (1 + scale), bias.clone()
-
-
-def shift_added_bare(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight."""
-    return weight * (1 + scale), bias + shift
-
-
-def shift_scaled_too(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You send shift through the new weight; it was added after the scaling, so it is multiplied by the old weight."""
-    return weight * (1 + scale), bias + (weight * (1 + scale)) @ shift
-
-
-def weight_transposed(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """You multiply shift by the transposed weight; a Linear computes n @ weight.T + bias, which is weight @ n."""
-    return weight * (1 + scale), bias + weight.T @ shift
-
-
-def old_bias_dropped(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Your new bias is weight @ shift alone: the bias that the Linear already had is lost."""
-    return weight * (1 + scale), weight @ shift
+FOLD_INTO_LINEAR_MISTAKES = """
+rows scaled
+    You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns.
+    (1 + scale) => (1 + scale)[:, None]
+one plus forgotten
+    You multiply the columns by scale, not by 1 + scale: at scale 0 the new Linear would ignore its input.
+    (1 + scale) => scale
+shift forgotten
+    Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift.
+    + weight @ shift => + 0
+shift added bare
+    You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight.
+    weight @ shift => shift
+shift scaled too
+    You send shift through the new weight; it was added after the scaling, so it is multiplied by the old weight.
+    weight @ shift => (weight * (1 + scale)) @ shift
+weight transposed
+    You multiply shift by the transposed weight; a Linear computes n @ weight.T + bias, which is weight @ n.
+    weight @ => weight.T @
+old bias dropped
+    Your new bias is weight @ shift alone: the bias that the Linear already had is lost.
+    bias + =>
+"""
 
 
 def fold_into_linear_cases() -> list[tuple]:
@@ -247,63 +220,44 @@ def ada_in(content: Tensor, style: Tensor) -> Tensor:
     return std * F.instance_norm(content) + mean
 
 
-def variance_for_deviation(content: Tensor, style: Tensor) -> Tensor:
-    """You multiply by the variance of style; its square root, the standard deviation, has the right unit."""
-    return style.var(-1, correction=0, keepdim=True) * F.instance_norm(content) + style.mean(-1, keepdim=True)
-
-
-def content_and_style_swapped(content: Tensor, style: Tensor) -> Tensor:
-    """You give the style picture the statistics of the content: the two are swapped."""
+ADA_IN_MISTAKES = """
+variance for deviation
+    You multiply by the variance of style; its square root, the standard deviation, has the right unit.
+    style.std => style.var
+content and style swapped
+    You give the style picture the statistics of the content: the two are swapped.
     return ada_in(style, content)
-
-
-def statistics_over_channels(content: Tensor, style: Tensor) -> Tensor:
-    """You average over the channels of each position, as layer norm does; AdaIN averages over positions."""
-    return ada_in(content.transpose(1, 2), style.transpose(1, 2)).transpose(1, 2)
-
-
-def statistics_over_the_batch(content: Tensor, style: Tensor) -> Tensor:
-    """You average over the batch as well, as batch norm does: each picture must keep its own statistics."""
-    std, mean = torch.std_mean(style, (0, 2), correction=0, keepdim=True)
-    return std * F.batch_norm(content, None, None, training=True) + mean
-
-
-def content_not_normalised(content: Tensor, style: Tensor) -> Tensor:
-    """You scale and shift the content as it is: it still has its own mean and standard deviation."""
-    return style.std(-1, correction=0, keepdim=True) * content + style.mean(-1, keepdim=True)
-
-
-def style_mean_forgotten(content: Tensor, style: Tensor) -> Tensor:
-    """You use the standard deviation of style, but not its mean: beta is missing."""
-    return ada_in(content, style) - style.mean(-1, keepdim=True)
-
-
-def one_plus_deviation(content: Tensor, style: Tensor) -> Tensor:
-    """You multiply by 1 + std: the 1 is for predicted scales that start at zero; a measured one needs none."""
-    return ada_in(content, style) + F.instance_norm(content)
-
-
-def n_minus_one(content: Tensor, style: Tensor) -> Tensor:
-    """Your std divides by n - 1, which is torch's default; norms divide by n. Say correction=0."""
-    return style.std(-1, keepdim=True) * F.instance_norm(content) + style.mean(-1, keepdim=True)
-
-
-def eps_missing(content: Tensor, style: Tensor) -> Tensor:
-    """You divide by the plain deviation of content; 1e-5 is added under the root, because of constant maps."""
-    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
-    return style.std(-1, correction=0, keepdim=True) * (content - mean) / std + style.mean(-1, keepdim=True)
-
-
-def eps_outside_the_root(content: Tensor, style: Tensor) -> Tensor:
-    """Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root."""
-    std, mean = torch.std_mean(content, -1, correction=0, keepdim=True)
-    normed = (content - mean) / (std + 1e-5)
-    return style.std(-1, correction=0, keepdim=True) * normed + style.mean(-1, keepdim=True)
-
-
-def mean_of_the_content_kept(content: Tensor, style: Tensor) -> Tensor:
-    """Your result has the mean of content: content loses its own, and gets that of style."""
-    return ada_in(content, style) - style.mean(-1, keepdim=True) + content.mean(-1, keepdim=True)
+statistics over channels
+    You average over the channels of each position, as layer norm does; AdaIN averages over positions.
+    return ada_in(content.mT, style.mT).mT
+statistics over the batch
+    You average over the batch as well, as batch norm does: each picture must keep its own statistics.
+    every -1 => (0, 2)
+    F.instance_norm(content) => F.batch_norm(content, None, None, training=True)
+content not normalised
+    You scale and shift the content as it is: it still has its own mean and standard deviation.
+    F.instance_norm(content) => content
+style mean forgotten
+    You use the standard deviation of style, but not its mean: beta is missing.
+    + mean =>
+one plus deviation
+    You multiply by 1 + std: the 1 is for predicted scales that start at zero; a measured one needs none.
+    return std => return (1 + std)
+n minus one
+    Your std divides by n - 1, which is torch's default; norms divide by n. Say correction=0.
+    correction=0, =>
+eps missing
+    You divide by the plain deviation of content; 1e-5 is added under the root, because of constant maps.
+    F.instance_norm(content) => (content - content.mean(-1, keepdim=True)) / content.std(-1, correction=0, keepdim=True)
+eps outside the root
+    Only faint channels come out wrong: your 1e-5 is added to the deviation, and it belongs under the root.
+    c_std, c_mean = torch.std_mean(content, -1, correction=0, keepdim=True)
+    std, mean = torch.std_mean(style, -1, correction=0, keepdim=True)
+    return std * (content - c_mean) / (c_std + 1e-5) + mean
+mean of the content kept
+    Your result has the mean of content: content loses its own, and gets that of style.
+    style.mean => content.mean
+"""
 
 
 def ada_in_cases() -> list[tuple]:
@@ -336,17 +290,7 @@ register(
             "Between two tokens of a picture shift cancels: the change of h over the change of n is 1 + scale.",
             "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
         ),
-        mistakes=by_name(
-            one_kept_in_scale,
-            shift_taken_for_nothing,
-            two_channels,
-            shift_of_the_mean,
-            shift_of_a_token,
-            one_for_the_batch,
-            tokens_upside_down,
-            shift_first,
-            no_token_axis,
-        ),
+        mistakes=READ_OFF_MISTAKES,
     )
 )
 register(
@@ -375,15 +319,7 @@ register(
             "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
             "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
         ),
-        mistakes=by_name(
-            rows_scaled,
-            one_plus_forgotten,
-            shift_forgotten,
-            shift_added_bare,
-            shift_scaled_too,
-            weight_transposed,
-            old_bias_dropped,
-        ),
+        mistakes=FOLD_INTO_LINEAR_MISTAKES,
     )
 )
 register(
@@ -417,18 +353,6 @@ register(
             "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",
             "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
         ),
-        mistakes=by_name(
-            variance_for_deviation,
-            content_and_style_swapped,
-            statistics_over_channels,
-            statistics_over_the_batch,
-            content_not_normalised,
-            style_mean_forgotten,
-            one_plus_deviation,
-            n_minus_one,
-            eps_missing,
-            eps_outside_the_root,
-            mean_of_the_content_kept,
-        ),
+        mistakes=ADA_IN_MISTAKES,
     )
 )

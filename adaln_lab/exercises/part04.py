@@ -14,11 +14,10 @@ from torch.nn import functional as F
 from adaln_lab.analysis import probes
 from adaln_lab.conditioning import Condition
 from adaln_lab.data import datasets
-from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict
 from adaln_lab.experiments import schemes, sweep
 from adaln_lab.flow import flow_loss, flow_pair
-from adaln_lab.norms import layer_norm
 
 # fresh_stacks: which starts are open
 
@@ -45,51 +44,36 @@ def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
     return grad
 
 
-def first_block_first(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You go through the first block first; a gradient goes backwards, through the last block first."""
-    return pull_back(grad, jacobians.flip(0))
-
-
-def pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You multiply by J where J^T belongs (for rows: grad @ J.T for grad @ J): that propagates changes forward."""
-    return pull_back(grad, jacobians.transpose(1, 2))
-
-
-def jacobians_added(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You add the Jacobians, but blocks follow one another: their Jacobians are multiplied."""
+PULL_BACK_MISTAKES = """
+first block first
+    You go through the first block first; a gradient goes backwards, through the last block first.
+    .flip(0) =>
+pushed forward
+    You multiply by J where J^T belongs (for rows: grad @ J.T for grad @ J): that propagates changes forward.
+    @ jacobian => @ jacobian.T
+jacobians added
+    You add the Jacobians, but blocks follow one another: their Jacobians are multiplied.
     return grad @ jacobians.sum(0)
-
-
-def entry_by_entry(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You multiply entry by entry, with the diagonals alone: a block mixes channels, so it takes the matrix product."""
-    return grad * jacobians.diagonal(dim1=1, dim2=2).prod(0)
-
-
-def skip_counted_twice(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You add the gradient itself at each block, but a block's Jacobian already contains its skip connection."""
-    return pull_back(grad, jacobians + torch.eye(grad.shape[-1], dtype=grad.dtype))
-
-
-def last_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You leave out the last block: the gradient comes after all L of them."""
-    return pull_back(grad, jacobians[:-1])
-
-
-def first_block_missing(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """Whatever the first block is, your result is the same: the gradient stops one block short of the start."""
-    return pull_back(grad, jacobians[1:])
-
-
-def one_block_only(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """All blocks but the last have no influence: each step must start from the gradient that the step before gave."""
+entry by entry
+    You multiply entry by entry, with the diagonals alone: a block mixes channels, so it takes the matrix product.
+    @ jacobian => * jacobian.diagonal()
+skip counted twice
+    You add the gradient itself at each block, but a block's Jacobian already contains its skip connection.
+    grad = grad @ => grad = grad + grad @
+last block missing
+    You leave out the last block: the gradient comes after all L of them.
+    jacobians => jacobians[:-1]
+first block missing
+    Whatever the first block is, your result is the same: the gradient stops one block short of the start.
+    jacobians => jacobians[1:]
+one block only
+    All blocks but the last have no influence: each step must start from the gradient that the step before gave.
     return grad @ jacobians[-1]
-
-
-def changes_pushed_forward(grad: Tensor, jacobians: Tensor) -> Tensor:
-    """You compute how a change at the start arrives at the end; a gradient goes the other way, last block first."""
-    for jacobian in jacobians:
-        grad = grad @ jacobian.T
-    return grad
+changes pushed forward
+    You compute how a change at the start arrives at the end; a gradient goes the other way, last block first.
+    jacobians.flip(0) => jacobians
+    @ jacobian => @ jacobian.T
+"""
 
 
 def pull_back_cases() -> list[tuple]:
@@ -105,39 +89,29 @@ def effective_depth(r: Tensor) -> Tensor:
     return (r / (1 + r)).sum()
 
 
-def weights_added(r: Tensor) -> Tensor:
-    """You add the weights r; a block with r = 9 is on nine paths of ten, which counts 0.9 and not 9."""
-    return r.sum()
-
-
-def blocks_counted(r: Tensor) -> Tensor:
-    """You count the blocks that add anything at all: small and large updates count the same."""
-    return (r > 0).to(r.dtype).sum()
-
-
-def share_of_the_mean(r: Tensor) -> Tensor:
-    """You average over blocks; the number of blocks on a path is a sum, from 0 to L."""
-    return (r / (1 + r)).mean()
-
-
-def skips_counted(r: Tensor) -> Tensor:
-    """You count the blocks that a path skips, 1 / (1 + r), and not those it goes through."""
-    return (1 / (1 + r)).sum()
-
-
-def one_common_weight(r: Tensor) -> Tensor:
-    """You divide the sum of r by 1 + the sum of r, as if there were one block; the path forks at each block."""
+EFFECTIVE_DEPTH_MISTAKES = """
+weights added
+    You add the weights r; a block with r = 9 is on nine paths of ten, which counts 0.9 and not 9.
+    (r / (1 + r)) => r
+blocks counted
+    You count the blocks that add anything at all: small and large updates count the same.
+    (r / (1 + r)) => (r > 0).to(r.dtype)
+share of the mean
+    You average over blocks; the number of blocks on a path is a sum, from 0 to L.
+    sum => mean
+skips counted
+    You count the blocks that a path skips, 1 / (1 + r), and not those it goes through.
+    r / => 1 /
+one common weight
+    You divide the sum of r by 1 + the sum of r, as if there were one block; the path forks at each block.
     return r.sum() / (1 + r.sum())
-
-
-def shares_multiplied(r: Tensor) -> Tensor:
-    """A block with r = 0 makes your result 0: you multiply the shares. That is the weight of the path through all."""
-    return (r / (1 + r)).prod()
-
-
-def ratio_of_the_sums(r: Tensor) -> Tensor:
-    """Your result stays below 1 however many blocks there are: you divide one sum by another, after adding up."""
+shares multiplied
+    A block with r = 0 makes your result 0: you multiply the shares. That is the weight of the path through all.
+    sum => prod
+ratio of the sums
+    Your result stays below 1 however many blocks there are: you divide one sum by another, after adding up.
     return r.sum() / (1 + r).sum()
+"""
 
 
 def effective_depth_cases() -> list[tuple]:
@@ -197,128 +171,80 @@ def sandwich_branch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) ->
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
-def second_norm_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You do not normalise the branch's output: a large output would give a large update through a small gate."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + torch.tanh(gate) * branch(h)
-
-
-def gate_without_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply by the gate itself: without tanh nothing bounds the update."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def sigmoid_for_tanh(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You put the gate through a sigmoid: at gate 0 half of the branch would pass; with tanh nothing does."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + torch.sigmoid(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def gate_inside_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You gate first and normalise afterwards: the norm undoes the gate's scaling."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + F.rms_norm(torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
-
-
-def scale_without_one(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply by scale, not by 1 + scale: at scale 0 the branch would see nothing."""
-    return sandwich_branch(x, scale - 1, gate, branch)
-
-
-def means_subtracted(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You use layer norm, which also subtracts the mean; Lumina 2 and Z-Image have two RMS norms."""
-    h = F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + torch.tanh(gate) * F.layer_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def stream_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the update to the normalised tokens: x was replaced, and the residual stream is lost."""
-    return sandwich_branch(x, scale, gate, branch) - x + F.rms_norm(x, x.shape[-1:], eps=1e-5)
-
-
-def layer_norm_of_the_package(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Your tokens lose their mean: the package's layer_norm subtracts it, and its eps is 1e-6. RMS norm divides."""
-    return x + torch.tanh(gate) * layer_norm(branch(layer_norm(x) * (1 + scale)))
-
-
-def first_norm_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Tokens that are twice as large give a branch input that is twice as large: the norm in front is missing."""
-    return x + torch.tanh(gate) * F.rms_norm(branch(x * (1 + scale)), x.shape[-1:], eps=1e-5)
-
-
-def gate_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Whatever the gate is, your result is the same."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def stream_rebound(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return h + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def one_plus_gate(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your branch is fully on: only scale has a 1 +."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + (1 + torch.tanh(gate)) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def eps_of_the_package(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Only faint tokens come out wrong: your eps is 1e-6, and this exercise has 1e-5."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale)
-    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-6)
-
-
-def eps_left_to_torch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Only faint tokens come out wrong: without eps=, torch takes one that is nearly 0. This exercise has 1e-5."""
-    h = F.rms_norm(x, x.shape[-1:]) * (1 + scale)
-    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:])
-
-
-def scaled_before_the_norm(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
-    h = F.rms_norm(x * (1 + scale), x.shape[-1:], eps=1e-5)
-    return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
-
-
-def tanh_of_the_product(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + torch.tanh(gate * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5))
+SANDWICH_BRANCH_MISTAKES = """
+second norm missing
+    You do not normalise the branch's output: a large output would give a large update through a small gate.
+    F.rms_norm(branch(h), x.shape[-1:], eps=1e-5) => branch(h)
+gate without tanh
+    You multiply by the gate itself: without tanh nothing bounds the update.
+    torch.tanh(gate) => gate
+sigmoid for tanh
+    You put the gate through a sigmoid: at gate 0 half of the branch would pass; with tanh nothing does.
+    tanh => sigmoid
+gate inside the norm
+    You gate first and normalise afterwards: the norm undoes the gate's scaling.
+    torch.tanh(gate) * F.rms_norm(branch(h) => F.rms_norm(torch.tanh(gate) * branch(h)
+scale without one
+    You multiply by scale, not by 1 + scale: at scale 0 the branch would see nothing.
+    (1 + scale) => scale
+means subtracted
+    You use layer norm, which also subtracts the mean; Lumina 2 and Z-Image have two RMS norms.
+    every rms_norm => layer_norm
+stream normalised
+    You add the update to the normalised tokens: x was replaced, and the residual stream is lost.
+    return x => return F.rms_norm(x, x.shape[-1:], eps=1e-5)
+layer norm of the package
+    Your tokens lose their mean: the package's layer_norm subtracts it, and its eps is 1e-6. RMS norm divides.
+    every rms_norm => layer_norm
+    every 1e-5 => 1e-6
+first norm missing
+    Tokens that are twice as large give a branch input that is twice as large: the norm in front is missing.
+    F.rms_norm(x, x.shape[-1:], eps=1e-5) => x
+gate missing
+    Whatever the gate is, your result is the same.
+    torch.tanh(gate) * =>
+stream rebound
+    You add the branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost.
+    return x => return h
+one plus gate
+    At gate 0 your branch is fully on: only scale has a 1 +.
+    torch.tanh(gate) => (1 + torch.tanh(gate))
+eps of the package
+    Only faint tokens come out wrong: your eps is 1e-6, and this exercise has 1e-5.
+    every 1e-5 => 1e-6
+eps left to torch
+    Only faint tokens come out wrong: without eps=, torch takes one that is nearly 0. This exercise has 1e-5.
+    every , eps=1e-5 =>
+scale and gate swapped
+    At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place.
+    scale => gate
+    tanh(gate) => tanh(scale)
+gate on the sum
+    At gate 0 your stream is erased instead of kept: the gate multiplies x as well.
+    x + torch.tanh(gate) * F.rms_norm => torch.tanh(gate) * (x + F.rms_norm
+    branch(h), x.shape[-1:], eps=1e-5) => branch(h), x.shape[-1:], eps=1e-5))
+gate on the input
+    At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives.
+    torch.tanh(gate) * F.rms_norm(branch(h) => F.rms_norm(branch(torch.tanh(gate) * h)
+stream missing
+    At gate 0 your result is 0: the branch must be added to x.
+    x + torch => torch
+sum normalised
+    At gate 0 your stream changes: the second norm runs over the sum. It belongs to the branch's output.
+    x + torch.tanh(gate) * F.rms_norm(branch(h) => F.rms_norm(x + torch.tanh(gate) * branch(h)
+scaled before the norm
+    A scale that is equal in all channels has no effect: you scale first, and the norm takes it away.
+    F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale) => F.rms_norm(x * (1 + scale), x.shape[-1:], eps=1e-5)
+tanh of the product
+    However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone.
+    torch.tanh(gate) * F.rms_norm => torch.tanh(gate * F.rms_norm
+    branch(h), x.shape[-1:], eps=1e-5) => branch(h), x.shape[-1:], eps=1e-5))
+"""
 
 
 def _branch(d: int) -> Callable:
     mix = 3 * randn64(d, d, seed=9)
     return lambda h: (h @ mix) ** 2 + 0.3
-
-
-def scale_and_gate_swapped(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
-    return sandwich_branch(x, gate, scale, branch)
-
-
-def gate_on_the_sum(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your stream is erased instead of kept: the gate multiplies x as well."""
-    return torch.tanh(gate) * sandwich_branch(x, scale, torch.full_like(gate, 100.0), branch)
-
-
-def gate_on_the_input(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return x + F.rms_norm(branch(torch.tanh(gate) * h), x.shape[-1:], eps=1e-5)
-
-
-def stream_missing(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your result is 0: the branch must be added to x."""
-    return sandwich_branch(x, scale, gate, branch) - x
-
-
-def sum_normalised(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your stream changes: the second norm runs over the sum. It belongs to the branch's output."""
-    h = F.rms_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale)
-    return F.rms_norm(x + torch.tanh(gate) * branch(h), x.shape[-1:], eps=1e-5)
 
 
 def sandwich_branch_cases() -> list[tuple]:
@@ -359,17 +285,7 @@ register(
             "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
-        mistakes=by_name(
-            first_block_first,
-            pushed_forward,
-            jacobians_added,
-            entry_by_entry,
-            skip_counted_twice,
-            last_block_missing,
-            first_block_missing,
-            one_block_only,
-            changes_pushed_forward,
-        ),
+        mistakes=PULL_BACK_MISTAKES,
     )
 )
 register(
@@ -383,15 +299,7 @@ register(
             "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
-        mistakes=by_name(
-            weights_added,
-            blocks_counted,
-            share_of_the_mean,
-            skips_counted,
-            one_common_weight,
-            shares_multiplied,
-            ratio_of_the_sums,
-        ),
+        mistakes=EFFECTIVE_DEPTH_MISTAKES,
     )
 )
 register(
@@ -421,29 +329,7 @@ register(
             "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
             "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
         ),
-        mistakes=by_name(
-            second_norm_missing,
-            gate_without_tanh,
-            sigmoid_for_tanh,
-            gate_inside_the_norm,
-            scale_without_one,
-            means_subtracted,
-            stream_normalised,
-            layer_norm_of_the_package,
-            first_norm_missing,
-            gate_missing,
-            stream_rebound,
-            one_plus_gate,
-            eps_of_the_package,
-            eps_left_to_torch,
-            scale_and_gate_swapped,
-            gate_on_the_sum,
-            gate_on_the_input,
-            stream_missing,
-            sum_normalised,
-            scaled_before_the_norm,
-            tanh_of_the_product,
-        ),
+        mistakes=SANDWICH_BRANCH_MISTAKES,
         gradients=True,
     )
 )

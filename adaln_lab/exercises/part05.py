@@ -1,6 +1,6 @@
 """Exercises of notebook 05: a training pair and its loss, patches, one modulated branch, a fast recipe, guidance.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from adaln_lab.data import datasets
 from adaln_lab.dit import DiTConfig
-from adaln_lab.exercises.core import Exercise, by_name, faint, randn64, register
+from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.experiments import classifier
 from adaln_lab.flow import interpolate
@@ -30,78 +30,50 @@ def flow_pair(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - t) * x_0 + t * noise, noise - x_0
 
 
-def time_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your x_t is the data at t = 1; here t = 0 is data and t = 1 is noise."""
-    return flow_pair(noise, x_0, t)[0], noise - x_0
-
-
-def all_reversed(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your line goes from noise to data, in x_t and in v; here t = 0 is data and t = 1 is noise."""
-    return flow_pair(noise, x_0, t)
-
-
-def velocity_flipped(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v points from noise to data, but the derivative of x_t by t is noise - x_0."""
-    return flow_pair(x_0, noise, t)[0], x_0 - noise
-
-
-def t_along_the_width(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your t of shape (B,) broadcasts over the last axis: every column of pixels gets its own time."""
-    return (1 - t) * x_0 + t * noise, noise - x_0
-
-
-def variance_preserving(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """You mix with sqrt(1 - t^2) and t, as older diffusion models do; a straight line has 1 - t and t."""
-    t = t.reshape(-1, 1, 1, 1)
-    return (1 - t**2).sqrt() * x_0 + t * noise, noise - x_0
-
-
-def noise_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v is the noise, which DiT predicts; a velocity is the derivative of x_t by t, noise - x_0."""
-    return flow_pair(x_0, noise, t)[0], noise
-
-
-def way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v is x_t - x_0, the distance so far, t v; the velocity is that distance divided by t."""
-    x_t = flow_pair(x_0, noise, t)[0]
-    return x_t, x_t - x_0
-
-
-def remaining_way_for_velocity(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v shrinks to 0 as t goes to 1: noise - x_t is the way that is still to go, and v is the same at every t."""
-    x_t = flow_pair(x_0, noise, t)[0]
-    return x_t, noise - x_t
-
-
-def results_exchanged(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your x_t does not depend on t, and your v does: they are returned in the other order, x_t first."""
-    return flow_pair(x_0, noise, t)[::-1]
-
-
-def time_of_the_first_image(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Every image is mixed by the time of the first one: t has a number for each image."""
-    return flow_pair(x_0, noise, t[:1].expand_as(t))
-
-
-def velocity_times_t(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your v depends on t: a straight line has the same velocity at every t."""
-    return flow_pair(x_0, noise, t)[0], (noise - x_0) / t.reshape(-1, 1, 1, 1)
-
-
-def noise_added_in_full(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """At t = 1 your x_t still contains the image: it must fade as the noise grows."""
-    return x_0 + t.reshape(-1, 1, 1, 1) * noise, noise - x_0
-
-
-def roots_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Your x_t is curved: you mix with the roots of 1 - t and t. A straight line has 1 - t and t."""
-    t = t.reshape(-1, 1, 1, 1)
-    return (1 - t).sqrt() * x_0 + t.sqrt() * noise, noise - x_0
-
-
-def mean_of_the_times(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """All images are mixed by the same time, the mean of t: t has a number for each image."""
-    return flow_pair(x_0, noise, t.mean().expand_as(t))
+FLOW_PAIR_MISTAKES = """
+time reversed
+    Your x_t is the data at t = 1; here t = 0 is data and t = 1 is noise.
+    (1 - t) * x_0 + t * noise => t * x_0 + (1 - t) * noise
+all reversed
+    Your line goes from noise to data, in x_t and in v; here t = 0 is data and t = 1 is noise.
+    (1 - t) * x_0 + t * noise, noise - x_0 => t * x_0 + (1 - t) * noise, x_0 - noise
+velocity flipped
+    Your v points from noise to data, but the derivative of x_t by t is noise - x_0.
+    , noise - x_0 => , x_0 - noise
+t along the width
+    Your t of shape (B,) broadcasts over the last axis: every column of pixels gets its own time.
+    t.reshape(-1, 1, 1, 1) => t
+variance preserving
+    You mix with sqrt(1 - t^2) and t, as older diffusion models do; a straight line has 1 - t and t.
+    (1 - t) => (1 - t**2).sqrt()
+noise for velocity
+    Your v is the noise, which DiT predicts; a velocity is the derivative of x_t by t, noise - x_0.
+    , noise - x_0 => , noise
+way for velocity
+    Your v is x_t - x_0, the distance so far, t v; the velocity is that distance divided by t.
+    , noise - x_0 => , t * (noise - x_0)
+remaining way for velocity
+    Your v shrinks to 0 as t goes to 1: noise - x_t is the way that is still to go, and v is the same at every t.
+    , noise - x_0 => , (1 - t) * (noise - x_0)
+results exchanged
+    Your x_t does not depend on t, and your v does: they are returned in the other order, x_t first.
+    return (1 - t) * x_0 + t * noise, noise - x_0 => return noise - x_0, (1 - t) * x_0 + t * noise
+time of the first image
+    Every image is mixed by the time of the first one: t has a number for each image.
+    t.reshape(-1, 1, 1, 1) => t[0]
+velocity times t
+    Your v depends on t: a straight line has the same velocity at every t.
+    , noise - x_0 => , (noise - x_0) / t
+noise added in full
+    At t = 1 your x_t still contains the image: it must fade as the noise grows.
+    (1 - t) * =>
+roots of the times
+    Your x_t is curved: you mix with the roots of 1 - t and t. A straight line has 1 - t and t.
+    (1 - t) * x_0 + t * noise => (1 - t).sqrt() * x_0 + t.sqrt() * noise
+mean of the times
+    All images are mixed by the same time, the mean of t: t has a number for each image.
+    t.reshape(-1, 1, 1, 1) => t.mean()
+"""
 
 
 def flow_pair_cases() -> list[tuple]:
@@ -118,61 +90,43 @@ def guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     return v_null + guidance * (v_label - v_null)
 
 
-def swapped(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You go from the conditional to the unconditional prediction, away from the condition."""
+GUIDED_MISTAKES = """
+swapped
+    You go from the conditional to the unconditional prediction, away from the condition.
     return v_label + guidance * (v_null - v_label)
-
-
-def off_by_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You start from v_label, so guidance 0 already follows the condition; start from v_null."""
-    return v_label + guidance * (v_label - v_null)
-
-
-def average(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You take the mean of the two predictions, whatever the guidance."""
+off by one
+    You start from v_label, so guidance 0 already follows the condition; start from v_null.
+    v_null + => v_label +
+average
+    You take the mean of the two predictions, whatever the guidance.
     return (v_label + v_null) / 2
-
-
-def base_forgotten(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You return the difference alone, so guidance 0 would give 0; add it to v_null."""
-    return guidance * (v_label - v_null)
-
-
-def condition_ignored(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """You return the unconditional prediction; v_label has no influence."""
-    return v_null
-
-
-def label_added(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """At guidance 1 your result is about twice as large as each prediction: what is added must be a difference."""
-    return v_null + guidance * v_label
-
-
-def three_channels_guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """Channels after the third are not guided, as in DiT's own sampling code: here all of them are."""
-    v = guided(v_label, v_null, guidance)
+base forgotten
+    You return the difference alone, so guidance 0 would give 0; add it to v_null.
+    v_null + =>
+condition ignored
+    You return the unconditional prediction; v_label has no influence.
+    + guidance * (v_label - v_null) =>
+label added
+    At guidance 1 your result is about twice as large as each prediction: what is added must be a difference.
+    (v_label - v_null) => v_label
+three channels guided
+    Channels after the third are not guided, as in DiT's own sampling code: here all of them are.
+    v = v_null + guidance * (v_label - v_null)
     return torch.cat([v[:, :3], v_label[:, 3:]], dim=1)
-
-
-def three_channels_guided_others_null(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """Channels after the third ignore the label: guidance acts on all of them."""
-    v = guided(v_label, v_null, guidance)
+three channels guided others null
+    Channels after the third ignore the label: guidance acts on all of them.
+    v = v_null + guidance * (v_label - v_null)
     return torch.cat([v[:, :3], v_null[:, 3:]], dim=1)
-
-
-def difference_reversed(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """More guidance leads away from the label: the difference has the wrong sign."""
-    return v_null + guidance * (v_null - v_label)
-
-
-def from_the_label_back(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """At guidance 1 you are beyond v_label: you start there, and add the difference with one less than you should."""
-    return v_label + (guidance + 1) * (v_label - v_null)
-
-
-def weights_that_do_not_sum_to_one(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
-    """Where both predictions agree, your result is larger than they are: two weights must add up to 1."""
+difference reversed
+    More guidance leads away from the label: the difference has the wrong sign.
+    (v_label - v_null) => (v_null - v_label)
+from the label back
+    At guidance 1 you are beyond v_label: you start there, and add the difference with one less than you should.
+    v_null + guidance => v_label + (guidance + 1)
+weights that do not sum to one
+    Where both predictions agree, your result is larger than they are: two weights must add up to 1.
     return guidance * v_label + (1 + guidance) * v_null
+"""
 
 
 def guided_cases() -> list[tuple]:
@@ -189,126 +143,84 @@ def modulated_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, bran
     return x + gate * branch(h * (1 + scale) + shift)
 
 
-def scale_without_one_plus(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply by scale instead of 1 + scale: at scale 0 the branch would see nothing but shift."""
-    return modulated_branch(x, shift, scale - 1, gate, branch)
-
-
-def scale_and_shift_swapped(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply by 1 + shift and add scale: the chunks were taken in the wrong order."""
-    return modulated_branch(x, scale, shift, gate, branch)
-
-
-def gate_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the branch without its gate: a block that starts with gate 0 would not be the identity."""
-    return modulated_branch(x, shift, scale, torch.ones_like(gate), branch)
-
-
-def gate_on_the_sum(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply the whole sum by gate: gate 0 would erase x instead of keeping it."""
-    return gate * modulated_branch(x, shift, scale, torch.ones_like(gate), branch)
-
-
-def stream_overwritten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add the branch to its own input: x was replaced by the normalised tokens, and the residual stream is lost."""
+MODULATED_BRANCH_MISTAKES = """
+scale without one plus
+    You multiply by scale instead of 1 + scale: at scale 0 the branch would see nothing but shift.
+    (1 + scale) => scale
+scale and shift swapped
+    You multiply by 1 + shift and add scale: the chunks were taken in the wrong order.
+    (1 + scale) + shift => (1 + shift) + scale
+gate missing
+    You add the branch without its gate: a block that starts with gate 0 would not be the identity.
+    gate * =>
+gate on the sum
+    You multiply the whole sum by gate: gate 0 would erase x instead of keeping it.
+    x + gate * branch(h * (1 + scale) + shift) => gate * (x + branch(h * (1 + scale) + shift))
+stream overwritten
+    You add the branch to its own input: x was replaced by the normalised tokens, and the residual stream is lost.
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
     return x + gate * branch(x)
-
-
-def stream_missing(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You return the gated branch alone: it must be added to x, so that gate 0 leaves x as it is."""
-    return modulated_branch(x, shift, scale, gate, branch) - x
-
-
-def one_plus_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You multiply the branch by 1 + gate; only scale has a 1 +. A gate of 0 must switch the branch off."""
-    return modulated_branch(x, shift, scale, 1 + gate, branch)
-
-
-def shift_before_scale(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You add shift first and multiply both by 1 + scale; only the normalised tokens are scaled; shift comes after."""
-    return modulated_branch(x, shift * (1 + scale), scale, gate, branch)
-
-
-def sigmoid_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You put the gate through a sigmoid: gate 0 would let half of the branch through. It is a plain factor."""
-    return modulated_branch(x, shift, scale, gate.sigmoid(), branch)
-
-
-def no_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You modulate x itself: scale and shift would act on tokens of any size."""
-    return x + gate * branch(x * (1 + scale) + shift)
-
-
-def norm_after_modulation(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """You normalise once more after modulating, which removes much of what scale and shift have changed."""
-    return modulated_branch(x, shift, scale, gate, lambda h: branch(F.layer_norm(h, h.shape[-1:], eps=1e-6)))
-
-
-def default_eps(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Your layer norm has eps = 1e-5, torch's default; DiT has 1e-6."""
-    h = F.layer_norm(x, x.shape[-1:], eps=1e-5)
-    return x + gate * branch(h * (1 + scale) + shift)
-
-
-def gate_on_the_input(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives."""
-    return x + branch(gate * (F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift))
-
-
-def tanh_gate(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Your update stays small however large the gate is: it goes through a tanh. Here it is a plain factor."""
-    return modulated_branch(x, shift, scale, gate.tanh(), branch)
-
-
-def shift_forgotten(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Whatever shift is, your result is the same."""
-    return modulated_branch(x, 0 * shift, scale, gate, branch)
-
-
-def modulated_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Scale and shift do not change what the branch receives: you modulate its output."""
-    return x + gate * (branch(F.layer_norm(x, x.shape[-1:], eps=1e-6)) * (1 + scale) + shift)
-
-
-def modulated_before_the_norm(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Large shifts have hardly any effect: you modulate first, and the norm takes most of it away."""
-    return x + gate * branch(F.layer_norm(x * (1 + scale) + shift, x.shape[-1:], eps=1e-6))
-
-
-def shift_after_the_branch(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your stream changes: shift is added to the result. It belongs to what the branch receives."""
-    return modulated_branch(x, 0 * shift, scale, gate, branch) + shift
-
-
-def shift_added_again(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At gate 0 your stream changes: shift is added once more, to the result."""
-    return modulated_branch(x, shift, scale, gate, branch) + shift
+stream missing
+    You return the gated branch alone: it must be added to x, so that gate 0 leaves x as it is.
+    x + gate => gate
+one plus gate
+    You multiply the branch by 1 + gate; only scale has a 1 +. A gate of 0 must switch the branch off.
+    gate * => (1 + gate) *
+shift before scale
+    You add shift first and multiply both by 1 + scale; only the normalised tokens are scaled; shift comes after.
+    h * (1 + scale) + shift => (h + shift) * (1 + scale)
+sigmoid gate
+    You put the gate through a sigmoid: gate 0 would let half of the branch through. It is a plain factor.
+    gate * => gate.sigmoid() *
+no layer norm
+    You modulate x itself: scale and shift would act on tokens of any size.
+    h * (1 => x * (1
+norm after modulation
+    You normalise once more after modulating, which removes much of what scale and shift have changed.
+    h * (1 + scale) + shift => F.layer_norm(h * (1 + scale) + shift, x.shape[-1:], eps=1e-6)
+default eps
+    Your layer norm has eps = 1e-5, torch's default; DiT has 1e-6.
+    1e-6 => 1e-5
+gate on the input
+    At gate 0 your branch still adds something: the gate multiplies what it receives, not what it gives.
+    gate * branch(h * (1 + scale) + shift) => branch(gate * (h * (1 + scale) + shift))
+tanh gate
+    Your update stays small however large the gate is: it goes through a tanh. Here it is a plain factor.
+    gate * => gate.tanh() *
+shift forgotten
+    Whatever shift is, your result is the same.
+    + shift =>
+modulated after the branch
+    Scale and shift do not change what the branch receives: you modulate its output.
+    branch(h * (1 + scale) + shift) => (branch(h) * (1 + scale) + shift)
+scale and gate swapped
+    At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place.
+    gate * branch(h * (1 + scale) => scale * branch(h * (1 + gate)
+mean left in
+    Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm.
+    layer_norm => rms_norm
+norm of the whole picture
+    If one token grows, all others of its picture shrink: your mean and variance run over the tokens as well.
+    x.shape[-1:] => x.shape[1:]
+branch left out
+    Whatever the branch does, your result is the same: it is never called.
+    branch(h => (h
+modulated before the norm
+    Large shifts have hardly any effect: you modulate first, and the norm takes most of it away.
+    layer_norm(x, => layer_norm(x * (1 + scale) + shift,
+    h * (1 + scale) + shift => h
+shift after the branch
+    At gate 0 your stream changes: shift is added to the result. It belongs to what the branch receives.
+    + shift) => ) + shift
+shift added again
+    At gate 0 your stream changes: shift is added once more, to the result.
+    + shift) => + shift) + shift
+"""
 
 
 def _branch(d: int) -> Callable:
     mix = randn64(d, d, seed=9) / d**0.5
     return lambda h: torch.tanh(h @ mix)
-
-
-def scale_and_gate_swapped(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """At scale = 0 your branch adds nothing, and that is what the gate is for: the two are in each other's place."""
-    return modulated_branch(x, shift, gate, scale, branch)
-
-
-def mean_left_in(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Your tokens keep their mean: that is an RMS norm, and DiT has a layer norm."""
-    return x + gate * branch(F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-
-
-def norm_of_the_whole_picture(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """If one token grows, all others of its picture shrink: your mean and variance run over the tokens as well."""
-    return x + gate * branch(F.layer_norm(x, x.shape[1:], eps=1e-6) * (1 + scale) + shift)
-
-
-def branch_left_out(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
-    """Whatever the branch does, your result is the same: it is never called."""
-    return modulated_branch(x, shift, scale, gate, lambda h: h)
 
 
 def modulated_branch_cases() -> list[tuple]:
@@ -330,48 +242,30 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch**2)
 
 
-def grid_column_by_column(images: Tensor, patch: int) -> Tensor:
-    """Your patches are in order from top to bottom, column after column; they must go row by row."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
-    return grid.permute(0, 4, 2, 1, 3, 5).reshape(b, -1, c * patch**2)
-
-
-def channels_last(images: Tensor, patch: int) -> Tensor:
-    """Inside a patch your channel varies fastest (row, column, channel); the order here is channel, row, column."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, c * patch**2)
-
-
-def pixels_transposed(images: Tensor, patch: int) -> Tensor:
-    """Inside a patch your row varies fastest (channel, column, row); the order here is channel, row, column."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
-    return grid.permute(0, 2, 4, 1, 5, 3).reshape(b, -1, c * patch**2)
-
-
-def reshape_without_permute(images: Tensor, patch: int) -> Tensor:
-    """A reshape alone cuts rows of pixels into pieces: the shape is right, but your tokens are not square patches."""
-    return images.reshape(len(images), -1, images.shape[1] * patch**2)
-
-
-def channels_apart(images: Tensor, patch: int) -> Tensor:
-    """Each of your tokens holds one channel only: the channel axis is still before rows and columns."""
-    patches = images.unfold(2, patch, patch).unfold(3, patch, patch)  # (B, C, rows, columns, P, P)
-    return patches.reshape(len(images), -1, images.shape[1] * patch**2)
-
-
-def every_pth_pixel(images: Tensor, patch: int) -> Tensor:
-    """Your tokens hold pixels that are far apart, not neighbours: of a split axis, the second part counts inside it."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, patch, h // patch, patch, w // patch)
-    return grid.permute(0, 3, 5, 1, 2, 4).reshape(b, -1, c * patch**2)
-
-
-def tokens_last(images: Tensor, patch: int) -> Tensor:
-    """Your shape is (B, C * P * P, T): the tokens are on the last axis, as F.unfold gives them. Transpose."""
-    return patchify(images, patch).transpose(1, 2)
+PATCHIFY_MISTAKES = """
+grid column by column
+    Your patches are in order from top to bottom, column after column; they must go row by row.
+    (0, 2, 4, => (0, 4, 2,
+channels last
+    Inside a patch your channel varies fastest (row, column, channel); the order here is channel, row, column.
+    (0, 2, 4, 1, 3, 5) => (0, 2, 4, 3, 5, 1)
+pixels transposed
+    Inside a patch your row varies fastest (channel, column, row); the order here is channel, row, column.
+    (0, 2, 4, 1, 3, 5) => (0, 2, 4, 1, 5, 3)
+reshape without permute
+    A reshape alone cuts rows of pixels into pieces: the shape is right, but your tokens are not square patches.
+    grid.permute(0, 2, 4, 1, 3, 5) => images
+channels apart
+    Each of your tokens holds one channel only: the channel axis is still before rows and columns.
+    (0, 2, 4, 1, 3, 5) => (0, 1, 2, 4, 3, 5)
+every pth pixel
+    Your tokens hold pixels that are far apart, not neighbours: of a split axis, the second part counts inside it.
+    h // patch, patch, w // patch, patch) => patch, h // patch, patch, w // patch)
+    (0, 2, 4, 1, 3, 5) => (0, 3, 5, 1, 2, 4)
+tokens last
+    Your shape is (B, C * P * P, T): the tokens are on the last axis, as F.unfold gives them. Transpose.
+    c * patch**2) => c * patch**2).transpose(1, 2)
+"""
 
 
 def patchify_cases() -> list[tuple]:
@@ -488,22 +382,7 @@ register(
             "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
             "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
-        mistakes=by_name(
-            time_reversed,
-            all_reversed,
-            velocity_flipped,
-            t_along_the_width,
-            variance_preserving,
-            noise_for_velocity,
-            way_for_velocity,
-            remaining_way_for_velocity,
-            results_exchanged,
-            time_of_the_first_image,
-            velocity_times_t,
-            noise_added_in_full,
-            roots_of_the_times,
-            mean_of_the_times,
-        ),
+        mistakes=FLOW_PAIR_MISTAKES,
     )
 )
 register(
@@ -546,15 +425,7 @@ register(
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
-        mistakes=by_name(
-            grid_column_by_column,
-            channels_last,
-            pixels_transposed,
-            reshape_without_permute,
-            channels_apart,
-            every_pth_pixel,
-            tokens_last,
-        ),
+        mistakes=PATCHIFY_MISTAKES,
     )
 )
 register(
@@ -568,31 +439,7 @@ register(
             "Keep x for the end and give the branch's input its own name, h. The norm has no weights; its eps is 1e-6.",
             "h = F.layer_norm(x, x.shape[-1:], eps=1e-6); branch(h * (1 + scale) + shift) is what the gate multiplies.",
         ),
-        mistakes=by_name(
-            scale_without_one_plus,
-            scale_and_shift_swapped,
-            gate_missing,
-            gate_on_the_sum,
-            stream_overwritten,
-            stream_missing,
-            one_plus_gate,
-            shift_before_scale,
-            sigmoid_gate,
-            no_layer_norm,
-            norm_after_modulation,
-            default_eps,
-            gate_on_the_input,
-            tanh_gate,
-            shift_forgotten,
-            modulated_after_the_branch,
-            scale_and_gate_swapped,
-            mean_left_in,
-            norm_of_the_whole_picture,
-            branch_left_out,
-            modulated_before_the_norm,
-            shift_after_the_branch,
-            shift_added_again,
-        ),
+        mistakes=MODULATED_BRANCH_MISTAKES,
         gradients=True,
     )
 )
@@ -623,18 +470,6 @@ register(
             "The direction is v_label - v_null. Where do you start?",
             "Start at v_null and add guidance times the direction.",
         ),
-        mistakes=by_name(
-            swapped,
-            off_by_one,
-            average,
-            base_forgotten,
-            condition_ignored,
-            label_added,
-            three_channels_guided,
-            three_channels_guided_others_null,
-            difference_reversed,
-            from_the_label_back,
-            weights_that_do_not_sum_to_one,
-        ),
+        mistakes=GUIDED_MISTAKES,
     )
 )

@@ -1,7 +1,7 @@
 """Exercises of notebook 06: footprints, what depends on positions, shares of variance, few told times, a table.
 
-t = 0 is data, t = 1 is noise. For each exercise: the solution, then common mistakes, with the docstring that `check`
-prints, or the experiment that marks the answer.
+t = 0 is data, t = 1 is noise. For each exercise: the solution, its common mistakes (a table for
+`core.mutants`) and the arguments of the check, or the experiment that marks the answer.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from adaln_lab.analysis.interventions import scaled
 from adaln_lab.conditioning import map_tensors
 from adaln_lab.data import datasets
 from adaln_lab.dit import Precomputed, TinyDiT
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.experiments import classifier
 from adaln_lab.samplers import sample, time_grid
@@ -30,58 +30,38 @@ def variance_shares(m: Tensor) -> Tensor:
     return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
 
 
-def mean_left_in(m: Tensor) -> Tensor:
-    """You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel."""
-    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
-    parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
-    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
-
-
-def time_and_label_exchanged(m: Tensor) -> Tensor:
-    """Your first share is the label's: to keep the effect of t, average over labels, axis 1."""
-    return variance_shares(m)[[1, 0, 2]]
-
-
-def means_not_repeated(m: Tensor) -> Tensor:
-    """You sum squares over n and over K means; each mean counts for a whole row or column: expand it first."""
-    m = m - m.mean((0, 1))
-    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
-    parts = [by_t, by_label, m - by_t - by_label]
-    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
-
-
-def nothing_left_over(m: Tensor) -> Tensor:
-    """Your third part is the whole table; subtract the two other parts from it."""
-    shares = variance_shares(m)
-    return torch.stack([shares[0], shares[1], shares.sum()])
-
-
-def divided_by_n_minus_one(m: Tensor) -> Tensor:
-    """Your variances divide by n - 1, torch's default, so they do not add up: use correction=0, or sums of squares."""
+VARIANCE_SHARES_MISTAKES = """
+mean left in
+    You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel.
+    m = m - m.mean((0, 1)) => m = m
+time and label exchanged
+    Your first share is the label's: to keep the effect of t, average over labels, axis 1.
+    by_t, by_label = => by_label, by_t =
+means not repeated
+    You sum squares over n and over K means; each mean counts for a whole row or column: expand it first.
+    by_t.expand_as(m), by_label.expand_as(m), => by_t, by_label,
+nothing left over
+    Your third part is the whole table; subtract the two other parts from it.
+    m - by_t - by_label => m
+divided by n minus one
+    Your variances divide by n - 1, torch's default, so they do not add up: use correction=0, or sums of squares.
     total = m.flatten(0, 1).var(0).sum()
     by_t, by_label = m.mean(1).var(0).sum() / total, m.mean(0).var(0).sum() / total
     return torch.stack([by_t, by_label, 1 - by_t - by_label])
-
-
-def not_divided(m: Tensor) -> Tensor:
-    """You return sums of squares; divide them by the sum of all three to get shares."""
-    return variance_shares(m) * (m - m.mean((0, 1))).square().sum()
-
-
-def deviations_for_variances(m: Tensor) -> Tensor:
-    """Your shares do not add up to 1: you take roots. Variances add up, and deviations do not."""
+not divided
+    You return sums of squares; divide them by the sum of all three to get shares.
+    / m.square().sum() =>
+deviations for variances
+    Your shares do not add up to 1: you take roots. Variances add up, and deviations do not.
     return variance_shares(m).sqrt()
-
-
-def percent(m: Tensor) -> Tensor:
-    """Your shares add up to 100: a share of the whole is 1."""
-    return 100 * variance_shares(m)
-
-
-def divided_by_the_sum_of_two(m: Tensor) -> Tensor:
-    """Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it."""
+percent
+    Your shares add up to 100: a share of the whole is 1.
+    return => return 100 *
+divided by the sum of two
+    Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it.
     shares = variance_shares(m)
     return shares / (shares[0] + shares[1])
+"""
 
 
 def variance_shares_cases() -> list[tuple]:
@@ -98,49 +78,33 @@ def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
     return change[inside].sum() / change.sum()
 
 
-def signs_cancel(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You average before taking the absolute value: changes of opposite sign would cancel."""
-    change = (after - before).mean((0, 1)).abs()
-    return change[inside].sum() / change.sum()
-
-
-def mean_for_share(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You compare the mean inside with the mean of all, which can exceed one; a share compares sums."""
-    change = (after - before).abs().mean((0, 1))
-    return change[inside].mean() / change.mean()
-
-
-def outside_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """Your share is that of the change outside."""
-    return 1 - footprint(before, after, inside)
-
-
-def change_squared(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You square the change; a few large changes would outweigh all others."""
-    change = (after - before).square().mean((0, 1))
-    return change[inside].sum() / change.sum()
-
-
-def area_measured(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """You return the share of pixels that lie inside, independent of any change."""
+FOOTPRINT_MISTAKES = """
+signs cancel
+    You average before taking the absolute value: changes of opposite sign would cancel.
+    abs().mean((0, 1)) => mean((0, 1)).abs()
+mean for share
+    You compare the mean inside with the mean of all, which can exceed one; a share compares sums.
+    every sum => mean
+outside measured
+    Your share is that of the change outside.
+    [inside] => [~inside]
+change squared
+    You square the change; a few large changes would outweigh all others.
+    abs => square
+area measured
+    You return the share of pixels that lie inside, independent of any change.
     return inside.to(before.dtype).mean()
-
-
-def shares_averaged(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """A picture that hardly changes counts as much as one that changes a lot: you average the pictures' shares."""
+shares averaged
+    A picture that hardly changes counts as much as one that changes a lot: you average the pictures' shares.
     change = (after - before).abs()
     return (change[..., inside].sum((1, 2)) / change.sum((1, 2, 3))).mean()
-
-
-def inside_against_outside(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """Your result can exceed 1: you divide by the change outside. A share is a part of the whole."""
-    change = (after - before).abs().mean((0, 1))
-    return change[inside].sum() / change[~inside].sum()
-
-
-def not_compared_with_the_whole(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole."""
-    return (after - before).abs().mean((0, 1))[inside].sum()
+inside against outside
+    Your result can exceed 1: you divide by the change outside. A share is a part of the whole.
+    / change => / change[~inside]
+not compared with the whole
+    A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole.
+    / change.sum() =>
+"""
 
 
 def footprint_cases() -> list[tuple]:
@@ -280,16 +244,7 @@ register(
             "Absolute values first, then the mean over axes 0 and 1.",
             "change[inside].sum() / change.sum()",
         ),
-        mistakes=by_name(
-            signs_cancel,
-            mean_for_share,
-            outside_measured,
-            change_squared,
-            area_measured,
-            shares_averaged,
-            inside_against_outside,
-            not_compared_with_the_whole,
-        ),
+        mistakes=FOOTPRINT_MISTAKES,
     )
 )
 register(
@@ -320,17 +275,7 @@ register(
             "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
             "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
         ),
-        mistakes=by_name(
-            mean_left_in,
-            time_and_label_exchanged,
-            means_not_repeated,
-            nothing_left_over,
-            divided_by_n_minus_one,
-            not_divided,
-            deviations_for_variances,
-            percent,
-            divided_by_the_sum_of_two,
-        ),
+        mistakes=VARIANCE_SHARES_MISTAKES,
     )
 )
 register(

@@ -1,6 +1,6 @@
 """Exercises of notebook 08: Lumina 2's block from its formula, HDM's skip, swapped halves, SD3's modulation counted.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, randn64, register
 
 # lumina_block: no shift, bounded gates, a norm on both sides of a branch
 
@@ -21,162 +21,102 @@ def lumina_block(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: C
     return x + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
 
 
-def raw_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your gates are raw, as DiT's. Lumina 2 bounds them: tanh(g)."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (s1, torch.atanh(g1), s2, torch.atanh(g2)), norms, attn, mlp)
-
-
-def nothing_after_the_branch(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your branches do not end in a norm. RMS_2 and RMS_4 come after attention and MLP, before the gate."""
-    return lumina_block(x, vectors, (norms[0], _same, norms[2], _same), attn, mlp)
-
-
-def norm_after_the_sum(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """You normalise the stream after the sum. The norm is part of the branch; the residual stream is not normalised."""
-    s1, g1, s2, g2 = vectors
-    x = norms[1](x + torch.tanh(g1) * attn(norms[0](x) * (1 + s1)))
-    return norms[3](x + torch.tanh(g2) * mlp(norms[2](x) * (1 + s2)))
-
-
-def scale_without_one(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """You multiply by s; it is 1 + s, so that zero vectors leave the norm as it is."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (s1 - 1, g1, s2 - 1, g2), norms, attn, mlp)
-
-
-def both_branches_see_x(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your MLP sees the block's input. It sees u, the stream after attention."""
-    s1, g1, s2, g2 = vectors
-    u = x + torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
-    return u + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
-
-
-def scales_before_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """You took the vectors as s1, s2, g1, g2. The chunk order is scale, gate, scale, gate."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (s1, s2, g1, g2), norms, attn, mlp)
-
-
-def attention_lost(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in."""
-    s1, g1, s2, g2 = vectors
-    u = x + torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
-    return x + torch.tanh(g2) * norms[3](mlp(norms[2](u) * (1 + s2)))
-
-
-def sigmoid_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """At g = 0 half of each branch still passes: your gates go through a sigmoid. Lumina 2 has a tanh there."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (s1, torch.atanh(g1.sigmoid()), s2, torch.atanh(g2.sigmoid())), norms, attn, mlp)
-
-
-def one_plus_gates(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """At g = 0 your branches are fully on: only the scale has a 1 +."""
-    s1, g1, s2, g2 = vectors
-    x = x + (1 + torch.tanh(g1)) * norms[1](attn(norms[0](x) * (1 + s1)))
-    return x + (1 + torch.tanh(g2)) * norms[3](mlp(norms[2](x) * (1 + s2)))
-
-
-def attention_without_a_gate(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Whatever g1 is, your result is the same: the attention branch has no gate."""
-    s1, _, s2, g2 = vectors
-    x = x + norms[1](attn(norms[0](x) * (1 + s1)))
-    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
-
-
-def gates_missing(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Whatever g1 and g2 are, your result is the same: nothing multiplies a branch before it is added."""
-    s1, _, s2, _ = vectors
-    x = x + norms[1](attn(norms[0](x) * (1 + s1)))
-    return x + norms[3](mlp(norms[2](x) * (1 + s2)))
-
-
-def stream_rebound(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """You add each branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost."""
+LUMINA_BLOCK_MISTAKES = """
+raw gates
+    Your gates are raw, as DiT's. Lumina 2 bounds them: tanh(g).
+    every torch.tanh =>
+nothing after the branch
+    Your branches do not end in a norm. RMS_2 and RMS_4 come after attention and MLP, before the gate.
+    norms[1] =>
+    norms[3] =>
+norm after the sum
+    You normalise the stream after the sum. The norm is part of the branch; the residual stream is not normalised.
+    x + torch.tanh(g1) * norms[1](attn( => norms[1](x + torch.tanh(g1) * attn(
+    x + torch.tanh(g2) * norms[3](mlp( => norms[3](x + torch.tanh(g2) * mlp(
+scale without one
+    You multiply by s; it is 1 + s, so that zero vectors leave the norm as it is.
+    every 1 + s => s
+both branches see x
+    Your MLP sees the block's input. It sees u, the stream after attention.
+    x = x + => u = x +
+    return x + => return u +
+scales before gates
+    You took the vectors as s1, s2, g1, g2. The chunk order is scale, gate, scale, gate.
+    s1, g1, s2, g2 => s1, s2, g1, g2
+attention lost
+    What attention gave is read by the MLP and then lost: the second sum starts again from the x that came in.
+    x = x + => u = x +
+    norms[2](x) => norms[2](u)
+sigmoid gates
+    At g = 0 half of each branch still passes: your gates go through a sigmoid. Lumina 2 has a tanh there.
+    every tanh => sigmoid
+one plus gates
+    At g = 0 your branches are fully on: only the scale has a 1 +.
+    torch.tanh(g1) => (1 + torch.tanh(g1))
+    torch.tanh(g2) => (1 + torch.tanh(g2))
+attention without a gate
+    Whatever g1 is, your result is the same: the attention branch has no gate.
+    torch.tanh(g1) * =>
+gates missing
+    Whatever g1 and g2 are, your result is the same: nothing multiplies a branch before it is added.
+    torch.tanh(g1) * =>
+    torch.tanh(g2) * =>
+stream rebound
+    You add each branch to its own input: x was replaced by the scaled tokens, and the residual stream is lost.
     s1, g1, s2, g2 = vectors
     x = norms[0](x) * (1 + s1)
-    x = norms[2](x + torch.tanh(g1) * norms[1](attn(x))) * (1 + s2)
+    x = x + torch.tanh(g1) * norms[1](attn(x))
+    x = norms[2](x) * (1 + s2)
     return x + torch.tanh(g2) * norms[3](mlp(x))
-
-
-def mlp_branch_calls_attention(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs."""
-    return lumina_block(x, vectors, norms, attn, attn)
-
-
-def gate_of_attention_twice(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Whatever g2 is, your result is the same: a line was copied, and with it the gate of attention."""
-    s1, g1, s2, _ = vectors
-    return lumina_block(x, (s1, g1, s2, g1), norms, attn, mlp)
-
-
-def norms_of_attention_twice(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """The last two norms never run: your second branch uses those of attention."""
-    return lumina_block(x, vectors, (norms[0], norms[1], norms[0], norms[1]), attn, mlp)
-
-
-def gates_inside_the_norms(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """A gate of .01 and one of .1 give the same update: the norm after it removes the size of what it multiplies."""
-    s1, g1, s2, g2 = vectors
-    x = x + norms[1](torch.tanh(g1) * attn(norms[0](x) * (1 + s1)))
-    return x + norms[3](torch.tanh(g2) * mlp(norms[2](x) * (1 + s2)))
-
-
-def scales_and_gates_swapped(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """At s = 0 your branches add nothing, and that is what a gate is for: the order is scale, gate, scale, gate."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (g1, s1, g2, s2), norms, attn, mlp)
-
-
-def branches_told_each_others_vectors(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your attention gets s2 and g2, and the MLP s1 and g1: the first two of the four belong to attention."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (s2, g2, s1, g1), norms, attn, mlp)
-
-
-def nothing_before_the_branch(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your branches receive x without a norm. RMS_1 and RMS_3 come before attention and MLP."""
-    return lumina_block(x, vectors, (_same, norms[1], _same, norms[3]), attn, mlp)
-
-
-def tanh_on_the_scale_too(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Large scales have too little effect: only the gates are bounded by tanh."""
-    s1, g1, s2, g2 = vectors
-    return lumina_block(x, (torch.tanh(s1), g1, torch.tanh(s2), g2), norms, attn, mlp)
-
-
-def skip_forgotten(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """At g = 0 your result is 0: each branch must be added to the stream."""
-    s1, g1, s2, g2 = vectors
-    x = torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1)))
-    return torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
-
-
-def scaled_before_the_norm(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """A scale that is equal in all channels has no effect: you scale first, and the norm takes it away."""
-    s1, g1, s2, g2 = vectors
-    x = x + torch.tanh(g1) * norms[1](attn(norms[0](x * (1 + s1))))
-    return x + torch.tanh(g2) * norms[3](mlp(norms[2](x * (1 + s2))))
-
-
-def norms_in_another_order(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your norms are in the wrong places: 1 and 3 stand before attention and MLP, 2 and 4 after them."""
-    return lumina_block(x, vectors, (norms[1], norms[0], norms[3], norms[2]), attn, mlp)
-
-
-def norms_of_both_first(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
-    """Your norms are in the wrong places: the first two belong to attention, one before and one after it."""
-    return lumina_block(x, vectors, (norms[0], norms[2], norms[1], norms[3]), attn, mlp)
+mlp branch calls attention
+    Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs.
+    mlp => attn
+gate of attention twice
+    Whatever g2 is, your result is the same: a line was copied, and with it the gate of attention.
+    g2) => g1)
+norms of attention twice
+    The last two norms never run: your second branch uses those of attention.
+    norms[2] => norms[0]
+    norms[3] => norms[1]
+gates inside the norms
+    A gate of .01 and one of .1 give the same update: the norm after it removes the size of what it multiplies.
+    torch.tanh(g1) * norms[1](attn => norms[1](torch.tanh(g1) * attn
+    torch.tanh(g2) * norms[3](mlp => norms[3](torch.tanh(g2) * mlp
+scales and gates swapped
+    At s = 0 your branches add nothing, and that is what a gate is for: the order is scale, gate, scale, gate.
+    s1, g1, s2, g2 => g1, s1, g2, s2
+branches told each others vectors
+    Your attention gets s2 and g2, and the MLP s1 and g1: the first two of the four belong to attention.
+    s1, g1, s2, g2 => s2, g2, s1, g1
+nothing before the branch
+    Your branches receive x without a norm. RMS_1 and RMS_3 come before attention and MLP.
+    norms[0] =>
+    norms[2] =>
+tanh on the scale too
+    Large scales have too little effect: only the gates are bounded by tanh.
+    1 + s1 => 1 + torch.tanh(s1)
+    1 + s2 => 1 + torch.tanh(s2)
+skip forgotten
+    At g = 0 your result is 0: each branch must be added to the stream.
+    every x + torch => torch
+scaled before the norm
+    A scale that is equal in all channels has no effect: you scale first, and the norm takes it away.
+    norms[0](x) * (1 + s1) => norms[0](x * (1 + s1))
+    norms[2](x) * (1 + s2) => norms[2](x * (1 + s2))
+norms in another order
+    Your norms are in the wrong places: 1 and 3 stand before attention and MLP, 2 and 4 after them.
+    norms[1](attn(norms[0] => norms[0](attn(norms[1]
+    norms[3](mlp(norms[2] => norms[2](mlp(norms[3]
+norms of both first
+    Your norms are in the wrong places: the first two belong to attention, one before and one after it.
+    norms[2](x) => norms[1](x)
+    norms[1](attn => norms[2](attn
+"""
 
 
 def _mlp(d: int) -> Callable:
     mix = randn64(d, d, seed=21)
     return lambda h: torch.tanh(h @ mix)
-
-
-def _same(h: Tensor) -> Tensor:
-    return h
 
 
 def lumina_block_cases() -> list[tuple]:
@@ -202,32 +142,7 @@ register(
             "A branch is norms[1](attn(norms[0](x) * (1 + s1))).",
             "x = x + torch.tanh(g1) * that; then the same with norms[2], norms[3], mlp, s2, g2.",
         ),
-        mistakes=by_name(
-            raw_gates,
-            nothing_after_the_branch,
-            norm_after_the_sum,
-            scale_without_one,
-            both_branches_see_x,
-            scales_before_gates,
-            attention_lost,
-            sigmoid_gates,
-            one_plus_gates,
-            attention_without_a_gate,
-            gates_missing,
-            stream_rebound,
-            mlp_branch_calls_attention,
-            gate_of_attention_twice,
-            norms_of_attention_twice,
-            gates_inside_the_norms,
-            scales_and_gates_swapped,
-            branches_told_each_others_vectors,
-            nothing_before_the_branch,
-            tanh_on_the_scale_too,
-            skip_forgotten,
-            scaled_before_the_norm,
-            norms_in_another_order,
-            norms_of_both_first,
-        ),
+        mistakes=LUMINA_BLOCK_MISTAKES,
         gradients=True,
     )
 )
@@ -242,90 +157,50 @@ def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Ten
     return a + (1 + g) * branch(a)
 
 
-def skip_carries_x(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your residual is x, as in other models. HDM replaces it: its residual is the modulated norm, a."""
-    s, b, g = vectors
-    return x + (1 + g) * branch(norm(x) * (1 + s) + b)
-
-
-def gate_from_zero(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your gate is g; HDM's is 1 + g: at the start every gate is 1."""
-    s, b, g = vectors
-    return hdm_step(x, (s, b, g - 1), norm, branch)
-
-
-def shift_first(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """You took the shift first, as DiT does. HDM's chunk order is scale, shift, gate."""
-    s, b, g = vectors
-    return hdm_step(x, (b, s, g), norm, branch)
-
-
-def skip_carries_the_norm(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your residual is norm(x) before its modulation; it must be a, scaled and shifted."""
-    s, b, g = vectors
-    return norm(x) + (1 + g) * branch(norm(x) * (1 + s) + b)
-
-
-def no_skip_at_all(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """You return the gated branch alone. HDM has a residual, too: which one?"""
-    s, b, g = vectors
-    return (1 + g) * branch(norm(x) * (1 + s) + b)
-
-
-def scale_without_one_plus(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """At s = b = 0 your stream is 0 after the step: the scale comes without its 1 +."""
-    s, b, g = vectors
-    return hdm_step(x, (s - 1, b, g), norm, branch)
-
-
-def sigmoid_gate(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """At g = 0 half of your branch passes: the gate goes through a sigmoid. HDM's gate is 1 + g."""
-    s, b, g = vectors
-    return hdm_step(x, (s, b, g.sigmoid() - 1), norm, branch)
-
-
-def gate_missing_here(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Whatever g is, your result is the same: nothing multiplies the branch."""
-    s, b, _ = vectors
-    return hdm_step(x, (s, b, 0 * b), norm, branch)
-
-
-def gate_on_the_sum(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """At g = -1 your stream is 0 after the step: the gate multiplies the residual as well as the branch."""
-    s, b, g = vectors
-    return (1 + g) * hdm_step(x, (s, b, 0 * g), norm, branch)
-
-
-def branch_reads_the_norm(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Scale and shift do not change what the branch receives: it must read a, which has been modulated."""
-    s, b, g = vectors
-    return norm(x) * (1 + s) + b + (1 + g) * branch(norm(x))
-
-
-def branch_reads_x(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Your branch receives x without norm and modulation: it must read a."""
-    s, b, g = vectors
-    return norm(x) * (1 + s) + b + (1 + g) * branch(x)
-
-
-def gate_on_the_input(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """At g = -1 your branch still adds something: the gate multiplies what it receives, not what it gives."""
-    s, b, g = vectors
-    a = norm(x) * (1 + s) + b
-    return a + branch((1 + g) * a)
-
-
-def norm_missing(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Tokens that are twice as large give a stream that is twice as large: x is modulated without a norm."""
-    s, b, g = vectors
-    a = x * (1 + s) + b
-    return a + (1 + g) * branch(a)
-
-
-def shift_scaled_too(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
-    """Where b is large, your result also depends on s: only the norm is scaled, and b is added after that."""
-    s, b, g = vectors
-    return hdm_step(x, (s, b * (1 + s), g), norm, branch)
+HDM_STEP_MISTAKES = """
+skip carries x
+    Your residual is x, as in other models. HDM replaces it: its residual is the modulated norm, a.
+    return a => return x
+gate from zero
+    Your gate is g; HDM's is 1 + g: at the start every gate is 1.
+    (1 + g) => g
+shift first
+    You took the shift first, as DiT does. HDM's chunk order is scale, shift, gate.
+    s, b, g => b, s, g
+skip carries the norm
+    Your residual is norm(x) before its modulation; it must be a, scaled and shifted.
+    return a => return norm(x)
+no skip at all
+    You return the gated branch alone. HDM has a residual, too: which one?
+    a + (1 + g) => (1 + g)
+scale without one plus
+    At s = b = 0 your stream is 0 after the step: the scale comes without its 1 +.
+    (1 + s) => s
+sigmoid gate
+    At g = 0 half of your branch passes: the gate goes through a sigmoid. HDM's gate is 1 + g.
+    (1 + g) => g.sigmoid()
+gate missing here
+    Whatever g is, your result is the same: nothing multiplies the branch.
+    (1 + g) * =>
+gate on the sum
+    At g = -1 your stream is 0 after the step: the gate multiplies the residual as well as the branch.
+    a + (1 + g) * branch(a) => (1 + g) * (a + branch(a))
+branch reads the norm
+    Scale and shift do not change what the branch receives: it must read a, which has been modulated.
+    branch(a) => branch(norm(x))
+branch reads x
+    Your branch receives x without norm and modulation: it must read a.
+    branch(a) => branch(x)
+gate on the input
+    At g = -1 your branch still adds something: the gate multiplies what it receives, not what it gives.
+    (1 + g) * branch(a) => branch((1 + g) * a)
+norm missing
+    Tokens that are twice as large give a stream that is twice as large: x is modulated without a norm.
+    norm(x) => x
+shift scaled too
+    Where b is large, your result also depends on s: only the norm is scaled, and b is added after that.
+    norm(x) * (1 + s) + b => (norm(x) + b) * (1 + s)
+"""
 
 
 def hdm_step_cases() -> list[tuple]:
@@ -349,22 +224,7 @@ register(
             "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
             "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
         ),
-        mistakes=by_name(
-            skip_carries_x,
-            gate_from_zero,
-            shift_first,
-            skip_carries_the_norm,
-            no_skip_at_all,
-            scale_without_one_plus,
-            sigmoid_gate,
-            gate_missing_here,
-            gate_on_the_sum,
-            branch_reads_the_norm,
-            branch_reads_x,
-            gate_on_the_input,
-            norm_missing,
-            shift_scaled_too,
-        ),
+        mistakes=HDM_STEP_MISTAKES,
         gradients=True,
     )
 )
@@ -378,39 +238,29 @@ def swap_halves(weight: Tensor) -> Tensor:
     return torch.cat([shift, scale])
 
 
-def rows_reversed(weight: Tensor) -> Tensor:
-    """You reversed the order of all rows. Inside a half they stay as they are."""
+SWAP_HALVES_MISTAKES = """
+rows reversed
+    You reversed the order of all rows. Inside a half they stay as they are.
     return weight.flip(0)
-
-
-def columns_swapped(weight: Tensor) -> Tensor:
-    """You swapped halves of columns, which belong to c. The vectors are rows."""
+columns swapped
+    You swapped halves of columns, which belong to c. The vectors are rows.
     return torch.cat(weight.chunk(2, dim=1)[::-1], dim=1)
-
-
-def rows_interleaved(weight: Tensor) -> Tensor:
-    """You swapped neighbouring rows; the halves are blocks of D rows."""
+rows interleaved
+    You swapped neighbouring rows; the halves are blocks of D rows.
     return weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def half_lost(weight: Tensor) -> Tensor:
-    """You return one half twice, and the other is lost."""
-    return torch.cat([weight.chunk(2)[1]] * 2)
-
-
-def cut_by_the_width_of_c(weight: Tensor) -> Tensor:
-    """Your cut is right only where c is as wide as D: the number of columns is the width of c."""
+half lost
+    You return one half twice, and the other is lost.
+    [shift, scale] => [shift, shift]
+cut by the width of c
+    Your cut is right only where c is as wide as D: the number of columns is the width of c.
     return torch.cat([weight[weight.shape[1] :], weight[: weight.shape[1]]])
-
-
-def left_as_they_were(weight: Tensor) -> Tensor:
-    """Your rows are where they were: put the second half first."""
-    return torch.cat(weight.chunk(2))
-
-
-def first_row_last(weight: Tensor) -> Tensor:
-    """Only one row has moved: all D rows of a half move together."""
+left as they were
+    Your rows are where they were: put the second half first.
+    [shift, scale] => [scale, shift]
+first row last
+    Only one row has moved: all D rows of a half move together.
     return weight.roll(-1, 0)
+"""
 
 
 def swap_halves_cases() -> list[tuple]:
@@ -428,15 +278,7 @@ register(
             "weight.chunk(2) cuts the rows in two blocks.",
             "torch.cat the two blocks in the other order.",
         ),
-        mistakes=by_name(
-            rows_reversed,
-            columns_swapped,
-            rows_interleaved,
-            half_lost,
-            cut_by_the_width_of_c,
-            left_as_they_were,
-            first_row_last,
-        ),
+        mistakes=SWAP_HALVES_MISTAKES,
         later=lambda: [(randn64(8),)],  # a bias
     )
 )
@@ -450,49 +292,35 @@ def sd3_modulation(depth: Tensor, width: Tensor) -> Tensor:
     return vectors * (width * width + width)
 
 
-def one_stream(depth: Tensor, width: Tensor) -> Tensor:
-    """You counted one stream. Image and text have one Linear each: 12 vectors for each block."""
-    return (6 * (depth - 1) + 6 + 2) * (width * width + width)
-
-
-def biases_forgotten(depth: Tensor, width: Tensor) -> Tensor:
-    """You forgot the biases: a Linear from D to D has D * D + D parameters."""
-    return (12 * (depth - 1) + 10) * width * width
-
-
-def last_block_like_the_others(depth: Tensor, width: Tensor) -> Tensor:
-    """In the last block the text only gives q, k, v: it has two vectors, shift and scale, not six."""
-    return (12 * depth + 2) * (width * width + width)
-
-
-def two_vectors_missing(depth: Tensor, width: Tensor) -> Tensor:
-    """The final layer has a shift and a scale, and so has the text in the last block: one pair is not counted."""
-    return (12 * (depth - 1) + 8) * (width * width + width)
-
-
-def final_layer_with_a_gate(depth: Tensor, width: Tensor) -> Tensor:
-    """The final layer has no gate, for it has no residual: two vectors."""
-    return (12 * (depth - 1) + 11) * (width * width + width)
-
-
-def one_bias_in_all(depth: Tensor, width: Tensor) -> Tensor:
-    """You are a little too low, and more so for many blocks: each vector has its own bias of D numbers."""
-    return (12 * (depth - 1) + 10) * width * width + width
-
-
-def only_whole_blocks(depth: Tensor, width: Tensor) -> Tensor:
-    """With one block you count 12 vectors, with two 24, and so on: what is special at the end is missing."""
-    return 12 * depth * (width * width + width)
-
-
-def three_vectors_for_a_stream(depth: Tensor, width: Tensor) -> Tensor:
-    """You counted shift, scale and gate once for each stream: attention and MLP each have their own three."""
-    return (6 * (depth - 1) + 10) * (width * width + width)
-
-
-def neither_bias_nor_end(depth: Tensor, width: Tensor) -> Tensor:
-    """You count the weights of whole blocks: the biases are missing, and what is special at the end."""
+SD3_MODULATION_MISTAKES = """
+one stream
+    You counted one stream. Image and text have one Linear each: 12 vectors for each block.
+    12 * (depth - 1) + (6 + 2) => 6 * (depth - 1) + 6
+biases forgotten
+    You forgot the biases: a Linear from D to D has D * D + D parameters.
+    + width) => )
+last block like the others
+    In the last block the text only gives q, k, v: it has two vectors, shift and scale, not six.
+    (6 + 2) => 12
+two vectors missing
+    The final layer has a shift and a scale, and so has the text in the last block: one pair is not counted.
+    + (6 + 2) + 2 => + (6 + 2)
+final layer with a gate
+    The final layer has no gate, for it has no residual: two vectors.
+    (6 + 2) + 2 => (6 + 2) + 3
+one bias in all
+    You are a little too low, and more so for many blocks: each vector has its own bias of D numbers.
+    (width * width + width) => width * width + width
+only whole blocks
+    With one block you count 12 vectors, with two 24, and so on: what is special at the end is missing.
+    12 * (depth - 1) + (6 + 2) + 2 => 12 * depth
+three vectors for a stream
+    You counted shift, scale and gate once for each stream: attention and MLP each have their own three.
+    12 * => 6 *
+neither bias nor end
+    You count the weights of whole blocks: the biases are missing, and what is special at the end.
     return 12 * depth * width * width
+"""
 
 
 def sd3_modulation_cases() -> list[tuple]:
@@ -513,16 +341,6 @@ register(
             "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
             "Each vector costs width * width weights and width biases.",
         ),
-        mistakes=by_name(
-            one_stream,
-            biases_forgotten,
-            last_block_like_the_others,
-            two_vectors_missing,
-            final_layer_with_a_gate,
-            one_bias_in_all,
-            only_whole_blocks,
-            three_vectors_for_a_stream,
-            neither_bias_nor_end,
-        ),
+        mistakes=SD3_MODULATION_MISTAKES,
     )
 )

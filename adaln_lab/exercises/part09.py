@@ -1,13 +1,13 @@
 """Exercises of notebook 09: what varies over tokens and over items, what moves, how far a gate is open, ten diagnoses.
 
-For each exercise: the solution, then common mistakes, one function each, with the docstring that `check` prints.
+For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.exercises.core import Exercise, by_name, randn64, register
+from adaln_lab.exercises.core import Exercise, randn64, register
 
 # varies: is it a vector for all tokens, and was it told anything?
 
@@ -19,44 +19,32 @@ def varies(made: Tensor) -> tuple[Tensor, Tensor]:
     return over_tokens, over_items
 
 
-def axes_swapped(made: Tensor) -> tuple[Tensor, Tensor]:
-    """Your two answers are swapped: items are the first axis, tokens the second."""
-    return varies(made)[::-1]
-
-
-def tokens_of_all_items(made: Tensor) -> tuple[Tensor, Tensor]:
-    """For the tokens you compare across items as well. Two items may differ; compare inside each item."""
-    return (made.amax((0, 1)) - made.amin((0, 1))).max(), varies(made)[1]
-
-
-def channels_compared(made: Tensor) -> tuple[Tensor, Tensor]:
-    """You compare the channels of a token with each other. A vector's channels always differ; compare its tokens."""
-    return (made.amax(2) - made.amin(2)).max(), varies(made)[1]
-
-
-def items_of_the_mean(made: Tensor) -> tuple[Tensor, Tensor]:
-    """You average tokens before you compare items. Items whose tokens differ may have the same mean."""
-    return varies(made)[0], varies(made.mean(1, keepdim=True))[1]
-
-
-def only_the_first_item(made: Tensor) -> tuple[Tensor, Tensor]:
-    """For the tokens you look at the first item only; another one may vary more."""
-    return varies(made[:1])[0], varies(made)[1]
-
-
-def smallest_not_largest(made: Tensor) -> tuple[Tensor, Tensor]:
-    """You return the smallest range; one channel that varies is enough, so the largest counts."""
-    return (made.amax(1) - made.amin(1)).min(), (made.amax(0) - made.amin(0)).min()
-
-
-def deviation_for_range(made: Tensor) -> tuple[Tensor, Tensor]:
-    """One token that differs hardly moves your numbers: a deviation averages. Take the largest minus the least."""
+VARIES_MISTAKES = """
+axes swapped
+    Your two answers are swapped: items are the first axis, tokens the second.
+    over_tokens, over_items => over_items, over_tokens
+tokens of all items
+    For the tokens you compare across items as well. Two items may differ; compare inside each item.
+    made.amax(1) - made.amin(1) => made.amax((0, 1)) - made.amin((0, 1))
+channels compared
+    You compare the channels of a token with each other. A vector's channels always differ; compare its tokens.
+    made.amax(1) - made.amin(1) => made.amax(2) - made.amin(2)
+items of the mean
+    You average tokens before you compare items. Items whose tokens differ may have the same mean.
+    made.amax(0) - made.amin(0) => made.mean(1).amax(0) - made.mean(1).amin(0)
+only the first item
+    For the tokens you look at the first item only; another one may vary more.
+    (made.amax(1) - made.amin(1)) => (made.amax(1) - made.amin(1))[0]
+smallest not largest
+    You return the smallest range; one channel that varies is enough, so the largest counts.
+    every .max() => .min()
+deviation for range
+    One token that differs hardly moves your numbers: a deviation averages. Take the largest minus the least.
     return made.std(1, correction=0).max(), made.std(0, correction=0).max()
-
-
-def mean_of_the_ranges(made: Tensor) -> tuple[Tensor, Tensor]:
-    """One channel that varies hardly moves your numbers: you average the ranges, and the largest counts."""
-    return (made.amax(1) - made.amin(1)).mean(), (made.amax(0) - made.amin(0)).mean()
+mean of the ranges
+    One channel that varies hardly moves your numbers: you average the ranges, and the largest counts.
+    every .max() => .mean()
+"""
 
 
 def varies_cases() -> list[tuple]:
@@ -75,16 +63,7 @@ register(
             "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
             "(made.amax(1) - made.amin(1)).max(), and the same with axis 0 for items.",
         ),
-        mistakes=by_name(
-            axes_swapped,
-            tokens_of_all_items,
-            channels_compared,
-            items_of_the_mean,
-            only_the_first_item,
-            smallest_not_largest,
-            deviation_for_range,
-            mean_of_the_ranges,
-        ),
+        mistakes=VARIES_MISTAKES,
     )
 )
 
@@ -99,49 +78,32 @@ def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
 
 
-def multiplied(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You multiply the parameter, so one that starts at zero stays zero and seems unused. Add to it."""
-    p = module.get_parameter(name).data
-    before, kept = module(x), p.clone()
-    p *= 1 + torch.rand(p.shape)
-    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
-
-
-def multiplied_by_one_number(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """A parameter that is all zeros seems unused, for zero times any factor is zero; a norm hides a factor, too."""
-    p = module.get_parameter(name).data
-    before, kept = module(x), p.clone()
-    p *= 1.1
-    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
-
-
-def all_by_the_same(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You add the same number everywhere. A norm that follows subtracts the mean: add different numbers."""
-    p = module.get_parameter(name).data
-    before, kept = module(x), p.clone()
-    p += 0.5
-    return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
-
-
-def not_put_back(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """The parameter keeps your nudge. An inspection must leave the model as it was."""
-    return moves(x, module, name)[0], module.get_parameter(name).data.add_(0.5)
-
-
-def put_back_by_subtracting(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """(p + nudge) - nudge is p up to rounding. Keep a copy, and copy it back: bit for bit."""
-    p = module.get_parameter(name).data
-    return moves(x, module, name)[0], p.add_(0.7).sub_(0.7)
-
-
-def a_copy_was_nudged(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You nudged a copy, so the output never moves. Change its parameter in place."""
-    return x.new_zeros(()), module.get_parameter(name).data
-
-
-def the_parameter_was_compared(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """You ask whether the parameter has changed. It has; the question is whether the output did."""
-    return x.new_ones(()), module.get_parameter(name).data
+MOVES_MISTAKES = """
+multiplied
+    You multiply the parameter, so one that starts at zero stays zero and seems unused. Add to it.
+    p += torch.rand(p.shape) => p *= 1 + torch.rand(p.shape)
+multiplied by one number
+    A parameter that is all zeros seems unused, for zero times any factor is zero; a norm hides a factor, too.
+    p += torch.rand(p.shape) => p *= 1.1
+all by the same
+    You add the same number everywhere. A norm that follows subtracts the mean: add different numbers.
+    torch.rand(p.shape) => 0.5
+not put back
+    The parameter keeps your nudge. An inspection must leave the model as it was.
+    moved, p = moves(x, module, name)
+    return moved, p.add_(0.5)
+put back by subtracting
+    (p + nudge) - nudge is p up to rounding. Keep a copy, and copy it back: bit for bit.
+    moved, p = moves(x, module, name)
+    return moved, p.add_(0.7).sub_(0.7)
+a copy was nudged
+    You nudged a copy, so the output never moves. Change its parameter in place.
+    p += => kept = p +
+    p.copy_(kept) => p
+the parameter was compared
+    You ask whether the parameter has changed. It has; the question is whether the output did.
+    (module(x) - before).abs().max() > 1e-6 => (p != kept).any()
+"""
 
 
 class Case(nn.Module):
@@ -185,15 +147,7 @@ register(
             "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",
             "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
         ),
-        mistakes=by_name(
-            multiplied,
-            multiplied_by_one_number,
-            all_by_the_same,
-            not_put_back,
-            put_back_by_subtracting,
-            a_copy_was_nudged,
-            the_parameter_was_compared,
-        ),
+        mistakes=MOVES_MISTAKES,
     )
 )
 
@@ -207,44 +161,32 @@ def opening(g: Tensor, bounding: str) -> Tensor:
     return {"raw": g, "tanh": g.tanh(), "sigmoid": g.sigmoid(), "1+g": 1 + g}[bounding]
 
 
-def none_is_closed(g: Tensor, bounding: str) -> Tensor:
-    """Without a gate, your factor is 0. It must be 1: the branch is added as it is."""
-    return torch.zeros_like(g) if bounding == "none" else opening(g, bounding)
-
-
-def all_raw(g: Tensor, bounding: str) -> Tensor:
-    """You multiply by the Linear's number as it is. That is DiT's gate, "raw"; the x-ray's word names the others."""
-    return opening(g, "none" if bounding == "none" else "raw")
-
-
-def one_forgotten(g: Tensor, bounding: str) -> Tensor:
-    """For "1+g" you return g. HDM adds 1: at g = 0 its branch is fully on."""
-    return g if bounding == "1+g" else opening(g, bounding)
-
-
-def sigmoid_from_zero(g: Tensor, bounding: str) -> Tensor:
-    """Your sigmoid is 0 at g = 0. It is one half there: a zero-initialised Linear does not switch the branch off."""
-    return opening(g, bounding) - 0.5 * (bounding == "sigmoid")
-
-
-def tanh_and_sigmoid_swapped(g: Tensor, bounding: str) -> Tensor:
-    """tanh and sigmoid are swapped: tanh goes through 0, sigmoid from 0 to 1."""
-    return opening(g, {"tanh": "sigmoid", "sigmoid": "tanh"}.get(bounding, bounding))
-
-
-def none_is_raw(g: Tensor, bounding: str) -> Tensor:
-    """Without a gate, your factor is the number g: there is no gate to multiply by. What is x + branch?"""
-    return g if bounding == "none" else opening(g, bounding)
-
-
-def one_number_for_all(g: Tensor, bounding: str) -> Tensor:
-    """For "none" you give a single 1: right, but the figure below draws one for each g. Make it as large as g."""
-    return torch.ones_like(g[0, 0]) if bounding == "none" else opening(g, bounding)
-
-
-def sigmoid_of_twice(g: Tensor, bounding: str) -> Tensor:
-    """Your sigmoid is as steep as tanh: it is 1 / (1 + exp(-g))."""
-    return (2 * g).sigmoid() if bounding == "sigmoid" else opening(g, bounding)
+OPENING_MISTAKES = """
+none is closed
+    Without a gate, your factor is 0. It must be 1: the branch is added as it is.
+    ones_like => zeros_like
+all raw
+    You multiply by the Linear's number as it is. That is DiT's gate, "raw"; the x-ray's word names the others.
+    {"raw": g, "tanh": g.tanh(), "sigmoid": g.sigmoid(), "1+g": 1 + g}[bounding] => g
+one forgotten
+    For "1+g" you return g. HDM adds 1: at g = 0 its branch is fully on.
+    1 + g} => g}
+sigmoid from zero
+    Your sigmoid is 0 at g = 0. It is one half there: a zero-initialised Linear does not switch the branch off.
+    g.sigmoid() => g.sigmoid() - 0.5
+tanh and sigmoid swapped
+    tanh and sigmoid are swapped: tanh goes through 0, sigmoid from 0 to 1.
+    g.tanh(), "sigmoid": g.sigmoid() => g.sigmoid(), "sigmoid": g.tanh()
+none is raw
+    Without a gate, your factor is the number g: there is no gate to multiply by. What is x + branch?
+    torch.ones_like(g) => g
+one number for all
+    For "none" you give a single 1: right, but the figure below draws one for each g. Make it as large as g.
+    ones_like(g) => ones_like(g[0, 0])
+sigmoid of twice
+    Your sigmoid is as steep as tanh: it is 1 / (1 + exp(-g)).
+    g.sigmoid() => (2 * g).sigmoid()
+"""
 
 
 def opening_cases() -> list[tuple]:
@@ -262,16 +204,7 @@ register(
             "No gate is not a gate of 0: x + branch is x + 1 * branch.",
             'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
         ),
-        mistakes=by_name(
-            none_is_closed,
-            all_raw,
-            one_forgotten,
-            sigmoid_from_zero,
-            tanh_and_sigmoid_swapped,
-            none_is_raw,
-            one_number_for_all,
-            sigmoid_of_twice,
-        ),
+        mistakes=OPENING_MISTAKES,
         later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
     )
 )
@@ -285,46 +218,35 @@ def diagnoses(doors: Tensor) -> Tensor:
     return torch.tensor([*found.values()]).to(doors)
 
 
-def swapped(doors: Tensor, first: str, second: str) -> Tensor:
-    """The right diagnoses, but those of two letters in each other's place."""
-    i, j = ("ABCDEFGHIJ".index(letter) for letter in (first, second))
-    order = [{i: j, j: i}.get(k, k) for k in range(10)]
-    return diagnoses(doors)[order]
-
-
-def missing_and_undone(doors: Tensor) -> Tensor:
-    """C and E: neither is zero. An init of the whole model changes the head, too: which parts start in pass 0?"""
-    return swapped(doors, "C", "E")
-
-
-def twice_and_dead(doors: Tensor) -> Tensor:
-    """B and G: in both the MLP never gets a gradient. Look at the other parts of the block, first the gate rows."""
-    return swapped(doors, "B", "G")
-
-
-def weights_and_order(doors: Tensor) -> Tensor:
-    """D and F: both start as the correct model. One differs in the norm's weights, one in the order of vectors."""
-    return swapped(doors, "D", "F")
-
-
-def one_gate_and_rebound(doors: Tensor) -> Tensor:
-    """I and J: in both the scale rows start in pass 1. Count the vectors, and look when attention starts."""
-    return swapped(doors, "I", "J")
-
-
-def sigmoid_and_missing(doors: Tensor) -> Tensor:
-    """A and C: in both all of a block starts in pass 1. A gate can be open also where its Linear gives zero."""
-    return swapped(doors, "A", "C")
-
-
-def end_and_norm(doors: Tensor) -> Tensor:
-    """D and H: the blocks start alike. Look at the part "final AdaLN" and at the column of the norm's weights."""
-    return swapped(doors, "D", "H")
-
-
-def counted_from_one(doors: Tensor) -> Tensor:
-    """Every number is too large by one: the list of bugs is counted from 0, as Python counts."""
-    return diagnoses(doors) + 1
+DIAGNOSES_MISTAKES = """
+missing and undone
+    C and E: neither is zero. An init of the whole model changes the head, too: which parts start in pass 0?
+    "C": 8, => "C": 9,
+    "E": 9, => "E": 8,
+twice and dead
+    B and G: in both the MLP never gets a gradient. Look at the other parts of the block, first the gate rows.
+    "B": 3, => "B": 7,
+    "G": 7, => "G": 3,
+weights and order
+    D and F: both start as the correct model. One differs in the norm's weights, one in the order of vectors.
+    "D": 0, => "D": 4,
+    "F": 4, => "F": 0,
+one gate and rebound
+    I and J: in both the scale rows start in pass 1. Count the vectors, and look when attention starts.
+    "I": 1, => "I": 6,
+    "J": 6 => "J": 1
+sigmoid and missing
+    A and C: in both all of a block starts in pass 1. A gate can be open also where its Linear gives zero.
+    "A": 5, => "A": 8,
+    "C": 8, => "C": 5,
+end and norm
+    D and H: the blocks start alike. Look at the part "final AdaLN" and at the column of the norm's weights.
+    "D": 0, => "D": 2,
+    "H": 2, => "H": 0,
+counted from one
+    Every number is too large by one: the list of bugs is counted from 0, as Python counts.
+    .to(doors) => .to(doors) + 1
+"""
 
 
 def diagnoses_cases() -> list[tuple]:
@@ -342,14 +264,6 @@ register(
             "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
             "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; scale and shift in J)?",
         ),
-        mistakes=by_name(
-            missing_and_undone,
-            twice_and_dead,
-            weights_and_order,
-            one_gate_and_rebound,
-            sigmoid_and_missing,
-            end_and_norm,
-            counted_from_one,
-        ),
+        mistakes=DIAGNOSES_MISTAKES,
     )
 )
