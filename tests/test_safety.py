@@ -152,7 +152,7 @@ with redirect_stdout(StringIO()):
     assert main(["train", "--out", out + "/run", "--steps", "2", "--batch", "8"]) == 0
     assert main(["sample", "--run", out + "/run", "--n", "4", "--out", out + "/a.png"]) == 0
     assert main(["evaluate", "--run", out + "/run", "--n", "20"]) == 0
-    checkpoint.shipped_model("scenes"), checkpoint.shipped_run("digits"), sweep.stored_scores()
+    checkpoint.shipped_model("scenes"), sweep.stored_scores()
     def modulated(x, shift, scale): return x
     modulated.__module__ = "__main__"
     check("modulated", modulated), progress(), reset_progress()

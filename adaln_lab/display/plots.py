@@ -278,19 +278,6 @@ def plot_verdicts(names: Sequence[str], questions: Sequence[str], answers: Any, 
     return ax
 
 
-def plot_lines(steps: Sequence[float], rows: dict[str, Sequence[float]], ax: Axes, xlabel: str, ylabel: str) -> Axes:
-    """A few curves over the same steps, told apart by line style, and named in a legend."""
-    styles = [("--", "data"), (":", "data"), ("-.", "quiet"), ("-", "data")]
-    if len(rows) > len(styles):
-        raise ValueError(f"at most {len(styles)} curves can be told apart here, got {len(rows)}")
-    for (name, values), (line, colour) in zip(rows.items(), styles, strict=False):
-        ax.plot(steps, values, line, color=COLOURS[colour], lw=1.8, label=name)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
-    return ax
-
-
 def plot_intervals(rows: dict[str, Any], ax: Axes, xlabel: str, bar: float | None = None, title: str = "") -> Axes:
     """Means with their intervals, rows[name] = (mean, half width), "diverged" where infinite; dashed: a bar to beat."""
     for place, (mean, half) in enumerate(rows.values()):

@@ -146,9 +146,9 @@ def mutants(solution: Callable, table: str) -> dict[str, Callable]:
     `old => new` replaces what occurs once below the solution's docstring, `every old => new` what occurs more often.
     There may be several such lines. Lines without an arrow are a new body.
     """
-    text, versions = source(solution), {}
-    header, *lines = text.splitlines()
-    body = "\n".join(lines[ast.parse(text).body[0].body[1].lineno - 2 :])  # below the docstring
+    versions, lines = {}, source(solution).splitlines()
+    (tree,) = ast.parse("\n".join(lines)).body
+    header, body = lines[0], "\n".join(lines[tree.body[ast.get_docstring(tree) is not None].lineno - 1 :])
     for entry in re.split(r"\n(?=\S)", table.strip()):
         name, says, *changes = entry.splitlines()
         code = compile(f"{header}\n{_changed(body, changes)}", f"<{name}>", "exec")

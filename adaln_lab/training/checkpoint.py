@@ -127,14 +127,6 @@ def shipped_model(data: str = "digits", device: torch.device | str = "cpu") -> T
     return load_model(asset(f"dit_{data}"), device)
 
 
-def shipped_run(data: str = "digits") -> dict[str, Any]:
-    """How the shipped model was trained, run.json: recipe, machine, seconds, `loss` one a step, and `gates`.
-
-    gates holds, for each step at which they were read, the root mean square of every gate, a (depth, 2) list.
-    """
-    return read_json(asset(f"dit_{data}") / "run.json")
-
-
 def pack_run(run: Run, **facts: Any) -> bytes:
     """All that a run needs to go on: weights, average, optimisers, random state, recipe, history.
 

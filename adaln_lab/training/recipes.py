@@ -1,18 +1,12 @@
-"""Which model and which training for which data on which device: each with its cost and its result.
-
-Stored runs are records of training on machines that not every reader has: `python -m adaln_lab train --record`.
-"""
+"""Which model and which training for which data on which device: each with its cost and its result."""
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 
 from adaln_lab.data.scenes import VOCABULARY
 from adaln_lab.dit import DiTConfig
 from adaln_lab.training.train import TrainConfig
-from adaln_lab.utils.assets import stored
 from adaln_lab.utils.checks import one_of
 
 
@@ -51,12 +45,3 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)
         config = replace(config, precision="tf32")
     return model, config
-
-
-def stored_run(name: str) -> dict[str, Any] | None:
-    """The record of a run among the package's assets, or None where nobody has made it yet.
-
-    Fields: date, machine, command, seconds, loss (one a step), accuracy, frechet, frechet_real, samples (3 a label).
-    """
-    record = stored(name)
-    return record and record | {"samples": np.asarray(record["samples"]) / 127.5 - 1}

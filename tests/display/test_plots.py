@@ -17,15 +17,6 @@ def words(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def test_curves_are_all_drawn_and_told_apart(ax):
-    rows = {name: [1, 2, 3] for name in "abcd"}
-    plots.plot_lines(range(3), rows, ax, "step", "loss")
-    looks = {(line.get_linestyle(), line.get_color()) for line in ax.get_lines()}
-    assert len(ax.get_lines()) == len(looks) == 4
-    with pytest.raises(ValueError, match="at most 4 curves"):
-        plots.plot_lines(range(3), rows | {"e": [1, 2, 3]}, ax, "step", "loss")
-
-
 def test_a_gradient_onset_writes_powers_and_marks_silence(ax):
     plots.plot_gradient_onset(["a", "b"], [0, 1], [[0, 1e-3], [1, 1e-20]], ax)
     assert words(ax)[0] == words(ax)[3] == "0" != words(ax)[1] and len(words(ax)) == 4
@@ -132,7 +123,6 @@ DRAWN = {
     "gates": lambda ax: plots.plot_gates(range(3), np.ones((3, 12, 2)), ax),
     "tokens": lambda ax: plots.plot_tokens({"dim": np.eye(3), "bright": 2 * np.eye(3)}, ax, sphere=True),
     "gradients": lambda ax: plots.plot_gradients(np.eye(3), np.eye(3), np.eye(3), ax),
-    "lines": lambda ax: plots.plot_lines(range(3), {name: [1, 2, 3] for name in "abcd"}, ax, "step", "loss"),
     "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.1), "b": (np.inf, 0)}, ax, "score", bar=0.4),
 }
 
