@@ -388,10 +388,10 @@ def regression(seed: int) -> tuple[Tensor, Tensor]:
     return x, x + (x @ randn64(8, 16, seed=seed + 50) / 8**0.5).relu() @ randn64(16, 8, seed=seed + 60) / 4
 
 
-def fit(branch: nn.Module, seed: int, steps: int, lr: float = 0.03) -> tuple[float, float]:
+def fit(branch: nn.Module, seed: int, steps: int) -> tuple[float, float]:
     """The squared error before and after `steps` updates of Adam."""
     x, target = regression(seed)
-    optimizer, losses = torch.optim.Adam(branch.parameters(), lr), []
+    optimizer, losses = torch.optim.Adam(branch.parameters(), 0.03), []
     for _ in range(steps + 1):
         losses.append((branch(x) - target).square().mean())
         optimizer.zero_grad()
