@@ -69,16 +69,16 @@ def modulated_cases() -> list[tuple]:
 
 register(
     Exercise(
-        "Normalise each token, then multiply by 1 + scale and add shift.",
-        modulated,
-        ("h",),
-        modulated_cases,
-        (
+        question="Normalise each token, then multiply by 1 + scale and add shift.",
+        solution=modulated,
+        returns=("h",),
+        cases=modulated_cases,
+        hints=(
             "layer_norm(x) is already imported; shift and scale are (B, D), x is (B, T, D).",
             "Give scale and shift an axis for the tokens: scale[:, None] is (B, 1, D).",
             "return layer_norm(x) * (1 + scale[:, None]) + ...",
         ),
-        MODULATED_MISTAKES,
+        mistakes=MODULATED_MISTAKES,
         gradients=True,
     )
 )

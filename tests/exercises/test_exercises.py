@@ -309,4 +309,5 @@ def test_bugs_of_the_broken_models_are_known_to_every_block(bug: str, name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exercise_knows_at_least_six_mistakes(name: str) -> None:
-    assert len(EXERCISES[name].wrong) >= 6
+    names = [line for line in EXERCISES[name].mistakes.splitlines() if line and not line.startswith(" ")]
+    assert len(names) == len(EXERCISES[name].wrong) >= 6  # and each has a name of its own
