@@ -173,7 +173,7 @@ one plus forgotten
     (1 + scale) => scale
 shift forgotten
     Your bias is the old one: shift passes through the Linear, too, and adds weight @ shift.
-    + weight @ shift => + 0
+    bias + weight @ shift => bias.clone()
 shift added bare
     You add shift to the bias as it is; shift is added before the Linear, so it must be multiplied by weight.
     weight @ shift => shift

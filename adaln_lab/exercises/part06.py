@@ -33,7 +33,7 @@ def variance_shares(m: Tensor) -> Tensor:
 VARIANCE_SHARES_MISTAKES = """
 mean left in
     You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel.
-    m = m - m.mean((0, 1)) => m = m
+    - m.mean((0, 1)) =>
 time and label exchanged
     Your first share is the label's: to keep the effect of t, average over labels, axis 1.
     by_t, by_label = => by_label, by_t =

@@ -73,7 +73,7 @@ mlp branch calls attention
     mlp => attn
 gate of attention twice
     Whatever g2 is, your result is the same: a line was copied, and with it the gate of attention.
-    g2) => g1)
+    tanh(g2) => tanh(g1)
 norms of attention twice
     The last two norms never run: your second branch uses those of attention.
     norms[2] => norms[0]
@@ -298,7 +298,7 @@ one stream
     12 * (depth - 1) + (6 + 2) => 6 * (depth - 1) + 6
 biases forgotten
     You forgot the biases: a Linear from D to D has D * D + D parameters.
-    + width) => )
+    (width * width + width) => width * width
 last block like the others
     In the last block the text only gives q, k, v: it has two vectors, shift and scale, not six.
     (6 + 2) => 12

@@ -98,7 +98,7 @@ put back by subtracting
     return moved, p.add_(0.7).sub_(0.7)
 a copy was nudged
     You nudged a copy, so the output never moves. Change its parameter in place.
-    p += => kept = p +
+    p += => nudged = p +
     p.copy_(kept) => p
 the parameter was compared
     You ask whether the parameter has changed. It has; the question is whether the output did.
