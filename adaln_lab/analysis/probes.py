@@ -10,11 +10,12 @@ L blocks, B batch, T tokens, D width.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from adaln_lab.conditioning import Condition
@@ -115,3 +116,43 @@ def cell_shares(picture: Tensor) -> Tensor:
     n = picture.shape[-1] // 3
     cells = picture.reshape(3, n, 3, n).sum((1, 3))
     return cells / cells.sum()
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations by kind: views, which launch nothing, memory left empty, and all others."""
+
+    def __init__(self):
+        super().__init__()
+        self.views = self.empty = self.kernels = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        aliases = [result.alias_info for result in operation._schema.returns]
+        if any(alias is not None and not alias.is_write for alias in aliases):
+            self.views += 1
+        elif "empty" in operation._schema.name:
+            self.empty += 1
+        else:
+            self.kernels += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def launches(run: Callable[[], object]) -> tuple[int, int]:
+    """(kernels, views) of one call of `run`: on a GPU an operation starts about one kernel, a view starts none."""
+    with _Launches() as counted:
+        run()
+    return counted.kernels, counted.views
+
+
+def kept_bytes(run: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps during `run` for its backward pass, without the memory of the tensors in `but`."""
+    kept, others = {}, {tensor.untyped_storage()._cdata for tensor in but}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = (
+            tensor  # views of one memory count once; kept alive, so that keys differ
+        )
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # noqa: F841 (alive until all is counted)
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in others)

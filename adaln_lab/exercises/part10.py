@@ -1,13 +1,233 @@
-"""Exercises of notebook 10: one product for all blocks, a rank's rows, the cost of an all-reduce.
+"""Exercises of notebook 10: what a table can replace, one product, eight bits, an average, launches, many processes.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
+For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, C width of c, D width.
 """
 
-import torch
-from torch import Tensor
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import torch
+from torch import Tensor, nn
+
+from adaln_lab.analysis.probes import kept_bytes, launches
+from adaln_lab.data import datasets
+from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.exercises.core import Exercise, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.flow import flow_loss, flow_pair
+from adaln_lab.training.checkpoint import shipped_model
+
+# fits_in_a_table: whose modulation can be stored in place of the weights that make it
+
+MODULATION = {  # numbers in one row, rows (None: without end), weights that the table replaces
+    "DiT-XL/2, one label, 50 steps": (28 * 6 * 1152, 2 * 50, 28 * 6 * 1152**2),  # with and without the label
+    "DiT-XL/2, all 1,000 labels, 50 steps": (28 * 6 * 1152, 1001 * 50, 28 * 6 * 1152**2),
+    "PixArt (time only), 50 steps": (6 * 1152, 50, 6 * 1152**2),
+    "SD3 (time + pooled text), any caption": (24 * 12 * 1536, None, 24 * 12 * 1536**2),
+    "MiniMax-H3 (time only), 50 steps": (50 * 18 * 5376, 50, 50 * 18 * 5376 * 2688),
+}
+
+
+def fits_in_a_table() -> dict[str, tuple[str]]:
+    """The table's size against that of the weights."""
+    return {
+        model: ("impossible" if rows is None else "smaller" if row * rows < weights else "larger",)
+        for model, (row, rows, weights) in MODULATION.items()
+    }
+
+
+# modulate_segments: modulation that differs between two parts of a sequence, without a row for each token
+
+
+def modulate_segments(h: Tensor, scale: Tensor, shift: Tensor, first: int) -> Tensor:
+    """h (B, T, D), scale and shift (B, 2, D): row 0 for the tokens before `first`, row 1 for the others."""
+    parts = h[:, :first], h[:, first:]
+    return torch.cat([p * (1 + scale[:, i : i + 1]) + shift[:, i : i + 1] for i, p in enumerate(parts)], dim=1)
+
+
+def given_segments(h, scale, shift, first):
+    """h (B, T, D), scale and shift (B, 2, D): row 0 for the tokens before `first`, row 1 for the others."""
+    which = (torch.arange(h.shape[1]) >= first).long()
+    return h * (1 + scale[:, which]) + shift[:, which]
+
+
+def examine_segments(modulate: Callable) -> tuple[bool, str]:
+    for first in (24, 9):  # of 48 tokens
+        h, scale, shift = (randn64(2, n, 8, seed=n + i).requires_grad_() for i, n in enumerate((48, 2, 2)))
+        want, got = given_segments(h, scale, shift, first), modulate(h, scale, shift, first)
+        if not isinstance(got, Tensor) or got.shape != want.shape or not torch.allclose(got, want):
+            return False, f"with {first} tokens in the first part the result differs from that of the given code"
+        if not got.requires_grad:
+            return False, "the result has no gradient: h, scale and shift all need one"
+        inputs = h, scale, shift, first
+        theirs, yours = (kept_bytes(partial(f, *inputs), but=[h]) for f in (given_segments, modulate))
+        if yours > theirs / 4:
+            return (
+                False,
+                f"it keeps {yours} bytes for the backward pass; the goal is a quarter of {theirs}",
+            )
+    return True, f"the same result, {yours} bytes kept for the backward pass beside h, {theirs} by the given code"
+
+
+# eight_bits: which rounding hurts the digits model
+
+PLACES = ("1000 t", "the sinusoids of 1000 t", "the time embedding", "the modulation", "the stream between blocks")
+
+
+def rounded(x: Tensor) -> Tensor:
+    """The nearest numbers with 4 bits of exponent and 3 of mantissa (float8 e4m3, which ends at 448)."""
+    return x.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype)
+
+
+@contextlib.contextmanager
+def rounded_at(model: TinyDiT, place: str) -> Iterator[None]:
+    """Round to 8 bits in one of PLACES, inside the context."""
+
+    def before(module: nn.Module, args: tuple) -> tuple:
+        return (rounded(args[0] * 1000) / 1000,) if place == "1000 t" else (rounded(args[0]), *args[1:])
+
+    def after(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        return rounded(out)
+
+    with contextlib.ExitStack() as stack:
+        if place == "1000 t":
+            handles = [model.t_embed.register_forward_pre_hook(before)]
+        elif place == "the sinusoids of 1000 t":
+            handles = [model.t_embed.mlp.register_forward_pre_hook(before)]
+        elif place == "the time embedding":
+            handles = [model.t_embed.register_forward_hook(after)]
+        elif place == "the modulation":
+            linears = [block.to_modulation.linear for block in [*model.blocks, model.final]]
+            handles = [linear.register_forward_hook(after) for linear in linears]
+        else:  # what a block starts from: its norms and its sums
+            handles = []
+            for block in model.blocks:
+                whole = block.forward_with
+                stack.callback(block.__dict__.pop, "forward_with")
+                block.forward_with = lambda x, pre, whole=whole: whole(rounded(x), pre)
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+@torch.no_grad()
+def rounding_errors() -> dict[str, float]:
+    """Place -> |v rounded there - v| / |v| of the shipped digits model, on held-out pictures."""
+    model, data = shipped_model("digits"), datasets.load("digits")
+    pair = flow_pair(data.held_images, data.held_labels, 10, 0.0, torch.Generator().manual_seed(0))
+    v = model(pair.x_t, pair.t, pair.y)
+    errors = {}
+    for place in PLACES:
+        with rounded_at(model, place):
+            errors[place] = ((model(pair.x_t, pair.t, pair.y) - v).norm() / v.norm()).item()
+    return errors
+
+
+def eight_bits() -> dict[str, tuple[str]]:
+    """Each error in words."""
+    return {
+        place: ("below 2 %" if error < 0.02 else "2 to 10 %" if error < 0.1 else "over 10 %",)
+        for place, error in rounding_errors().items()
+    }
+
+
+# steady_average: a moving average that sticks
+
+
+class steady_average:
+    """A moving average of a bfloat16 weight, kept in float32."""
+
+    def __init__(self, weight: Tensor, decay: float):
+        self.average, self.decay = weight.float().clone(), decay
+
+    def update(self, weight: Tensor) -> None:
+        self.average.lerp_(weight.float(), 1 - self.decay)
+
+    def value(self) -> Tensor:
+        return self.average.bfloat16()
+
+
+class GivenAverage:
+    """A moving average of a bfloat16 weight."""
+
+    def __init__(self, weight, decay):
+        self.average, self.decay = weight.clone(), decay
+
+    def update(self, weight):
+        self.average.lerp_(weight, 1 - self.decay)
+
+    def value(self):
+        return self.average
+
+
+def examine_average(average: type) -> tuple[bool, str]:
+    start, end = torch.tensor([1.0, -2.0, 0.5]).bfloat16(), torch.tensor([1.125, -2.25, 0.75]).bfloat16()
+    kept = average(start, 0.99)
+    for _ in range(50):
+        kept.update(end)
+    want = torch.lerp(end.float(), start.float(), 0.99**50)
+    first = ((kept.value().float() - want) / want).abs().max().item()
+    for _ in range(950):
+        kept.update(end)
+    last = ((kept.value().float() - end.float()) / end.float()).abs().max().item()
+    if kept.value().dtype != torch.bfloat16:
+        return False, f"value() must be as the model's weights are, torch.bfloat16; got {kept.value().dtype}"
+    told = f"{first:.1%} off after 50 updates, {last:.1%} off its goal after 1,000"
+    return first < 0.01 and last < 0.01, told
+
+
+# few_launches: an optimiser step and an average in few kernels
+
+
+def few_launches(model: nn.Module, average: nn.Module) -> Callable[[], None]:
+    """update(): AdamW with a rate of 1e-3, then the average moves by 1/50 towards the model's weights."""
+    weights, averages = list(model.parameters()), list(average.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=True)
+
+    @torch.no_grad()
+    def update() -> None:
+        optimizer.step()
+        torch._foreach_lerp_(averages, weights, 0.02)
+
+    return update
+
+
+def given_launches(model, average):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
+
+    @torch.no_grad()
+    def update():
+        optimizer.step()
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            a.lerp_(p, 0.02)
+
+    return update
+
+
+def measure_launches(make_update: Callable) -> tuple[float, float] | str:
+    """(kernels of the third update, 3), or what differs from the update as it was given."""
+    kernels, found = 0, []
+    for make in (given_launches, make_update):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, average = TinyDiT(DiTConfig(width=16, depth=2)), TinyDiT(DiTConfig(width=16, depth=2))
+        generator = torch.Generator().manual_seed(0)
+        update = make(model, average)
+        if not callable(update):
+            return f"few_launches must return a function, update(); got {type(update).__name__}"
+        for _ in range(3):
+            model.zero_grad()
+            images = torch.randn(8, 1, 8, 8, generator=generator)
+            flow_loss(model, flow_pair(images, torch.arange(8), 10, 0.0, generator)).backward()
+            kernels, _ = launches(update)
+        found.append([torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (model, average)])
+    for name, want, got in zip(("weights", "averages"), *found, strict=True):
+        if (off := (got - want).abs().max().item()) > 1e-5:
+            return f"after three updates the {name} differ by {off:.2g} from those of the update as it was given"
+    return kernels, 3
+
 
 # stacked: the modulation of all blocks in one product
 
@@ -130,6 +350,70 @@ def ring_bytes_cases() -> list[tuple]:
 
 
 register(
+    Predict(
+        question="Say whether a table of all modulation is smaller than the weights that make it.",
+        solution=fits_in_a_table,
+        columns=("the table is",),
+        notes={
+            "DiT-XL/2, one label, 50 steps": "both have a factor 28 x 6 x 1152; compare 2 x 50 rows with 1152.",
+            "DiT-XL/2, all 1,000 labels, 50 steps": "how many pairs of label and time are there?",
+            "PixArt (time only), 50 steps": "one modulation for all blocks: 50 rows against a c of width 1152.",
+            "SD3 (time + pooled text), any caption": "how many captions are there?",
+            "MiniMax-H3 (time only), 50 steps": "50 rows, against a c of width 2,688.",
+        },
+        hints=(
+            "A table has one row for each value that c can take. The weights have one row for each channel of c.",
+            "So the table is smaller if c takes fewer values than it has channels.",
+            "100 < 1152; 50,050 > 1152; 50 < 1152; no end of captions; 50 < 2688.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Give the same result, and keep at most a quarter of the bytes for the backward pass.",
+        solution=modulate_segments,
+        given=given_segments,
+        examine=examine_segments,
+        hints=(
+            "Which tensor has a token axis and need not have one?",
+            "scale[:, which] copies a row for each token. Where do all tokens share a row?",
+            "Modulate h[:, :first] and h[:, first:] with one row each, (B, 1, D), and concatenate.",
+        ),
+    )
+)
+register(
+    Predict(
+        question="Say how much the velocity changes if one quantity is rounded to 8 bits.",
+        solution=eight_bits,
+        columns=("v changes by",),
+        notes={
+            "1000 t": "what is the largest number of this format, and how large does 1000 t get?",
+            "the sinusoids of 1000 t": "they lie between -1 and 1, and 256 features share the error.",
+            "the time embedding": "it is one part of c, and its rounding errors are independent.",
+            "the modulation": "3 bits of mantissa: one channel is off by up to 6 %, independently of the next.",
+            "the stream between blocks": "it is rounded four times, and everything passes through it.",
+        },
+        hints=(
+            "A rounding error of 6 % in one of many channels averages out. Which quantity is a single number?",
+            "The format ends at 448.",
+            "over 10 % for 1000 t, 2 to 10 % for the stream, below 2 % for the three others.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the average, so that it arrives; its value stays bfloat16.",
+        solution=steady_average,
+        given=GivenAverage,
+        examine=examine_average,
+        hints=(
+            "Print the average after 100, 200 and 300 updates. How large is one step, and how large is the last bit?",
+            "The sum needs more bits than the weights.",
+            "Keep self.average in float32, and turn it into bfloat16 only in value().",
+        ),
+    )
+)
+register(
     Exercise(
         question="Make the modulation of all blocks with one matrix product.",
         solution=stacked,
@@ -142,6 +426,22 @@ register(
         ),
         mistakes=STACKED_MISTAKES,
         products=1,
+    )
+)
+register(
+    Design(
+        question="Do the same update with at most 10 kernels.",
+        solution=few_launches,
+        given=given_launches,
+        measure=measure_launches,
+        goal=10,
+        budget=3,
+        unit="updates",
+        hints=(
+            "There are two loops over the weights: one inside AdamW, one below it.",
+            "AdamW has a switch that makes one kernel of its loop. For lists of tensors torch has _foreach functions.",
+            "AdamW(..., fused=True) and torch._foreach_lerp_(averages, weights, 0.02).",
+        ),
     )
 )
 register(
