@@ -139,13 +139,13 @@ def eight_bits() -> dict[str, tuple[str]]:
 class steady_average:
     """A moving average of a bfloat16 weight, kept in float32."""
 
-    def __init__(self, weight: Tensor, decay: float):
+    def __init__(self, weight, decay):
         self.average, self.decay = weight.float().clone(), decay
 
-    def update(self, weight: Tensor) -> None:
+    def update(self, weight):
         self.average.lerp_(weight.float(), 1 - self.decay)
 
-    def value(self) -> Tensor:
+    def value(self):
         return self.average.bfloat16()
 
 
