@@ -24,9 +24,10 @@ html_copy_source = False
 html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # one field for the search is enough, and it stands above the list of pages
     "show_navbar_depth": 1,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 if repository := os.environ.get("ADALN_LAB_REPOSITORY"):
-    html_theme_options |= {"repository_url": f"https://github.com/{repository}", "use_repository_button": True}
+    html_theme_options |= {"repository_url": repository, "use_repository_button": True}

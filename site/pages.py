@@ -1,6 +1,6 @@
 """The course as pages to read without network or kernel: `make site`, then open build/site/index.html.
 
-    python site/pages.py [--only 03 ...] [--out build/site] [--no-frames]
+    python site/pages.py [--out build/site] [--sliders 03 05]
 
 Sphinx writes them from the notebooks as they are stored. Pictures become files, with their alt texts; a slider plays
 pictures that its own notebook draws now (frames.py); a card becomes one to click; the model of notebook 05 runs in the
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,23 +68,28 @@ def _quoted(text: str) -> str:
     return html.escape(text).replace("\n", "&#10;")
 
 
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    """Those with data."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+
+
 def prepare(notebook: NotebookNode, name: str, source: Path, drawn: set[str]) -> NotebookNode:
     """The notebook with outputs that a page can show."""
     count = 0
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if card := data.get(Card.MIME):
-                still = f"<pre>{html.escape(data['text/plain'])}</pre>"
-                shown = f'<div class="question" data-card="{_quoted(json.dumps(card))}">{still}</div>'
-            elif PNG in data:
-                count += 1
-                shown = figure(data, f"{name}_{count}", source, drawn)
-            else:
-                data.pop(WIDGET, None)
-                continue
-            output["data"] = nbformat.from_dict({"text/html": shown})
-            output["metadata"] = nbformat.from_dict({})
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.metadata["tags"] = ["remove-cell"]  # it looks for the installed course, which a page does not need
+    for output in outputs(notebook):
+        data = output["data"]
+        if card := data.get(Card.MIME):
+            still = f"<pre>{html.escape(data['text/plain'])}</pre>"
+            shown = f'<div class="question" data-card="{_quoted(json.dumps(card))}">{still}</div>'
+        elif PNG in data:
+            count += 1
+            shown = figure(data, f"{name}_{count}", source, drawn)
+        else:
+            data.pop(WIDGET, None)
+            continue
+        output["data"], output["metadata"] = nbformat.from_dict({"text/html": shown}), nbformat.from_dict({})
     return notebook
 
 
@@ -190,18 +196,24 @@ def template(name: str, **parts: list[str]) -> str:
     return text
 
 
-def write_source(source: Path, only: tuple[str, ...], with_frames: bool, store: Path) -> None:
-    """All that Sphinx reads."""
-    paths = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if path.name.startswith(only)]
+def write_source(source: Path, moving: tuple[str, ...], store: Path) -> None:
+    """All that Sphinx reads. Sliders move in notebooks whose name starts with one of `moving`."""
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     shutil.rmtree(source, ignore_errors=True)
     static = source / "_static"
     shutil.copytree(SITE / "static", static)
     shutil.copy(SITE / "conf.py", source)
     drawn_folder = source / FRAMES
     drawn_folder.mkdir()
-    if with_frames:
-        frames(paths, store)
-        for file in (file for path in paths for file in (store / path.stem).glob("*.js")):
+    with_sliders = [path for path in paths if path.name.startswith(moving)]
+    frames(with_sliders, store)
+    for path in with_sliders:
+        shown = {key(output["data"].get("text/plain", "")) for output in outputs(nbformat.read(path, as_version=4))}
+        for file in (store / path.stem).glob("*.js"):
+            if file.stem not in shown:
+                raise SystemExit(
+                    f"pages: a slider of {path.name} is not the stored one: make notebooks ONLY={path.stem[:2]}"
+                )
             shutil.copy(file, drawn_folder)
     drawn = {file.stem for file in drawn_folder.glob("*.js")}
 
@@ -209,11 +221,13 @@ def write_source(source: Path, only: tuple[str, ...], with_frames: bool, store: 
     (static / "mathjax").mkdir()
     shutil.copy(mathjax / "tex-svg-full.js", static / "mathjax")
 
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    titles = {stem: title for title, stem in re.findall(r"\[(\d\d [^]]+)\]\(notebooks/(\w+)\.ipynb\)", readme)}
     rows, lines, pages = [], [], []
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         question, able = first_lines(notebook)
-        title = path.stem.replace("_", " ")
+        title = titles[path.stem]
         rows.append(f"| [{title}]({path.name}) | {question} |")
         lines.append(f"- [{title}]({path.stem}.html): {question} {able}")
         pages.append(f"{title} <{path.stem}>")
@@ -230,12 +244,16 @@ def write_source(source: Path, only: tuple[str, ...], with_frames: bool, store: 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
-    parser.add_argument("--only", nargs="*", default=[""], help="how the notebooks' names start, e.g. 03")
-    parser.add_argument("--no-frames", action="store_true", help="leave the sliders still: quick, to look at the words")
+    parser.add_argument(
+        "--sliders",
+        nargs="*",
+        default=[""],
+        help="only these notebooks' sliders move, e.g. 03: quicker, to look at words",
+    )
     chosen = parser.parse_args(arguments)
     begun, out = time.perf_counter(), chosen.out.resolve()
     source = out.with_name(out.name + "_source")
-    write_source(source, tuple(chosen.only), not chosen.no_frames, out.with_name(out.name + "_frames"))
+    write_source(source, tuple(chosen.sliders), out.with_name(out.name + "_frames"))
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable,
@@ -250,7 +268,9 @@ def main(arguments: list[str] | None = None) -> None:
         source,
         out,
     ]
-    subprocess.run(command, check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+    address = {"ADALN_LAB_REPOSITORY": project.get("urls", {}).get("Repository", "")}  # `make address` writes it
+    subprocess.run(command, check=True, env=os.environ | address)
     print(f"{time.perf_counter() - begun:6.1f} s  all pages. Open {out / 'index.html'}")
 
 

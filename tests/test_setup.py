@@ -148,7 +148,7 @@ def test_citation_has_the_version_of_the_package() -> None:
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "adaln_lab/assets/README.md")]
 PAGES += [ROOT / name for name in (".ci/run", ".pre-commit-config.yaml", ".devcontainer/devcontainer.json")]
 PAGES += sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PATH = re.compile(r"(?<![\w/.-])(?:\.ci|\.github|notebooks|tests|adaln_lab|benchmarks)(?:/[\w.-]*\w)+")
+PATH = re.compile(r"(?<![\w/.-])(?:\.ci|\.github|notebooks|tests|adaln_lab|benchmarks|site)(?:/[\w.-]*\w)+")
 TARGET = re.compile(r"(?:`|run: |&& |^ *)make ([a-z-]+)", re.M)
 
 
