@@ -78,6 +78,9 @@ def prepare(notebook: NotebookNode, name: str, source: Path, drawn: set[str]) ->
     count = 0
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     first.metadata["tags"] = ["remove-cell"]  # it looks for the installed course, which a page does not need
+    for cell in notebook.cells:
+        if any(Card.MIME in output.get("data", {}) for output in cell.get("outputs", [])):
+            cell.metadata["tags"] = ["hide-input"]  # the code holds the answer
     for output in outputs(notebook):
         data = output["data"]
         if card := data.get(Card.MIME):

@@ -20,7 +20,7 @@ const RANGES = { // of each number: lowest, highest, step
 const at = (id) => document.getElementById(`play-${id}`);
 const named = (digit) => (digit === NO_DIGIT ? "no digit" : `the digit ${digit}`);
 const rms = (vector) => Math.sqrt(vector.reduce((sum, z) => sum + z * z, 0) / vector.length);
-let state = START(), shown = 1, drawn = null, waiting = false;
+let state = START(), shown = 1, drawn = null, isDue = false, isBusy = false;
 
 function element(tag, { attributes = {}, ...properties } = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -56,26 +56,34 @@ function draw(model) {
   return { steps, table };
 }
 
-/** Draw once for all changes of one frame of the screen. */
+/** Draw once for all changes of one frame of the screen, and again if more came while weights were fetched. */
 function redraw() {
-  if (waiting) return;
-  waiting = true;
+  isDue = true;
+  if (isBusy) return;
+  isBusy = true;
   requestAnimationFrame(async () => {
-    try {
-      const training = state.training;
-      const model = new TinyDiT(await fetchWeights(SNAPSHOTS[training], at("root").dataset.folder));
-      const start = performance.now();
-      drawn = draw(model);
-      show();
-      document.documentElement.dataset.playMs = (performance.now() - start).toFixed(0);
-      at("status").textContent = sentence();
-      at("status").setAttribute("role", "status");
-    } catch (error) {
-      at("status").setAttribute("role", "alert");
-      at("status").textContent = `Nothing can be drawn: ${error.message}`;
+    while (isDue) {
+      isDue = false;
+      await redrawNow();
     }
-    waiting = false;
+    isBusy = false;
   });
+}
+
+async function redrawNow() {
+  const status = at("status");
+  try {
+    const model = new TinyDiT(await fetchWeights(SNAPSHOTS[state.training], at("root").dataset.folder));
+    const start = performance.now();
+    drawn = draw(model);
+    show();
+    performance.measure("redraw", { start });
+    status.setAttribute("role", "status");
+    status.textContent = sentence();
+  } catch (error) {
+    status.setAttribute("role", "alert");
+    status.textContent = `Nothing can be drawn: ${error.message}.`;
+  }
 }
 
 function sentence() {

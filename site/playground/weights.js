@@ -22,7 +22,7 @@ function adler32(bytes) {
 /** {config, shapes, adler32, data} -> {config, tensors: {name: {data, shape}}}. Error if the file is not whole. */
 export function unpack({ config, shapes, adler32: sum, data }) {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  if (adler32(bytes) !== sum) throw new Error("the file with the weights is damaged: load the page again");
+  if (adler32(bytes) !== sum) throw new Error("the checksum is wrong");
   const tensors = {};
   let start = 0;
   for (const [name, shape] of Object.entries(shapes)) {
@@ -37,13 +37,17 @@ export function unpack({ config, shapes, adler32: sum, data }) {
 export function fetchWeights(name, folder) {
   fetched[name] ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
+    const fail = (text) => {
+      delete fetched[name]; // the next move tries again
+      reject(new Error(text));
+    };
     script.src = `${folder}/weights_${name}.js`;
-    script.onerror = () => reject(new Error(`${script.src} cannot be loaded: build the pages again, or look at your network`));
+    script.onerror = () => fail(`${script.src} cannot be loaded: build the pages again, or look at your network`);
     script.onload = () => {
       try {
         resolve(unpack(globalThis.adalnWeights[name]));
-      } catch (error) {
-        reject(new Error(error instanceof TypeError ? "the file with the weights is damaged: load the page again" : error.message));
+      } catch {
+        fail("the file with the weights is damaged: load the page again");
       }
     };
     document.head.append(script);

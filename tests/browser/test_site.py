@@ -263,9 +263,14 @@ def test_playground_draws_the_digits_that_it_is_asked_for(site: Path, browser: B
         ready(page)
         pictures = torch.tensor(page.evaluate(DRAW, asked)).reshape(-1, 1, 8, 8) / 127.5 - 1
         times = sorted(page.evaluate(REDRAW) for _ in range(9))
+        first = page.evaluate(
+            "() => { const [m] = performance.getEntriesByName('redraw'); return m.startTime + m.duration; }"
+        )
     read = load_classifier(load("digits"))(pictures).argmax(-1)
     right = (read == torch.tensor([digit for digit, _ in asked])).float().mean().item()
-    print(f"{right:.3f} of 200 digits read as asked; a move redraws in {times[4]:.0f} ms (median of 9)")
+    print(
+        f"{right:.3f} of 200 digits read as asked; first after {first:.0f} ms, a move {times[4]:.0f} ms (median of 9)"
+    )
     assert not said and right >= 0.95, (said, right)
 
 
@@ -320,6 +325,6 @@ def test_damaged_weights_are_a_sentence(damage: str, site: Path, browser: Browse
         path.write_text(
             text[:9000] if damage == "cut" else f"(globalThis.adalnWeights ??= {{}}).trained = {json.dumps(weights)};"
         )
+    remedy = "build the pages again" if damage == "gone" else "load the page again"
     with opened(browser, tmp_path / "playground.html", []) as page:
-        page.get_by_role("alert").filter(has_text="Nothing can be drawn").wait_for(timeout=10_000)
-        assert page.locator("#play-status").inner_text().count(".") >= (damage == "gone")
+        page.get_by_role("alert").filter(has_text=remedy).wait_for(timeout=10_000)
