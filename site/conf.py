@@ -5,6 +5,7 @@ import os
 project, author, copyright = "The AdaLN course", "the AdaLN course authors", "the AdaLN course authors, CC BY 4.0"
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 nb_execution_mode = "off"  # the notebooks are stored executed
+nb_render_markdown_format = "myst"  # so that formulas in outputs are typeset
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
