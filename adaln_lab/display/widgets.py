@@ -204,6 +204,7 @@ class Explorer:
     _ipython_display_ = show
 
     def frame(self, values: dict[str, Any]) -> Image.Image:
+        """The picture at these values, wherever the sliders stand."""
         self.update(**values)
         self.canvas.restore_region(self._background)
         for artist in self.artists:

@@ -4,7 +4,7 @@
 (() => {
   const MODES = {
     all: (n) => `All ${n} positions are stored with this page.`,
-    coarser: (n) => `${n} positions are stored with this page: fewer than in the notebook, evenly spaced.`,
+    coarser: (n) => `${n} positions are stored with this page, fewer than in the notebook.`,
     single: (n) => `${n} pictures are stored with this page, one control at a time: moving one puts the others back to their start.`,
   };
   let count = 0;
