@@ -43,7 +43,6 @@ ROOT = SITE.parent
 NOTEBOOKS = ROOT / "notebooks"
 MODULES = ("model.js", "samplers.js", "weights.js", "page.js")  # in the order in which each needs those before it
 TEXTS = ("faq", "glossary", "ledger")
-SCENES_SECONDS = 1.6  # one picture, six guided steps: 12 times 137 ms, on a core of the machine that built the course
 FRAMES = "_static/frames"
 
 
@@ -110,7 +109,8 @@ def frames(paths: list[Path], store: Path) -> None:
             folder.mkdir(parents=True)
             env = os.environ | {"ADALN_LAB_HOME": str(folder / "home"), "IPYTHONDIR": str(folder / "ipython")}
             env |= {"OMP_NUM_THREADS": "1", "ADALN_LAB_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-            subprocess.run([sys.executable, SITE / "frames.py", path, folder], env=env, check=True)
+            if subprocess.run([sys.executable, SITE / "frames.py", path, folder], env=env).returncode:
+                raise SystemExit(f"pages: the sliders of {path.name} could not be drawn, see above")
             done.write_text(digest)
         size = sum(file.stat().st_size for file in folder.glob("*.js")) / 1e6
         print(f"{time.perf_counter() - begun:6.1f} s  sliders of {path.stem}: {size:.1f} MB", flush=True)
@@ -164,7 +164,7 @@ def playground(source: Path) -> None:
     sheet(folder / "sheet.png")
     text = (SITE / "playground" / "page.html").read_text(encoding="utf8")
     text = re.sub(r'href="(\d\d)#([^"]*)"', lambda found: f'href="{section_link(*found.groups())}"', text)
-    text = text.replace("{parity}", parity_sentence()).replace("{scenes}", str(SCENES_SECONDS))
+    text = text.replace("{parity}", parity_sentence())
     (source / "playground.md").write_text(
         "# A DiT that draws digits in this page\n\n"
         "```{raw} html\n"
@@ -254,26 +254,18 @@ def main(arguments: list[str] | None = None) -> None:
         help="only these notebooks' sliders move, e.g. 03: quicker, to look at words",
     )
     chosen = parser.parse_args(arguments)
+    if importlib.util.find_spec("sphinx-mathjax-offline") is None:
+        parser.error("what writes the pages is not installed: make site, or pip install -e .[site]")
     begun, out = time.perf_counter(), chosen.out.resolve()
     source = out.with_name(out.name + "_source")
     write_source(source, tuple(chosen.sliders), out.with_name(out.name + "_frames"))
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-E",
-        "-W",
-        "--keep-going",
-        "-d",
-        out.with_name(out.name + "_trees"),
-        source,
-        out,
-    ]
+    flags = ["-q", "-E", "-W", "--keep-going", "-d"]
+    command = [sys.executable, "-m", "sphinx", *flags, out.with_name(out.name + "_trees"), source, out]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
     address = {"ADALN_LAB_REPOSITORY": project.get("urls", {}).get("Repository", "")}  # `make address` writes it
-    subprocess.run(command, check=True, env=os.environ | address)
+    if subprocess.run(command, env=os.environ | address).returncode:
+        raise SystemExit("pages: Sphinx has complaints, see above")
     print(f"{time.perf_counter() - begun:6.1f} s  all pages. Open {out / 'index.html'}")
 
 

@@ -48,7 +48,8 @@
 
   function play(holder, number) {
     const card = JSON.parse(holder.dataset.card);
-    const { title, question, options, several } = card, name = `adaln-card: ${question}`;
+    const { title, question, options, several } = card, page = location.pathname.split("/").pop();
+    const name = `adaln-card: ${page}: ${question}`; // another page may ask it again
     const status = element("div", { className: "card-reply" });
     status.setAttribute("role", "status");
     const id = `card-${number}`;
