@@ -188,7 +188,7 @@ def sheet(path: Path) -> None:
 def first_lines(notebook: NotebookNode) -> tuple[str, str]:
     """The question that is the title, and what the reader will be able to do."""
     title, *rest = notebook.cells[0].source.split("\n\n")
-    return title.lstrip("# "), " ".join(rest[0].split()) if rest else ""
+    return title.lstrip("# "), " ".join(rest[0].replace("**", "").split()) if rest else ""
 
 
 def template(name: str, **parts: list[str]) -> str:
@@ -230,7 +230,7 @@ def write_source(source: Path, moving: tuple[str, ...], store: Path) -> None:
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         question, able = first_lines(notebook)
-        title = titles[path.stem]
+        title = titles.get(path.stem, path.stem.replace("_", " "))
         rows.append(f"| [{title}]({path.name}) | {question} |")
         lines.append(f"- [{title}]({path.stem}.html): {question} {able}")
         pages.append(f"{title} <{path.stem}>")
