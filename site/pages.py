@@ -97,7 +97,8 @@ def prepare(notebook: NotebookNode, name: str, source: Path, drawn: set[str]) ->
 
 def frames(paths: list[Path], store: Path) -> None:
     """Draw what the sliders show, two notebooks at a time; what was drawn from the same files is kept."""
-    code = [*sorted((ROOT / "adaln_lab").rglob("*.py")), SITE / "frames.py"]
+    package = (file for file in (ROOT / "adaln_lab").rglob("*.*") if file.is_file() and file.suffix != ".pyc")
+    code = [*sorted(package), SITE / "frames.py"]  # code and weights
 
     def draw(path: Path) -> None:
         begun = time.perf_counter()
