@@ -10,7 +10,7 @@ VENV := .venv/bin/python
 HERMETIC := ADALN_LAB_DEVICE=cpu CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/tests/offline" PYTHONHASHSEED=0 \
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 
-.PHONY: help lab test lint format notebooks gpu html address clean setup setup-test
+.PHONY: help lab test lint format notebooks gpu site address clean setup setup-test
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,16 +43,16 @@ notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) a
 gpu:  ## measure everything on this machine's GPU in eight minutes (needs only torch and a few packages)
 	$(PYTHON) -m benchmarks.gpu --budget 480 --out runs/gpu
 
-html:  ## write the course as pages into html/, to be read without network or kernel
-	@$(PYTHON) .ci/bootstrap.py --extra html
-	$(VENV) .ci/pages.py
+site:  ## write the course as pages into build/site, with moving sliders, to be read without network or kernel
+	@$(PYTHON) .ci/bootstrap.py --extra site
+	$(VENV) site/pages.py
 
 address:  ## add the links that need the repository's place on GitHub (REPO=owner/name)
 	@$(PYTHON) .ci/address.py $(REPO)
 
 clean:  ## remove caches and build products; .venv and runs stay
-	rm -rf html build dist adaln_lab.egg-info .pytest_cache .ruff_cache .import_linter_cache
-	find .ci adaln_lab benchmarks notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	rm -rf build dist adaln_lab.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find .ci adaln_lab benchmarks notebooks site tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 setup:
 	@$(PYTHON) .ci/bootstrap.py

@@ -1,8 +1,8 @@
 """Add the links that need the repository's place on GitHub: make address REPO=owner/name
 
-As shipped, the course does not know where it will live, so it has no link to itself. This adds them: a badge in the
-README, in each notebook a link to Colab and the line that installs the course there, and the project's URL in
-pyproject.toml. Another address replaces the first. On GitHub, REPO is the repository of the workflow.
+As shipped, the course does not know where it will live, so it has no link to itself. This adds them: a badge and the
+pages in the README, in each notebook a link to Colab and the line that installs the course there, and the project's URL
+in pyproject.toml. Another address replaces the first. On GitHub, REPO is the repository of the workflow.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com"
-README_LINE = re.compile(r"^(\[!\[Open.*?\)\]\(.*?\) )?(?=Letters and terms: )", re.M)
+README_LINE = re.compile(r"^(\[!\[Open.*\) )?(?=Letters and terms: )", re.M)
 TITLE_LINE = re.compile(r"^(\*\*Letters and terms:\*\* \[glossary\]\(glossary\.md\)\.).*$", re.M)
 URLS = re.compile(r'\n\[project\.urls\]\nRepository = "https://github\.com/(.*)"\n')
 
@@ -58,7 +58,10 @@ def write(repo: str | None, root: Path = ROOT) -> None:
         encoding="utf8",
     )
 
-    badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link(repo, '00_start_here.ipynb')}) " if repo else ""
+    badge = ""
+    if repo:
+        badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link(repo, '00_start_here.ipynb')}) "
+        badge += "[Read it as pages](https://{}.github.io/{}/) ".format(*repo.split("/"))  # workflows/pages.yml
     readme.write_text(replaced(README_LINE, badge, readme.read_text(encoding="utf8")), encoding="utf8")
 
     for path in sorted((root / "notebooks").glob("*.ipynb")):

@@ -45,11 +45,16 @@ def test_lint_refuses_in_the_package(code: str) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_only_read(path: Path) -> None:
+def test_a_workflow_may_only_read_and_publish_pages(path: Path) -> None:
     text = path.read_text(encoding="utf8")
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {"contents": "read"} and "secrets." not in text
-    assert not any("permissions" in job for job in workflow["jobs"].values())
+    granted = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
+    publishes = {
+        "publish": {"pages": "write", "id-token": "write"}
+    }  # what GitHub Pages needs, in a job that runs no code
+    assert granted == (publishes if path.name == "pages.yml" else {})
+    assert all("run" not in step for name in granted for step in workflow["jobs"][name]["steps"])
 
 
 FORBIDDEN = {  # in any committed file but notebooks, which tests/notebooks reads

@@ -148,7 +148,7 @@ def test_citation_has_the_version_of_the_package() -> None:
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "adaln_lab/assets/README.md")]
 PAGES += [ROOT / name for name in (".ci/run", ".pre-commit-config.yaml", ".devcontainer/devcontainer.json")]
 PAGES += sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PATH = re.compile(r"(?<![\w/.-])(?:\.ci|\.github|notebooks|tests|adaln_lab|benchmarks)(?:/[\w.-]*\w)+")
+PATH = re.compile(r"(?<![\w/.-])(?:\.ci|\.github|notebooks|tests|adaln_lab|benchmarks|site)(?:/[\w.-]*\w)+")
 TARGET = re.compile(r"(?:`|run: |&& |^ *)make ([a-z-]+)", re.M)
 
 
@@ -202,7 +202,10 @@ def test_address_reaches_every_link_changes_and_goes(course: Path) -> None:
     address(course, "ada/gates")
     assert contents(course) == written, "a second time changes nothing"
     address(course, "bob/norms")
-    assert contents(course) == {name: text.replace("ada/gates", "bob/norms") for name, text in written.items()}
+    names = (("ada/gates", "bob/norms"), ("ada.github.io/gates", "bob.github.io/norms"))
+    for old, new in names:
+        written = {name: text.replace(old, new) for name, text in written.items()}
+    assert contents(course) == written
     code = "import sys; sys.path.insert(0, '.ci'); import address; address.write(None)"
     subprocess.run([sys.executable, "-c", code], cwd=course, check=True)
     assert contents(course) == before or "[project.urls]" in before["pyproject.toml"], "what is committed is as written"

@@ -193,7 +193,7 @@ class Explorer:
         first = next(iter(self.specs.values()))
         tiles = self.sheet or [{first.name: value} for value in first.spread(n)]
         titles = [", ".join(self.specs[name].text(value) for name, value in tile.items()) for tile in tiles]
-        frames = [self._frame(self.defaults | tile) for tile in tiles]
+        frames = [self.frame(self.defaults | tile) for tile in tiles]
         self.update(**self.values)  # the artists match the sliders again
         return small_png(_sheet(frames, titles, self.caption))
 
@@ -203,7 +203,8 @@ class Explorer:
 
     _ipython_display_ = show
 
-    def _frame(self, values: dict[str, Any]) -> Image.Image:
+    def frame(self, values: dict[str, Any]) -> Image.Image:
+        """The picture at these values, wherever the sliders stand."""
         self.update(**values)
         self.canvas.restore_region(self._background)
         for artist in self.artists:
@@ -211,7 +212,7 @@ class Explorer:
         return _pixels(self.canvas)
 
     def _show_frame(self) -> None:
-        self.picture.value = _img(self._frame(self.values), self.alt(**self.values))
+        self.picture.value = _img(self.frame(self.values), self.alt(**self.values))
 
     def _on_change(self, _change: dict) -> None:
         """Redraw. An exception is shown below the picture and raised, since JupyterLab alone would hide it."""
