@@ -289,7 +289,7 @@ def examine_blank(norm: Callable[[Tensor], Tensor]) -> tuple[bool, str]:
     largest = torch.autograd.grad(norm(blank)[0, 0, 0], blank)[0].abs().max().item()
     text = f"the largest gradient at a blank token is {largest:.3g}"
     if not largest <= 1e4:
-        return False, f"{text}; it must be finite and below 1e+04. Which function has an infinite slope, and where?"
+        return False, f"{text}; it must be below 1e+04. Which function is steep at 0, and how steep?"
     return True, f"{text}, about 1 / sqrt(eps), and ordinary tokens come out as before"
 
 
@@ -383,7 +383,8 @@ register(
 )
 register(
     Repair(
-        question="Change one line, so that a blank token has a finite gradient and ordinary tokens come out as before.",
+        question="Change one line, so that the gradient at a blank token stays below 10,000 "
+        "and others come out as before.",
         solution=safe_norm,
         given=nan_norm,
         examine=examine_blank,
