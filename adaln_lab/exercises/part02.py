@@ -61,7 +61,7 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     right = recipe(x, c, linear, norm, mlp)
     off = (answer(x, c, linear, norm, mlp) - right).abs().max().item()
     if not off < 1e-3:
-        return False, f"each picture has its own vectors, but the numbers are off by up to {off:.2g}: change no more"
+        return False, f"each picture has its own vectors, but the numbers are off by up to {off:.2g}: keep SiLU"
     return True, f"each picture has its own scale, gamma has one owner, and time meets label (by {interplay:.2g})"
 
 
