@@ -1,13 +1,19 @@
-"""Exercises of notebook 07: cross-attention, its one-word case, equal bags of words, a better pooling, maps.
+"""Exercises of notebook 07: equal bags of words, a better pooling, cross-attention, what one token does, a budget.
 
 Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects.
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
+For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adaln_lab.data.scenes import VOCABULARY, random_scenes
 from adaln_lab.exercises.core import Exercise, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.layers import CrossAttention
 
 # cross_attention: queries from the image, keys and values from the words
 
@@ -77,43 +83,6 @@ def cross_attention_cases() -> list[tuple]:
     ]
 
 
-# one_word: attention to a single word
-
-
-def one_word(ctx: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
-    """What attention to a single word ctx (B, 1, D) adds to every image token: (B, 1, D). w_v, then w_o, as a @ w."""
-    return ctx @ w_v @ w_o
-
-
-ONE_WORD_MISTAKES = """
-output forgotten
-    You stop at the value; the output projection w_o still follows.
-    @ w_o =>
-other order
-    You multiply by w_o before w_v; a matrix product does not commute.
-    w_v @ w_o => w_o @ w_v
-word itself added
-    You add the word itself as well; the residual is that of the image tokens, not of the word.
-    return ctx => return ctx + ctx
-weight halved
-    You give the word weight 1/2; the softmax of one score is 1, whatever the score.
-    w_o => w_o / 2
-values softened
-    You take a softmax of the value; a softmax is taken of scores, and here it gives 1.
-    ctx @ w_v => (ctx @ w_v).softmax(-1)
-weights transposed here
-    For a weight that is not symmetric your result is off: F.linear multiplies by its transpose; here it is a @ w.
-    w_v @ w_o => w_v.T @ w_o.T
-output transposed
-    Your value is right, and the output projection is transposed: both weights are used as a @ w.
-    w_o => w_o.T
-"""
-
-
-def one_word_cases() -> list[tuple]:
-    return [(randn64(b, 1, d), randn64(d, d, seed=1), randn64(d, d, seed=2)) for b, d in ((3, 5), (1, 4))]
-
-
 # same_bag: another scene with the same words
 
 
@@ -166,97 +135,118 @@ def same_bag_cases() -> list[tuple]:
 
 
 def pool_objects(e: Tensor) -> Tensor:
-    """e (B, 11, C) -> (B, C): the first three words, plus GELU of the sum of each object's four words."""
-    things = e[:, 3:].unflatten(1, (2, 4)).sum(2)  # (B, 2, C)
-    return e[:, :3].sum(1) + F.gelu(things).sum(1)
+    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
+    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
+    return light.sum(1) + F.gelu(first.sum(1)) + F.gelu(second.sum(1))
 
 
-POOL_OBJECTS_MISTAKES = """
-bent too late
-    You sum both objects before the GELU, which gives a bag of words again. Apply it to each object first.
-    F.gelu(things).sum(1) => F.gelu(things.sum(1))
-bent too early
-    You apply GELU to each word and then sum: that is still a bag of words. Sum an object's four words first.
-    return e[:, :3].sum(1) + F.gelu(e[:, 3:]).sum(1)
-nothing bent
-    You only sum: a sum of sums is a bag of words. A nonlinearity must come in between.
-    F.gelu(things) => things
-light forgotten
-    You left out the first three words: light and background belong to the scene, too.
-    e[:, :3].sum(1) + =>
-words interleaved
-    Your objects take every second word; an object's four words are neighbours.
-    (2, 4)).sum(2) => (4, 2)).sum(1)
-words averaged
-    What GELU receives is four times too small: you take the mean of an object's words, not their sum.
-    .sum(2) => .mean(2)
-gelu approximated
-    Your numbers are off in the fourth digit: you use the tanh approximation of GELU, and not the exact one.
-    things) => things, approximate="tanh")
-light bent too
-    The first three words go through a GELU as well: they belong to no object, and are added as they are.
-    e[:, :3].sum(1) => F.gelu(e[:, :3].sum(1))
-objects averaged
-    Each object counts half: you take the mean of the two, and their sum is asked for.
-    things).sum(1) => things).mean(1)
-silu for gelu
-    Your nonlinearity is SiLU: GELU is asked for, which is closer to 0 for negative numbers.
-    gelu => silu
-relu for gelu
-    Negative sums have no influence at all: that is a ReLU, and GELU is asked for.
-    gelu => relu
-first object bent only
-    The second object's words are added as they are: both objects go through a GELU, each by itself.
-    F.gelu(things).sum(1) => F.gelu(things[:, 0]) + things[:, 1]
-light in the first object
-    The first three words go into the GELU of the first object: they belong to none, and are added as they are.
-    return F.gelu(e[:, :7].sum(1)) + F.gelu(e[:, 7:].sum(1))
-"""
+def given_pooling(e):
+    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
+    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
+    return light.sum(1) + first.sum(1) + second.sum(1)
 
 
-def pool_objects_cases() -> list[tuple]:
-    return [(randn64(3, 11, 5),), (randn64(1, 11, 4, seed=1),)]
+def examine_pooling(pool: Callable) -> tuple[bool, str]:
+    """500 random captions with random embeddings; differences relative to those between any two captions."""
+    tokens = random_scenes(500, torch.Generator().manual_seed(0), objects=2)
+    tokens = tokens[tokens[:, 4] != tokens[:, 8]]  # two colours
+    table = randn64(len(VOCABULARY), 16)
+    change_places = tokens[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]]
+    told, bound, turned = (pool(table[words]) for words in (tokens, same_bag(tokens), change_places))
+    if told.shape != (len(tokens), 16):
+        return False, f"expected a vector a caption, {(len(tokens), 16)}; got {tuple(told.shape)}"
+    usual = (told - told.roll(1, 0)).norm(dim=1).mean()
+    apart, moved = (told - bound).norm(dim=1).min() / usual, (told - turned).norm(dim=1).max() / usual
+    text = f"colours exchanged: {apart:.2g} (expected > 0.001), objects in another order: {moved:.1g} (< 1e-9)"
+    return bool(apart > 1e-3 and moved < 1e-9), text
 
 
-# read_maps: from attention weights to one map for each word
+# same_for_all: does every image token get the same vector?
 
 
-def read_maps(weights: Tensor, side: int) -> Tensor:
-    """weights (B, H, T, S), T = side * side image tokens by rows -> mean over pictures and heads, (S, side, side)."""
-    return weights.mean((0, 1)).T.unflatten(1, (side, side))
+def same_for_all() -> dict[str, tuple[str]]:
+    """Run cross-attention on two pictures of six random tokens."""
+    torch.manual_seed(0)
+    one, two = randn64(1, 1, 8), randn64(1, 2, 8, seed=1)
+    contexts = {
+        "1 token, 1 head": (1, one, None),
+        "1 token, 4 heads": (4, one, None),
+        "2 equal tokens": (1, one.repeat(1, 2, 1), None),
+        "2 different tokens": (1, two, None),
+        "1 token and a learned null token": (1, torch.cat([one, randn64(1, 1, 8, seed=2)], 1), None),
+        "2 tokens with equal values, different keys": (1, two, "equal values"),
+    }
+    table = {}
+    for name, (heads, ctx, change) in contexts.items():
+        layer = CrossAttention(8, heads).double()
+        if change:
+            layer.kv.weight.data[8:] = 0  # the values are the bias, or nothing: the same for every token
+        with torch.no_grad():
+            out = torch.cat([layer(randn64(1, 6, 8, seed=seed), ctx) for seed in (3, 4)], 1)
+        table[name] = ("yes" if (out - out[:, :1]).abs().max() < 1e-9 else "no",)
+    return table
 
 
-READ_MAPS_MISTAKES = """
-reshaped not transposed
-    You reshaped (T, S) to (S, side, side): that shuffles words and tokens. Transpose first.
-    .T.unflatten(1, (side, side)) => .reshape(-1, side, side)
-rows and columns exchanged
-    Your maps are transposed: tokens are in row order, so the first axis of a map is the row.
-    (side, side)) => (side, side)).mT
-heads summed
-    You sum over heads; take their mean, so that the weights of one token still sum to 1.
-    mean((0, 1)) => mean(0).sum(0)
-strongest head
-    You keep the strongest head at each place; the mean over heads is asked for.
-    mean((0, 1)) => amax(1).mean(0)
-words made to sum to one
-    You made each word's map sum to 1; do not: that a word gets little attention is a result.
-    maps = weights.mean((0, 1)).T.unflatten(1, (side, side))
-    return maps / maps.sum((1, 2), keepdim=True)
-first picture only
-    All pictures but the first have no influence: take the mean over the batch.
-    weights => weights[:1]
-first head only
-    All heads but the first have no influence: take the mean over them.
-    weights => weights[:, :1]
-"""
+# ways_in: how time, style and words enter, within a budget
+
+WIDTH, BLOCKS, IMAGE, WORDS = 1536, 24, 4096, 512
+ENTER = ("adaln", "cross_attention", "in_context")
 
 
-def read_maps_cases() -> list[tuple]:
-    sizes = ((2, 3, 9, 4, 3), (1, 2, 25, 7, 5))
-    return [(randn64(b, heads, t, s).softmax(-1), side) for b, heads, t, s, side in sizes]
+def ways_in() -> dict[str, str]:
+    """A choice for each condition, and whether blocks have their own Linear for modulation."""
+    return {"time": "adaln", "style": "adaln", "words": "in_context", "modulation": "shared"}
 
 
+def measure_ways(answer: dict[str, str]) -> tuple[float, float] | str:
+    """(parameters, operations) that the conditions add, in per cent of a model without them."""
+    if not isinstance(answer, dict) or set(answer) != {"time", "style", "words", "modulation"}:
+        return "give a dict with time, style, words and modulation"
+    *ways, modulation = (answer[key] for key in ("time", "style", "words", "modulation"))
+    if any(way not in ENTER for way in ways) or modulation not in ("a Linear a block", "shared"):
+        return f"time, style and words enter by one of {', '.join(ENTER)}; modulation is 'a Linear a block' or 'shared'"
+    if answer["words"] == "adaln":
+        return "512 words added up are a bag: who has which colour is lost (section 2)"
+    tokens = {way: sum(n for w, n in zip(ways, (1, 1, WORDS), strict=True) if w == way) for way in ENTER}
+    d, t, s = WIDTH, IMAGE, tokens["in_context"]
+    parameters = operations = 0.0
+    if tokens["adaln"]:
+        parameters += 6 * d**2 / (BLOCKS if modulation == "shared" else 1)
+        operations += 12 * d**2
+    if n := tokens["cross_attention"]:
+        parameters += 4 * d**2
+        operations += 4 * t * d**2 + 4 * n * d**2 + 4 * t * n * d
+    operations += 24 * s * d**2 + 4 * d * (2 * t * s + s**2)
+    return 100 * parameters / (12 * d**2), 100 * operations / (24 * t * d**2 + 4 * t**2 * d)
+
+
+register(
+    Exercise(
+        question="Make another scene from the same bag of words: let the two objects exchange their colours.",
+        solution=same_bag,
+        returns=("tokens",),
+        cases=same_bag_cases,
+        hints=(
+            "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
+            "The colours stand at places 4 and 8. Work on a copy.",
+            "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
+        ),
+        mistakes=SAME_BAG_MISTAKES,
+    )
+)
+register(
+    Repair(
+        question="Mend the pooling: other pairs, another vector; the same objects in another order, the same vector.",
+        solution=pool_objects,
+        given=given_pooling,
+        examine=examine_pooling,
+        hints=(
+            "A sum loses which words belong together. What has to happen to each object before the sum?",
+            "Something that is not linear, and the same for both objects.",
+            "F.gelu(first.sum(1)) + F.gelu(second.sum(1)), with the light added as it is.",
+        ),
+    )
+)
 register(
     Exercise(
         question="Write cross-attention with one head: from image tokens h to the words ctx.",
@@ -273,60 +263,38 @@ register(
     )
 )
 register(
-    Exercise(
-        question="Give what attention to a single word adds to every image token, without using the image.",
-        solution=one_word,
-        returns=("update",),
-        cases=one_word_cases,
+    Predict(
+        question="Say whether every image token gets the same vector from cross-attention, whatever the picture is.",
+        solution=same_for_all,
+        columns=("the same vector",),
+        notes={
+            "1 token, 1 head": "what is the softmax of a single score?",
+            "1 token, 4 heads": "each head has a softmax of its own. Of how many scores?",
+            "2 equal tokens": "their values are equal. What is any mean of two equal vectors?",
+            "2 different tokens": "the two weights depend on the query.",
+            "1 token and a learned null token": "how many scores has the softmax now?",
+            "2 tokens with equal values, different keys": "the weights differ from token to token. Does the mean?",
+        },
         hints=(
-            "What is the softmax of a single score?",
-            "It is 1, so queries and keys drop out; the value and the output projection remain.",
-            "ctx @ w_v, then @ w_o",
+            "The result is a weighted mean of the values. Weights depend on the query; does the mean?",
+            "With one value, or equal values, every mean is the same.",
+            "no only for two different tokens, and for a token beside a null token.",
         ),
-        mistakes=ONE_WORD_MISTAKES,
-        gradients=True,
     )
 )
 register(
-    Exercise(
-        question="Make another scene from the same bag of words: let the two objects exchange their colours.",
-        solution=same_bag,
-        returns=("tokens",),
-        cases=same_bag_cases,
+    Design(
+        question="Let time, style and 512 words enter with at most 3 % more parameters and 20 % more operations.",
+        solution=ways_in,
+        measure=measure_ways,
+        goal=3,
+        budget=20,
+        unit="% operations",
+        is_value=True,
         hints=(
-            "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
-            "The colours stand at places 4 and 8. Work on a copy.",
-            "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
+            "Which way has no parameters of its own? Which has parameters only?",
+            "A modulation Linear in each block is half of the block. Can blocks share it?",
+            "Time and style by adaLN with shared modulation, words in context.",
         ),
-        mistakes=SAME_BAG_MISTAKES,
-    )
-)
-register(
-    Exercise(
-        question="Pool the words so that the vector says which colour has which shape: GELU of each object first.",
-        solution=pool_objects,
-        returns=("c",),
-        cases=pool_objects_cases,
-        hints=(
-            "A sum loses which words belong together. Apply a nonlinearity to each object first.",
-            "e[:, 3:].unflatten(1, (2, 4)) is (B, 2 objects, 4 words, C).",
-            "Sum each object's words, F.gelu, sum over objects, and add the first three words.",
-        ),
-        mistakes=POOL_OBJECTS_MISTAKES,
-        gradients=True,
-    )
-)
-register(
-    Exercise(
-        question="Turn attention weights into one map of the picture for each word.",
-        solution=read_maps,
-        returns=("maps",),
-        cases=read_maps_cases,
-        hints=(
-            "First average over pictures and heads.",
-            "What is left is (T, S). A map of a word is a column of it.",
-            "weights.mean((0, 1)).T is (S, T); unflatten T into rows and columns.",
-        ),
-        mistakes=READ_MAPS_MISTAKES,
     )
 )

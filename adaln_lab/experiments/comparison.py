@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from itertools import product
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adaln_lab.data import datasets
 from adaln_lab.data.scene_reader import agreement, read
-from adaln_lab.data.scenes import GLOBAL, VOCABULARY, indices
+from adaln_lab.data.scenes import GLOBAL, PAIRS, VOCABULARY, indices
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.experiments import grid
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
@@ -220,6 +221,23 @@ def quality(model: nn.Module, words: Tensor, guidance: float = 1.0) -> dict[str,
     shares = {name: round(values.float().mean().item(), 4) for name, values in same.items()}
     bound = round(same["binding"][fair].float().mean().item(), 4) if fair.sum() >= 20 else None
     return shares | {"bound": bound}
+
+
+def bag_ceiling(words: Tensor) -> float:
+    """The share of captions (B, 11) that the best model could get right if it knew only which words they hold.
+
+    Of the scenes that share a caption's words it can only guess one, among those that training shows.
+    """
+    n, start = len(words), len(GLOBAL)
+    first, second = words[:, start : start + 4], words[:, start + 4 :]
+    scenes = []  # the cell stays, and size, colour and shape are exchanged or not
+    for swap in product((False, True), repeat=3):
+        mask = torch.tensor([*swap, False])
+        scenes.append(torch.cat([torch.where(mask, second, first), torch.where(mask, first, second)], 1))
+    scenes = torch.stack(scenes, 1)  # (B, 8, 8)
+    looks = scenes.unflatten(2, (2, 4))[..., 1:3]  # (B, 8, 2, 2): colour and shape of each object
+    shown = ~(looks.unsqueeze(3) == PAIRS).all(-1).any(-1).any(-1)  # (B, 8)
+    return fmean(1 / len({tuple(s) for s in scenes[i][shown[i]].tolist()}) for i in range(n))
 
 
 def run(

@@ -659,23 +659,6 @@ def cross_attention(h, ctx, w_q, w_k, w_v):
 """,
         ("sqrt(d)", "root of d", "square root", "width", "tokens", "shape[1]", "d **"),
     ),
-    Answer(  # einsum of all three
-        "one-word-one-matrix",
-        "ok",
-        """
-def one_word(ctx, w_v, w_o):
-    return torch.einsum("bsd,de,ef->bsf", ctx, w_v, w_o)
-""",
-    ),
-    Answer(  # F.linear multiplies by transposed weights
-        "one-word-f-linear",
-        "not yet",
-        """
-def one_word(ctx, w_v, w_o):
-    return F.linear(F.linear(ctx, w_v), w_o)
-""",
-        ("transpos", "f.linear", "a @ w", "@ w", ".t"),
-    ),
     Answer(  # columns in another order
         "same-bag-permuted",
         "ok",
@@ -697,43 +680,6 @@ def same_bag(words):
     return words
 """,
         (*INPLACE, "changes words", "change words", "changes the caption"),
-    ),
-    Answer(  # three slices
-        "pool-slices",
-        "ok",
-        """
-def pool_objects(e):
-    scene, first, second = e.split([3, 4, 4], dim=1)
-    return scene.sum(1) + F.gelu(first.sum(1)) + F.gelu(second.sum(1))
-""",
-    ),
-    Answer(  # an object's words are averaged, not summed
-        "pool-means",
-        "not yet",
-        """
-def pool_objects(e):
-    return e[:, :3].sum(1) + F.gelu(e[:, 3:7].mean(1)) + F.gelu(e[:, 7:].mean(1))
-""",
-        ("mean", "average"),
-    ),
-    Answer(  # an approximate GELU: accept it or say by how much it is off
-        "pool-tanh-gelu",
-        "ok",
-        """
-def pool_objects(e):
-    things = e[:, 3:].unflatten(1, (2, 4)).sum(2)
-    return e[:, :3].sum(1) + F.gelu(things, approximate="tanh").sum(1)
-""",
-        ("tanh", "approxim", "exact", "gelu", "off by"),
-    ),
-    Answer(  # sums by einsum, then divided
-        "maps-einsum",
-        "ok",
-        """
-def read_maps(weights, side):
-    b, heads, T, S = weights.shape
-    return torch.einsum("bhts->st", weights).reshape(S, side, side) / (b * heads)
-""",
     ),
     Answer(  # one loop for both branches
         "lumina-loop",

@@ -8,7 +8,7 @@ import torch
 
 from adaln_lab.__main__ import main
 from adaln_lab.blocks.budget import parameters
-from adaln_lab.data.scenes import render
+from adaln_lab.data.scenes import parse, render
 from adaln_lab.experiments import comparison, grid
 from adaln_lab.experiments.comparison import (
     REFERENCE,
@@ -127,6 +127,21 @@ def test_bound_is_one_half_for_a_generator_that_mixes_pairs_up(monkeypatch):
         monkeypatch.setattr(comparison, "sample", lambda *a, pictures=pictures, **k: pictures)
         found = comparison.quality(None, words)
         assert low <= found["bound"] <= high and found["objects"] == 1.0
+
+
+def test_the_ceiling_of_a_bag_is_one_over_the_scenes_that_share_its_words():
+    """Each of size, colour and shape that differs doubles them; a scene that training never shows is left out."""
+    scene = "bright warm light, plain background, {} top-left, {} centre"
+    for first, second, ceiling in (
+        ("large red circle", "large red circle", 1),
+        ("large red circle", "large yellow circle", 1 / 2),
+        ("large red circle", "small yellow circle", 1 / 4),
+        ("large red circle", "small yellow square", 1 / 8),
+        ("large red circle", "small yellow triangle", 1 / 4),  # "red triangle" is held out: the colours stay
+    ):
+        tokens = parse([scene.format(first, second)], objects=2)
+        assert comparison.bag_ceiling(tokens) == ceiling
+        assert comparison.bag_ceiling(torch.cat([tokens, tokens])) == ceiling
 
 
 def test_the_stored_comparison_is_complete(tmp_path):
