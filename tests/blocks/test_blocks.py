@@ -75,7 +75,9 @@ def test_pixart(diffusers):
     ours = load_upstream(pixart.Block(D, HEADS), pixart.Block.DIFFUSERS, theirs.state_dict())
     x, text, _ = inputs()
     shared = torch.randn(3, 6 * D)
-    torch.testing.assert_close(ours(x, text, shared), theirs(x, encoder_hidden_states=text, timestep=shared), **EXACT)
+    torch.testing.assert_close(
+        ours(x, text, shared[:, None]), theirs(x, encoder_hidden_states=text, timestep=shared), **EXACT
+    )
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
