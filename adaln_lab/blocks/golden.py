@@ -97,6 +97,7 @@ def build(stored: Stored, builders: Mapping[str, Builder] | None = None) -> Repl
     name = re.match(r"[\w.]*", upstream).group()
     if name not in builders:
         raise ValueError(f"no block for class {upstream!r}; known: {', '.join(builders)}")
+    # of a sequence of text and image, only the image's tokens may come out
     config = stored.config | {"tokens_out": next(iter(stored.tensors["cotangents"].values())).shape[1]}
     replica = builders[name](config, stored.tensors["weights"])
     return replica._replace(block=replica.block.double())
