@@ -29,7 +29,10 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
 
 
 class Modulation(NamedTuple):
-    """What one condition does to one branch: each (B, 1, D), or None where an architecture has no such vector."""
+    """What one condition does to one branch: each (B, 1, D), or None where an architecture has no such vector.
+
+    (B, T, D) where tokens have different conditions.
+    """
 
     shift: Tensor | None = None
     scale: Tensor | None = None
@@ -60,8 +63,11 @@ def gated(x: Tensor, branch: Tensor, gate: Tensor | None, kind: str = "identity"
 
 
 def split_vectors(flat: Tensor, branches: int, order: tuple[str, ...]) -> tuple[Modulation, ...]:
-    """flat (B, n * D), n = branches * len(order) vectors side by side -> one `Modulation` for each branch."""
-    vectors = flat.unsqueeze(1).chunk(branches * len(order), dim=-1)  # each (B, 1, D)
+    """flat (B, 1, n * D), n = branches * len(order) vectors side by side -> one `Modulation` for each branch.
+
+    (B, T, n * D) where each token has vectors of its own.
+    """
+    vectors = flat.chunk(branches * len(order), dim=-1)  # each (B, 1, D)
     n = len(order)
     return tuple(Modulation(**dict(zip(order, vectors[i * n :], strict=False))) for i in range(branches))
 
@@ -89,4 +95,5 @@ class ToModulation(nn.Module):
         self.linear = make_linear(c_width, branches * len(order) * width)
 
     def forward(self, c: Tensor) -> tuple[Modulation, ...]:
-        return split_vectors(self.linear(F.silu(c) if self.silu else c), self.branches, self.order)
+        flat = self.linear(F.silu(c) if self.silu else c).unsqueeze(1)  # (B, 1, n * D)
+        return split_vectors(flat, self.branches, self.order)

@@ -183,7 +183,8 @@ class Graph:
         while vector.kind == "box" and len(vector.inputs) == 1 and not vector.weights:  # as in 1 + tanh(scale)
             form = form.format(_form(vector.label))
             (vector,) = vector.inputs
-        op.kind, op.label, op.conditions = role, form.format(role if vector.inputs else vector.label), (vector,)
+        is_single = not vector.inputs and len(self.users(vector)) == 1  # an input that is one vector has its own name
+        op.kind, op.label, op.conditions = role, form.format(vector.label if is_single else role), (vector,)
 
     def _path(self, start: Op, end: Op) -> list[Op]:
         """The residual stream from start to end."""

@@ -3,6 +3,8 @@
 share = parameters that see only the conditioning vector / all parameters of the model
 """
 
+import re
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,12 +18,20 @@ def parameters(module: nn.Module) -> int:
 
 
 def total(key: str) -> dict[str, int]:
-    """Parameters of a whole model as published: all, and those of modulation."""
+    """Parameters of a whole model as published: all, and those of modulation.
+
+    Of the latter, also how many there would be if no block shared its Linear with another ("own"), and if all blocks of
+    a kind did ("shared").
+    """
     spec = ZOO[key]
     with torch.device("meta"):
         model = spec.full()
-    modulation = sum(p.numel() for name, p in model.named_parameters() if any(part in name for part in spec.modulation))
-    return {"parameters": parameters(model), "modulation": modulation}
+    sizes = {name: p.numel() for name, p in model.named_parameters() if any(part in name for part in spec.modulation)}
+    own = sum(n * next((k for part, k in spec.readers.items() if part in name), 1) for name, n in sizes.items())
+    kinds = {(re.sub(r"\d+", "*", name), n): n for name, n in sizes.items()}  # blocks.0.x and blocks.1.x are one kind
+    found = sum(sizes.values())
+    shared = found if spec.readers else sum(kinds.values())
+    return {"parameters": parameters(model), "modulation": found, "own": own, "shared": shared}
 
 
 def stored_totals() -> dict[str, dict[str, int]]:

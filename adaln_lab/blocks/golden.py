@@ -17,7 +17,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adaln_lab.blocks import dit, flux, hdm, lumina2, pixart, qwenimage, sd3, sd15, zimage
+from adaln_lab.blocks import (
+    dit,
+    ernie,
+    flux,
+    flux2,
+    flux3,
+    hdm,
+    ideogram4,
+    krea2,
+    lumina2,
+    minimax_h3,
+    pixart,
+    qwenimage,
+    qwenimage21,
+    sd3,
+    sd15,
+    zimage,
+)
 from adaln_lab.blocks.upstream import Names, weights_for
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import FinalLayer
@@ -80,7 +97,9 @@ def build(stored: Stored, builders: Mapping[str, Builder] | None = None) -> Repl
     name = re.match(r"[\w.]*", upstream).group()
     if name not in builders:
         raise ValueError(f"no block for class {upstream!r}; known: {', '.join(builders)}")
-    replica = builders[name](stored.config, stored.tensors["weights"])
+    # of a sequence of text and image, only the image's tokens may come out
+    config = stored.config | {"tokens_out": next(iter(stored.tensors["cotangents"].values())).shape[1]}
+    replica = builders[name](config, stored.tensors["weights"])
     return replica._replace(block=replica.block.double())
 
 
@@ -101,7 +120,7 @@ def replay(stored: Stored, replica: Replica | None = None) -> dict[str, tuple[Te
     vectors |= outputs  # of a whole model, the vectors are among its outputs
     result = {f"outputs.{k}": (outputs[k], v) for k, v in stored.tensors["outputs_exact"].items()}
     result |= {f"grads.{k}": (gradients[f"grads.{k}"], v) for k, v in stored.tensors["grads_exact"].items()}
-    result |= {f"modulation.{k}": (vectors[k], v) for k, v in stored.tensors["modulation"].items()}
+    result |= {f"modulation.{k}": (vectors[k].view_as(v), v) for k, v in stored.tensors["modulation"].items()}
     result["weight_grad_l2"] = norms, stored.tensors["weight_grad_l2"][""]
     return {k: (a.detach(), b) for k, (a, b) in result.items()}
 
@@ -124,12 +143,13 @@ class _Call(nn.Module):
 
 @contextmanager
 def _record_vectors(block: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
-    """The vectors (B, n, D), in chunk order, that the named submodules give while the context is open."""
+    """The vectors (B, n, D) or (B, n D), in chunk order, that the named submodules give while the context is open."""
     vectors: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable:
-        def record(part: nn.Module, _inputs: Any, modulations: Any) -> None:
-            vectors[name] = torch.cat([getattr(m, vector) for m in modulations for vector in part.order], dim=1)
+        def record(part: nn.Module, _inputs: Any, found: Any) -> None:
+            named = not isinstance(found, Tensor)
+            vectors[name] = torch.cat([getattr(m, v) for m in found for v in part.order], dim=1) if named else found
 
         return record
 
@@ -150,7 +170,7 @@ def with_text(block, x, text):
 
 
 def with_shared(block, x, text, t6):
-    return {"x": block(x, text, t6)}
+    return {"x": block(x, text, t6.unsqueeze(1))}
 
 
 def with_rope(block, x, c=None, cos=None, sin=None):
@@ -244,6 +264,106 @@ def _sd15(config, weights):
     return Replica(block, sd15.TransformerBlock.UPSTREAM, with_text)
 
 
+def beside_shared(block: nn.Module, names: Names, **shared: tuple[nn.Module, str]) -> tuple[nn.ModuleDict, Names]:
+    """A block and the modulation that its model shares between blocks, each with the name of its Linear upstream."""
+    parts = nn.ModuleDict({"block": block} | {name: part for name, (part, _) in shared.items()})
+    table = {f"block.{mine}": theirs for mine, theirs in names.items()}
+    return parts, table | {f"{name}.1": theirs for name, (_, theirs) in shared.items()}
+
+
+def rope_of(cos, sin):
+    return None if cos is None else (cos, sin)
+
+
+def _flux2_stack(config, weights):
+    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
+    width, out = heads * head_width, len(weights["proj_out.weight"])
+    depths = config["num_layers"], config["num_single_layers"]
+    stack = flux2.Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
+
+    def call(stack, x, ctx, c, cos=None, sin=None):
+        return {"x": stack(x, ctx, c, rope_of(cos, sin))}
+
+    parts = {"img": "to_img", "txt": "to_txt", "single": "to_single", "final": "output.to_modulation"}
+    return Replica(stack, stack.upstream(), call, parts)
+
+
+def _ernie(config, weights):
+    width = config["hidden_size"]
+    block = ernie.Block(width, config["num_heads"], config["ffn_hidden_size"], config["eps"])
+    shared = ernie.shared_modulation(width), "adaLN_modulation.1"
+
+    def call(parts, x, c, angle=None):
+        return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), angle)}
+
+    return Replica(*beside_shared(block, ernie.Block.UPSTREAM, shared=shared), call, {"block": "shared"})
+
+
+def _qwenimage21(config, weights):
+    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
+    block = qwenimage21.Block(width, heads, head_width, int(width * config["mlp_ratio"]))
+    shared = flux2.shared_modulation(width, 4), "modulation.1"
+
+    def call(parts, x, c, image_ids, cos=None, sin=None):
+        vectors = qwenimage21.read_rows(parts["shared"](c), image_ids, len(x))
+        return {"x": parts["block"](x, vectors, rope_of(cos, sin), qwenimage21.block_causal(image_ids))}
+
+    return Replica(*beside_shared(block, qwenimage21.Block.UPSTREAM, shared=shared), call, {"block": "shared"})
+
+
+def _krea2(config, weights):
+    width, heads, kv_heads = config["hidden_size"], config["num_heads"], config["num_kv_heads"]
+    block = krea2.Block(width, heads, kv_heads, config["intermediate_size"], config["norm_eps"])
+    shared = krea2.shared_modulation(width), "time_mod_proj"
+
+    def call(parts, x, c, cos=None, sin=None):
+        return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), rope_of(cos, sin))}
+
+    vectors = {"shared": "shared", "block": "block.to_modulation"}
+    return Replica(*beside_shared(block, krea2.Block.UPSTREAM, shared=shared), call, vectors)
+
+
+def minimax_sizes(config):
+    return config["hidden_size"], config["num_attention_heads"], config["attention_head_dim"], config["ffn_dim"]
+
+
+def _minimax_h3(config, weights):
+    eps = config["norm_eps"], config["qk_norm_eps"]
+    block = minimax_h3.Block(*minimax_sizes(config), config["time_embed_dim"], *eps)
+
+    def call(block, x, c, t_index, tag, cos=None, sin=None):
+        return {"x": block(x, c, minimax_h3.rows(t_index, tag), rope_of(cos, sin))}
+
+    return Replica(block, minimax_h3.Block.UPSTREAM, call, {"block": "to_modulation"})
+
+
+def flux3_block(config):
+    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
+    return flux3.Block(width, heads, head_width, int(width * config["mlp_ratio"]))
+
+
+def _flux3(config, weights):
+    block, modulation = flux3_block(config), flux3.Modulation(config["dim"])
+    parts = nn.ModuleDict({"block": block, "shared": modulation})
+    names = {f"block.{mine}": theirs for mine, theirs in flux3.Block.UPSTREAM.items()}
+    names |= {f"shared.{mode}.1": f"single_stream_modulations.{mode}.linear" for mode in flux3.MODES}
+
+    def call(parts, ctx, x, ref, c, c_zero, cos=None, sin=None):
+        streams = [ctx, x, ref]
+        shared = flux3.per_token(parts["shared"](c, c_zero), streams)
+        tokens = parts["block"](torch.cat(streams, dim=1), shared, rope_of(cos, sin))
+        return dict(zip(("ctx", "x", "ref"), tokens.split([s.shape[1] for s in streams], dim=1), strict=True))
+
+    return Replica(parts, names, call, {mode: f"shared.{mode}" for mode in flux3.MODES})
+
+
+def _ideogram4(config, weights):
+    width, heads = config["hidden_size"], config["num_heads"]
+    sizes = width, heads, heads, config["intermediate_size"], config["adaln_dim"]
+    block = ideogram4.Block(*sizes, config["norm_eps"])
+    return Replica(block, ideogram4.Block.UPSTREAM, with_rope, {"block": "to_modulation"})
+
+
 BUILDERS: dict[str, Builder] = {  # by the first word of "upstream_class"
     "DiTBlock": _dit,
     "FinalLayer": _final,
@@ -256,4 +376,11 @@ BUILDERS: dict[str, Builder] = {  # by the first word of "upstream_class"
     "ZImageTransformerBlock": _zimage,
     "TransformerBlock": _hdm,
     "BasicTransformerBlock": _sd15,
+    "Flux2Transformer2DModel": _flux2_stack,
+    "ErnieImageSharedAdaLNBlock": _ernie,
+    "QwenImage21TransformerBlock": _qwenimage21,
+    "Krea2TransformerBlock": _krea2,
+    "MiniMaxH3TransformerBlock": _minimax_h3,
+    "Flux3SingleTransformerBlock": _flux3,
+    "Ideogram4TransformerBlock": _ideogram4,
 }

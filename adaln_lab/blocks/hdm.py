@@ -162,7 +162,7 @@ class SharedMLP(nn.Module):
         self.order = ORDER
 
     def forward(self, c: Tensor) -> tuple[Modulation, ...]:
-        return split_vectors(self.layers(c), 1, ORDER)
+        return split_vectors(self.layers(c).unsqueeze(1), 1, ORDER)
 
 
 class Stack(nn.Module):
@@ -299,4 +299,5 @@ SPEC = Spec(
     heads=16,
     full=full_model,
     modulation=("shared.",),
+    readers={"shared.attn": 20, "shared.cross": 4, "shared.mlp": 20},
 )

@@ -22,7 +22,7 @@ ORDER = ("shift", "scale", "gate")
 
 
 class Table(nn.Module):
-    """The vectors that one block adds to the shared ones: (B, n D) -> a `Modulation` for each branch."""
+    """The vectors that one block adds to the shared ones: (B, 1, n D) -> a `Modulation` for each branch."""
 
     def __init__(self, width: int, branches: int = 2, order: tuple[str, ...] = ORDER):
         super().__init__()
@@ -35,7 +35,7 @@ class Table(nn.Module):
 
 
 class Block(nn.Module):
-    """x (B, T, D), text (B, S, D), shared vectors (B, 6 D) -> (B, T, D). No norm before cross-attention, no gate."""
+    """x (B, T, D), text (B, S, D), shared vectors (B, 1, 6 D) -> (B, T, D). No norm before cross-attention, no gate."""
 
     UPSTREAM: ClassVar = {
         "to_modulation.table": "scale_shift_table",
@@ -88,10 +88,11 @@ class Stack(nn.Module):
         self.linear = zero_linear(width, out)
 
     def forward(self, x: Tensor, text: Tensor, t_emb: Tensor) -> tuple[Tensor, Tensor]:
-        shared = self.shared(F.silu(t_emb))  # (B, 6 D)
+        t_emb = t_emb.unsqueeze(1)
+        shared = self.shared(F.silu(t_emb))  # (B, 1, 6 D)
         for block in self.blocks:
             x = block(x, text, shared)
-        (final,) = self.final_modulation(t_emb.repeat(1, 2))
+        (final,) = self.final_modulation(t_emb.repeat(1, 1, 2))
         return x, self.linear(modulate(layer_norm(x), final))
 
     def upstream(self) -> dict[str, str | tuple[str, ...]]:
@@ -125,4 +126,5 @@ SPEC = Spec(
     heads=16,
     full=from_diffusers("PixArtTransformer2DModel", caption_channels=4096, use_additional_conditions=False),
     modulation=("scale_shift_table", "adaln_single.linear"),
+    readers={"adaln_single.linear": 28},
 )

@@ -25,14 +25,12 @@ from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 class JointAttention(nn.Module):
     """h (B, T, D), h_ctx (B, S, D) -> the update of each stream: q, k, v of both, ctx first, in one softmax.
 
-    `ctx_out=False`: ctx has no output Linear, and its update is None.
+    Without an output Linear of ctx its update is None.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False, ctx_out: bool = True):
+    def __init__(self, x: Attention, ctx: Attention):
         super().__init__()
-        qk_eps = 1e-6 if qk_norm else None
-        self.x = Attention(width, heads, bias=bias, qk_eps=qk_eps)
-        self.ctx = Attention(width, heads, bias=bias, qk_eps=qk_eps, out=True if ctx_out else None)
+        self.x, self.ctx = x, ctx
 
     def forward(self, h: Tensor, h_ctx: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
         streams = self.ctx.project_qkv(h_ctx), self.x.project_qkv(h)
@@ -110,7 +108,11 @@ class JointBlock(nn.Module):
         dual: bool = False,
     ):
         super().__init__()
-        self.attn = JointAttention(width, heads, bias, qk_norm, ctx_out=not ctx_pre_only)
+        qk_eps, ctx_out = 1e-6 if qk_norm else None, None if ctx_pre_only else True
+        self.attn = JointAttention(
+            Attention(width, heads, bias=bias, qk_eps=qk_eps),
+            Attention(width, heads, bias=bias, qk_eps=qk_eps, out=ctx_out),
+        )
         self.x = Stream(width, heads, mlp_ratio, bias, qk_norm, dual=dual)
         self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, pre_only=ctx_pre_only)
 

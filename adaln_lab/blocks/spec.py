@@ -1,8 +1,8 @@
 """What `zoo.ZOO` says about one architecture. Each file of this folder ends with its own `SPEC`."""
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Facts:
     post_norm: bool = False  # whether a branch ends in a norm
     qk_norm: str = "none"  # the norm of Q and K
     shared: str = "no"  # which part of the modulation all blocks have in common
+    rows: str = "one for each sample"  # of vectors, from which a token takes its own
     text: str = "none"  # how the text tokens enter
     zero: str = "not published"  # what the original code initialises to zero
 
@@ -52,6 +53,7 @@ class Spec:
     full: Callable[[], nn.Module]  # the whole model as published
     modulation: tuple[str, ...]  # parts of the names of its modulation parameters
     c_width: int | None = None  # upper limit of the width of c, which else is the block's
+    readers: Mapping[str, int] = field(default_factory=dict)  # of a shared Linear, by part of its name
 
     def example(self, width: int = 16, batch: int = 2, tokens: int = 6, text_tokens: int = 5) -> tuple[Any, ...]:
         """Random inputs for a block of this width, float32, in the order of its forward."""
@@ -61,10 +63,13 @@ class Spec:
             "ctx": (batch, text_tokens, width),
             "text": (batch, text_tokens, width),
             "c": (batch, c_width),
-            "shared": (batch, 6 * width),
+            "shared": (batch, 1, self.facts.vectors * width),
             "cond": (batch, c_width),
         }
-        values = {name: torch.randn(shapes[name]) for name in self.inputs}
+        values = {
+            name: torch.randint(3 * batch, (tokens,)) if name == "row" else torch.randn(shapes[name])
+            for name in self.inputs
+        }
         return tuple(Condition(value) if name == "cond" else value for name, value in values.items())
 
     def out(self, block: nn.Module, inputs: tuple[Any, ...]) -> Tensor:

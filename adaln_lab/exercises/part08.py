@@ -1,15 +1,23 @@
-"""Exercises of notebook 08: Lumina 2's block from its formula, HDM's skip, swapped halves, SD3's modulation counted.
+"""Exercises of notebook 08: blocks from their formulas, halves that are swapped, modulation counted and shared.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
+For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adaln_lab.blocks import golden, qwenimage21
+from adaln_lab.conditioning import AdaLNZeroBlock, BlockCondition
+from adaln_lab.data import scenes
+from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.exercises.core import Exercise, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.layers import zero_linear
+from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 # lumina_block: no shift, bounded gates, a norm on both sides of a branch
 
@@ -342,5 +350,293 @@ register(
             "Each vector costs width * width weights and width biases.",
         ),
         mistakes=SD3_MODULATION_MISTAKES,
+    )
+)
+
+# flux2_stack: one modulation for all blocks
+
+
+def flux2_stack(x: Tensor, ctx: Tensor, c: Tensor, weights: tuple, double: Callable, single: Callable) -> Tensor:
+    """x (B, T, D), ctx (B, S, D), c (B, D), weights of the three Linears -> image tokens (B, T, D) after all blocks."""
+    img, txt, one = (F.linear(F.silu(c), w).unsqueeze(1) for w in weights)
+    x, ctx = double(x, ctx, img, txt)
+    both = single(torch.cat([ctx, x], dim=1), one)
+    return both[:, ctx.shape[1] :]
+
+
+FLUX2_STACK_MISTAKES = """
+silu missing
+    Your vectors are linear in c: SiLU acts on c before each Linear.
+    F.silu(c) => c
+silu on vectors
+    Your vectors are hardly ever negative: SiLU acts on c before the Linear, not on what it makes.
+    F.linear(F.silu(c), w) => F.silu(F.linear(c, w))
+silu on both sides
+    SiLU acts twice, before and after the Linear: only the first belongs there.
+    F.linear(F.silu(c), w) => F.silu(F.linear(F.silu(c), w))
+gelu as in krea
+    You have GELU before the Linears, as Krea 2. FLUX.2 has SiLU.
+    F.silu(c) => F.gelu(c, approximate="tanh")
+vectors of the other stream
+    Your image gets the vectors of the text, and the text those of the image.
+    img, txt, one = => txt, img, one =
+one linear for both streams
+    The second Linear has no effect: text and image share blocks, but each has its own vectors.
+    in weights) => in (weights[0], weights[0], weights[2]))
+image first
+    Your sequence begins with the image. In FLUX.2 the text comes first, and positions count on it.
+    torch.cat([ctx, x], dim=1) => torch.cat([x, ctx], dim=1)
+    [:, ctx.shape[1] :] => [:, : x.shape[1]]
+text returned
+    You return text tokens as well: only those of the image go on to the output layer.
+    [:, ctx.shape[1] :] =>
+text from before the blocks
+    The single blocks get the text as it came in: double returns the image and the text, and both are new.
+    x, ctx = double( => x, _ = double(
+single blocks without text
+    Your single blocks see the image alone: text and image go through them as one sequence.
+    single(torch.cat([ctx, x], dim=1), one) => single(x, one)
+    [:, ctx.shape[1] :] =>
+"""
+
+
+def flux2_stack_cases() -> list[tuple]:
+    cases = []
+    for batch, t, n, d in ((2, 5, 3, 6), (1, 4, 2, 7)):
+        mix, other = randn64(d, d, seed=30), randn64(d, d, seed=31)
+
+        def double(x, ctx, img, txt, mix=mix):
+            seen = torch.tanh(torch.cat([ctx, x], 1).mean(1, keepdim=True) @ mix)
+            streams = []
+            for h, vectors in ((x, img), (ctx, txt)):
+                b1, s1, g1, b2, s2, g2 = vectors.chunk(6, dim=-1)
+                h = h + g1 * torch.tanh(h * (1 + s1) + b1 + seen)
+                streams.append(h + g2 * torch.tanh(h * (1 + s2) + b2))
+            return tuple(streams)
+
+        def single(both, vectors, other=other):
+            b, s, g = vectors.chunk(3, dim=-1)
+            h = both * (1 + s) + b
+            return both + g * torch.tanh(torch.cumsum(h @ other, 1) + h.mean(1, keepdim=True))
+
+        weights = tuple(randn64(k * d, d, seed=32 + i) for i, k in enumerate((6, 6, 3)))
+        streams = randn64(batch, t, d, seed=35), randn64(batch, n, d, seed=36), randn64(batch, d, seed=37)
+        cases.append((*streams, weights, double, single))
+    return cases
+
+
+register(
+    Exercise(
+        question="Compute FLUX.2's vectors once, and carry both streams through all blocks with them.",
+        solution=flux2_stack,
+        returns=("image tokens",),
+        cases=flux2_stack_cases,
+        hints=(
+            "Three Linears, each once: for the image, for the text, and for the blocks of one sequence.",
+            "A Linear without bias is F.linear(F.silu(c), weight); a token axis makes its result (B, 1, 6 D).",
+            "double gives x and ctx; torch.cat([ctx, x], dim=1) goes to single; drop the first ctx.shape[1] tokens.",
+        ),
+        mistakes=FLUX2_STACK_MISTAKES,
+        gradients=True,
+    )
+)
+
+# what_changes: rows of vectors for each token, and a mask
+
+
+def what_changes() -> dict[str, tuple]:
+    """Which tokens of a small random Qwen-Image-2.1 change when one input does."""
+    kinds = {"text": slice(0, 3), "condition image": slice(3, 7), "target image": slice(7, 11)}
+    ids = torch.tensor(3 * [-1] + 4 * [0] + 4 * [1])
+    stack = qwenimage21.Stack(width=16, heads=2, head_width=8, hidden=32, depth=3, out=5).double()
+    x, c = randn64(1, 11, 16), randn64(2, 16, seed=1)  # rows of c: the sample's time, and time 0
+    before, table = stack(x, c, ids), {kind: [] for kind in kinds}
+    for row, token in ((0, None), (None, 2), (None, 3), (None, 7)):
+        new_x, new_c = x.clone(), c.clone()
+        if row is None:
+            new_x[:, token] = randn64(16, seed=2)
+        else:
+            new_c[row] = randn64(16, seed=2)
+        moved = (stack(new_x, new_c, ids) - before).abs().amax((0, 2))
+        for kind, tokens in kinds.items():
+            table[kind].append("yes" if moved[tokens].max() > 1e-9 else "no")
+    return {kind: tuple(cells) for kind, cells in table.items()}
+
+
+register(
+    Predict(
+        question="Write yes where some token of the row's kind changes, else no.",
+        solution=what_changes,
+        columns=("the step's time", "the last word", "a condition patch", "a target patch"),
+        notes={
+            "the step's time": "which tokens read the row of the step's time, and who sees those tokens?",
+            "text": "a word sees itself and the tokens before it. What stands before the text?",
+            "condition image": "its tokens read the row of time 0, and they see the text and all of their own image.",
+            "target image": "it is the last in the sequence: what does it not see?",
+        },
+        hints=(
+            "Ask two questions of each cell: does this token read what changed, and does it see a token that did?",
+            "Query i sees key j if j <= i, or if both are in the same image. The order is text, condition, target.",
+            "Text and condition image read the row of time 0 and do not see the target: neither depends on the step.",
+        ),
+    )
+)
+
+# to_ours: weights of MiniMax-H3 for our block
+
+
+def to_ours(weights: dict) -> dict:
+    names = {"to_modulation.1": "adaln_proj.linear", "norm_attn": "norm1", "norm_mlp": "norm2"}
+    names |= {"attn.norm_q": "attn.norm_q", "attn.norm_k": "attn.norm_k", "attn.out": "attn.to_out.0"}
+    ours = {f"{mine}.weight": weights[f"{theirs}.weight"] for mine, theirs in names.items()}
+    ours["to_modulation.1.bias"] = weights["adaln_proj.linear.bias"]
+    ours["attn.qkv.weight"] = torch.cat([weights[f"attn.to_{name}.weight"] for name in "qkv"])
+    ours["mlp.up.weight"] = torch.cat(weights["ff.net.0.proj.weight"].chunk(2)[::-1])  # value, gate -> gate, value
+    ours["mlp.down.weight"] = weights["ff.net.2.weight"]
+    return ours
+
+
+def to_ours_given(weights: dict) -> dict:
+    names = {"to_modulation.1": "adaln_proj.linear", "norm_attn": "norm1", "norm_mlp": "norm2"}
+    names |= {"attn.norm_q": "attn.norm_q", "attn.norm_k": "attn.norm_k", "attn.out": "attn.to_out.0"}
+    ours = {f"{mine}.weight": weights[f"{theirs}.weight"] for mine, theirs in names.items()}
+    ours["to_modulation.1.bias"] = weights["adaln_proj.linear.bias"]
+    ours["attn.qkv.weight"] = torch.cat([weights[f"attn.to_{name}.weight"] for name in "qkv"])
+    ours["mlp.up.weight"] = weights["ff.net.0.proj.weight"]
+    ours["mlp.down.weight"] = weights["ff.net.2.weight"]
+    return ours
+
+
+def largest_difference(to_ours: Callable) -> float:
+    """Between the stored output of MiniMax-H3's block and ours with these weights, which must fit by name and shape."""
+    stored = golden.shipped("minimax_h3_block")
+    replica, inputs = golden.build(stored), stored.tensors["inputs"]
+    with torch.no_grad():
+        replica.block.load_state_dict(to_ours(dict(stored.tensors["weights"])), strict=True)
+        found = replica.call(replica.block, **inputs)["x"]
+    return (found - stored.tensors["outputs_exact"]["x"]).abs().max().item()
+
+
+def examine_to_ours(answer: Callable) -> tuple[bool, str]:
+    off = largest_difference(answer)
+    text = f"the block is off by up to {off:.3g} (expected < 1e-10)"
+    return off < 1e-10, text if off < 1e-10 else f"{text}; all names and shapes fit, so look at the order of rows"
+
+
+register(
+    Repair(
+        question="Change one line, so that the block with these weights gives MiniMax-H3's numbers.",
+        solution=to_ours,
+        given=to_ours_given,
+        examine=examine_to_ours,
+        hints=(
+            "A layer whose halves are swapped has the right shape. Which layers here are several layers in one?",
+            "q, k, v come from three weights, so their order is ours to choose. The MLP's first weight is two in one.",
+            "MiniMax-H3 has the value first, then the gate: torch.cat(weight.chunk(2)[::-1]).",
+        ),
+    )
+)
+
+# small_modulation: the least that does nearly as well on drawn scenes
+
+WIDTH, DEPTH, STEPS, SIZE = 32, 3, 150, 16
+
+
+class SmallModulation(nn.Module):
+    """SiLU(c), through `rank` numbers if that is not None, to two branches of the named vectors, all zero at first."""
+
+    def __init__(self, vectors: tuple[str, ...], rank: int | None):
+        super().__init__()
+        narrow = [] if rank is None else [nn.Linear(WIDTH, rank, bias=False)]
+        self.layers = nn.Sequential(nn.SiLU(), *narrow, zero_linear(rank or WIDTH, 2 * len(vectors) * WIDTH))
+        self.vectors = vectors
+
+    def forward(self, c: Tensor) -> tuple:
+        return split_vectors(self.layers(c).unsqueeze(1), 2, self.vectors)
+
+
+class SmallBlock(AdaLNZeroBlock):
+    """DiT's block, in which a vector may be missing."""
+
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = gated(x, self.attn(modulate(layer_norm(x), attn)), attn.gate)
+        return gated(x, self.mlp(modulate(layer_norm(x), mlp)), mlp.gate)
+
+
+@cache
+def some_scenes(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """n captions and their pictures."""
+    tokens = scenes.random_scenes(n, torch.Generator().manual_seed(seed))
+    return tokens, scenes.render(tokens, SIZE)
+
+
+def scenes_loss(model: nn.Module, tokens: Tensor, x_0: Tensor, generator: torch.Generator) -> Tensor:
+    t, noise = torch.rand(len(x_0), generator=generator), torch.randn(x_0.shape, generator=generator)
+    x_t = torch.lerp(x_0, noise, t[:, None, None, None])
+    return (model(x_t, t, tokens) - (noise - x_0)).square().mean()
+
+
+@cache
+@torch.enable_grad()
+def train_small(shared: bool, vectors: tuple[str, ...], rank: int | None, seeds: int = 2) -> tuple[float, int]:
+    """Held-out loss after training, the mean over seeds, and the parameters of the modulation of all blocks."""
+    words, losses = len(scenes.VOCABULARY), []
+    config = DiTConfig(
+        size=SIZE, channels=3, patch=4, width=WIDTH, depth=DEPTH, heads=4, n_classes=words, context_length=7
+    )
+    (tokens, pictures), held = some_scenes(2000, 0), some_scenes(500, 1)
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        model, generator = TinyDiT(config), torch.Generator().manual_seed(seed)
+        one = SmallModulation(vectors, rank)
+        model.blocks = nn.ModuleList(SmallBlock(WIDTH, 4, WIDTH) for _ in range(DEPTH))
+        for block in model.blocks:
+            block.to_modulation = one if shared else SmallModulation(vectors, rank)
+        parts = {id(p): p.numel() for block in model.blocks for p in block.to_modulation.parameters()}
+        adam = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
+        for step in range(STEPS):
+            adam.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / STEPS)
+            chosen = torch.randint(len(tokens), (32,), generator=generator)
+            adam.zero_grad()
+            scenes_loss(model, tokens[chosen], pictures[chosen], generator).backward()
+            adam.step()
+        with torch.no_grad():
+            losses.append(scenes_loss(model, *held, torch.Generator().manual_seed(2)).item())
+    return sum(losses) / seeds, sum(parts.values())
+
+
+def small_modulation() -> dict:
+    return {"shared": True, "vectors": ("shift", "gate"), "rank": 16}
+
+
+def measure_small(design: dict) -> tuple[float, float] | str:
+    """Loss and parameters of a design, or what is wrong with it."""
+    names = ("shift", "scale", "gate")
+    if not isinstance(design, dict) or set(design) != {"shared", "vectors", "rank"}:
+        return "give check a dict with shared, vectors and rank"
+    vectors, rank = design["vectors"], design["rank"]
+    vectors = (vectors,) if isinstance(vectors, str) else tuple(vectors)
+    if not vectors or len(set(vectors)) < len(vectors) or not set(vectors) <= set(names):
+        return f"vectors must be some of {', '.join(names)}, each once; got {vectors}"
+    if not (rank is None or (isinstance(rank, int) and 1 <= rank <= WIDTH)):
+        return f"rank must be None or a whole number from 1 to {WIDTH}, got {rank!r}"
+    return train_small(bool(design["shared"]), vectors, rank)
+
+
+register(
+    Design(
+        question="Choose a modulation of at most 3,000 parameters whose held-out loss is at most 0.532.",
+        solution=small_modulation,
+        measure=measure_small,
+        goal=0.532,
+        budget=3000,
+        unit="parameters",
+        is_value=True,
+        hints=(
+            "Six vectors of width 32 from a c of width 32 are 6,336 parameters. Three blocks have three times that.",
+            "Share one Linear first. Then leave out a vector or make c narrower. Keep the gate.",
+            "Shared, without the scale, through 16 numbers: 2,688 parameters.",
+        ),
     )
 )

@@ -4,8 +4,21 @@ from pathlib import Path
 
 import torch
 
-from adaln_lab.blocks import dit, flux, golden, hdm, pixart
-from adaln_lab.blocks.golden import Replica, Stored
+from adaln_lab.blocks import (
+    dit,
+    ernie,
+    flux,
+    flux2,
+    flux3,
+    golden,
+    hdm,
+    ideogram4,
+    krea2,
+    minimax_h3,
+    pixart,
+    qwenimage21,
+)
+from adaln_lab.blocks.golden import Replica, Stored, beside_shared, rope_of
 from adaln_lab.blocks.upstream import PatchConv, prefixed
 from adaln_lab.conditioning import Condition
 from adaln_lab.dit import DiTConfig, FinalLayer, TinyDiT
@@ -112,10 +125,172 @@ def _hdm(config, weights):
     return Replica(model, model.upstream(), call)
 
 
+def _flux2_double(config, weights):
+    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
+    block = flux2.DoubleBlock(width, heads, head_width, int(width * config["mlp_ratio"]))
+
+    def call(parts, x, ctx, c, cos=None, sin=None):
+        img, txt = (parts[name](c).unsqueeze(1) for name in ("img", "txt"))
+        return dict(zip(("x", "ctx"), parts["block"](x, ctx, img, txt, rope_of(cos, sin)), strict=True))
+
+    linears = {a: (flux2.shared_modulation(width, 6), f"double_stream_modulation_{a}.linear") for a in ("img", "txt")}
+    return Replica(*beside_shared(block, flux2.DoubleBlock.UPSTREAM, **linears), call, {"img": "img", "txt": "txt"})
+
+
+def _one_shared(block, names, shared):
+    """A block alone, with the Linear whose vectors it reads."""
+
+    def call(parts, x, c, cos=None, sin=None):
+        return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), rope_of(cos, sin))}
+
+    return Replica(*beside_shared(block, names, shared=shared), call, {"block": "shared"})
+
+
+def _flux2_single(config, weights):
+    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
+    block = flux2.SingleBlock(width, heads, head_width, int(width * config["mlp_ratio"]))
+    shared = flux2.shared_modulation(width, 3), "single_stream_modulation.linear"
+    return _one_shared(block, flux2.SingleBlock.UPSTREAM, shared)
+
+
+def _flux3_mode(config, weights):
+    mode = next(key for key in weights if key.startswith("early_stream_modulations")).removesuffix(".weight")
+    shared = flux2.shared_modulation(config["dim"], 3), mode
+    return _one_shared(golden.flux3_block(config), flux3.Block.UPSTREAM, shared)
+
+
+def _flux3_stack(config, weights):
+    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
+    width, out = heads * head_width, len(weights["proj_out.weight"])
+    depths = config["num_layers"], config["num_single_layers"]
+    stack = flux3.Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
+
+    def call(stack, ctx, x, ref, c, c_zero, cos, sin):
+        return {"x": stack(ctx, x, ref, c, c_zero, (cos, sin))}
+
+    parts = {f"early_{mode}": f"to_early.{mode}" for mode in flux3.MODES}
+    parts |= {f"single_{mode}": f"to_joint.{mode}" for mode in flux3.MODES}
+    return Replica(stack, stack.upstream(), call, parts | {"final": "output.to_modulation"})
+
+
+def _output(output, names):
+    """An output layer alone."""
+
+    def call(output, x, c):
+        return {"x": output(x, c.unsqueeze(1))}
+
+    return Replica(output, names, call, {"final": "to_modulation"})
+
+
+def _flux2_output(config, weights):
+    rows, width = weights["proj_out.weight"].shape
+    return _output(flux2.Output(width, rows), flux2.Output.UPSTREAM)
+
+
+def _ernie_output(config, weights):
+    output = ernie.Output(config["hidden_size"], len(weights["final_linear.weight"]))
+    return _output(output, ernie.Output.UPSTREAM)
+
+
+def _ernie_stack(config, weights):
+    width, heads, hidden = config["hidden_size"], config["num_attention_heads"], config["ffn_hidden_size"]
+    depth, out, images = config["num_layers"], len(weights["final_linear.weight"]), config["tokens_out"]
+    stack = ernie.Stack(width, heads, hidden, depth, out, config["eps"])
+
+    def call(stack, x, c, angle=None):
+        return {"x": stack(x[:, :images], x[:, images:], c, angle)}
+
+    return Replica(stack, stack.upstream(), call, {"block": "to_modulation", "final": "output.to_modulation"})
+
+
+def _krea2_output(config, weights):
+    output = krea2.Output(config["hidden_size"], len(weights["linear.weight"]), config["eps"])
+    return _output(output, krea2.Output.UPSTREAM)
+
+
+def _krea2_text(config, weights):
+    sizes = config["dim"], config["num_heads"], config["num_kv_heads"], config["intermediate_size"], config["eps"]
+    return Replica(krea2.TextBlock(*sizes), krea2.TextBlock.UPSTREAM, lambda block, x: {"x": block(x)})
+
+
+def _krea2_stack(config, weights):
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    width, out = heads * config["attention_head_dim"], len(weights["final_layer.linear.weight"])
+    sizes = width, heads, kv_heads, config["intermediate_size"], config["num_layers"], out, config["norm_eps"]
+    stack, images = krea2.Stack(*sizes), config["tokens_out"]
+
+    def call(stack, x, c, cos=None, sin=None):
+        return {"x": stack(x[:, -images:], x[:, :-images], c, rope_of(cos, sin))}
+
+    parts = {"shared": "to_modulation", "final": "output.to_modulation"}
+    parts |= {f"block{i}": f"blocks.{i}.to_modulation" for i in range(config["num_layers"])}
+    return Replica(stack, stack.upstream(), call, parts)
+
+
+def _qwenimage21_output(config, weights):
+    rows, width = weights["proj_out.weight"].shape
+
+    def call(output, x, c, image_ids):
+        return {"x": output(x, c, image_ids)}
+
+    output = qwenimage21.Output(width, rows)
+    return Replica(output, qwenimage21.Output.UPSTREAM, call, {"final": "to_modulation"})
+
+
+def _qwenimage21_stack(config, weights):
+    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
+    width, out = heads * head_width, len(weights["proj_out.weight"])
+    sizes = width, heads, head_width, int(width * config["mlp_ratio"]), config["num_layers"], out
+
+    def call(stack, x, c, image_ids, cos=None, sin=None):
+        return {"x": stack(x, c, image_ids, rope_of(cos, sin))}
+
+    stack = qwenimage21.Stack(*sizes)
+    return Replica(stack, stack.upstream(), call, {"block": "to_modulation", "final": "output.to_modulation"})
+
+
+def _minimax_h3_output(config, weights):
+    outs = len(weights["proj_out.weight"]), len(weights["audio_proj_out.weight"])
+    output = minimax_h3.Output(config["hidden_size"], config["time_embed_dim"], *outs, config["eps"])
+
+    def call(output, x, c, t_index):
+        return dict(zip(("x", "audio"), output(x, c, t_index), strict=True))
+
+    return Replica(output, minimax_h3.Output.UPSTREAM, call, {"final": "to_modulation"})
+
+
+def _minimax_h3_refiner(config, weights):
+    eps = config["norm_eps"], config["qk_norm_eps"]
+    block = minimax_h3.Refiner(*golden.minimax_sizes(config), *eps)
+    return Replica(block, minimax_h3.Refiner.UPSTREAM, lambda block, x: {"x": block(x)})
+
+
+def _ideogram4_output(config, weights):
+    out, (rows, c_width) = len(weights["linear.weight"]), weights["adaln_modulation.weight"].shape
+    output = FinalLayer(rows, c_width, out, order=("scale",))
+    return Replica(output, ideogram4.FINAL, golden.with_condition, {"final": "to_modulation"})
+
+
 BUILDERS = golden.BUILDERS | {
     "DiT": _dit,
     "t_block": _pixart_stack,
     "DoubleStreamBlock": _flux_double,
     "XUDiT.shared_adaln_": _hdm_stack,
     "XUDiT": _hdm,
+    "Flux2TransformerBlock": _flux2_double,
+    "Flux2SingleTransformerBlock": _flux2_single,
+    "AdaLayerNormContinuous": _flux2_output,
+    "Flux3ModeTransformerBlock": _flux3_mode,
+    "Flux3Transformer2DModel": _flux3_stack,
+    "Flux3AdaLayerNorm": _flux2_output,
+    "ErnieImageAdaLNContinuous": _ernie_output,
+    "ErnieImageTransformer2DModel": _ernie_stack,
+    "Krea2FinalLayer": _krea2_output,
+    "Krea2TextFusionBlock": _krea2_text,
+    "Krea2Transformer2DModel": _krea2_stack,
+    "QwenImage21AdaLayerNormContinuous": _qwenimage21_output,
+    "QwenImage21Transformer2DModel": _qwenimage21_stack,
+    "MiniMaxH3AdaLayerNormOut": _minimax_h3_output,
+    "MiniMaxH3TokenRefinerBlock": _minimax_h3_refiner,
+    "Ideogram4FinalLayer": _ideogram4_output,
 }

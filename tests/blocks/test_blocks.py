@@ -4,7 +4,22 @@ import pytest
 import torch
 from replicas import randomised
 
-from adaln_lab.blocks import dit, flux, hdm, lumina2, pixart, qwenimage, sd3, zimage
+from adaln_lab.blocks import (
+    dit,
+    ernie,
+    flux,
+    flux2,
+    flux3,
+    hdm,
+    ideogram4,
+    krea2,
+    lumina2,
+    minimax_h3,
+    pixart,
+    qwenimage,
+    sd3,
+    zimage,
+)
 from adaln_lab.blocks.upstream import SwappedHalves, from_upstream, load_upstream
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import FinalLayer
@@ -75,7 +90,9 @@ def test_pixart(diffusers):
     ours = load_upstream(pixart.Block(D, HEADS), pixart.Block.DIFFUSERS, theirs.state_dict())
     x, text, _ = inputs()
     shared = torch.randn(3, 6 * D)
-    torch.testing.assert_close(ours(x, text, shared), theirs(x, encoder_hidden_states=text, timestep=shared), **EXACT)
+    torch.testing.assert_close(
+        ours(x, text, shared[:, None]), theirs(x, encoder_hidden_states=text, timestep=shared), **EXACT
+    )
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -199,6 +216,82 @@ def test_zimage(diffusers, modulated, rotary):
     found = theirs(x, None, turns if rotary else None, c if modulated else None)
     mine = ours(x, c if modulated else None, rope if rotary else None)
     torch.testing.assert_close(mine, found, atol=2e-6, rtol=2e-6)
+
+
+def halves(cos_sin):
+    """Classes that pair channel k with k + r take each angle twice, one half after the other."""
+    return tuple(torch.cat([a, a], dim=-1) for a in cos_sin)
+
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-6}  # rotary positions, and some norms, in float32
+
+
+def flux2_double(theirs, x, ctx, c, rope):
+    shared = [torch.randn(len(x), 1, 6 * D) for _ in range(2)]
+    ours = load_upstream(flux2.DoubleBlock(D, HEADS, D // HEADS, 80), flux2.DoubleBlock.UPSTREAM, theirs.state_dict())
+    mine = ours(x, ctx, *shared, rope)
+    return torch.cat(mine[::-1], 1), torch.cat(theirs(x, ctx, *(s[:, 0] for s in shared), pairs(rope)), 1)
+
+
+def flux2_single(theirs, x, ctx, c, rope):
+    both, shared = torch.cat([ctx, x], 1), torch.randn(len(x), 1, 3 * D)
+    ours = load_upstream(flux2.SingleBlock(D, HEADS, D // HEADS, 80), flux2.SingleBlock.UPSTREAM, theirs.state_dict())
+    return ours(both, shared, rope), theirs(both, None, shared[:, 0], pairs(rope))
+
+
+def krea2_block(theirs, x, ctx, c, rope):
+    both, shared = torch.cat([ctx, x], 1), torch.randn(len(x), 1, 6 * D)
+    ours = load_upstream(krea2.Block(D, HEADS, 2, 20), krea2.Block.UPSTREAM, theirs.state_dict())
+    return ours(both, shared, rope), theirs(both, shared, pairs(rope))
+
+
+def minimax_h3_block(theirs, x, ctx, c, rope):
+    ours = load_upstream(minimax_h3.Block(D, 3, 8, 20, D), minimax_h3.Block.UPSTREAM, theirs.state_dict())
+    part, row = tuple(a[S:, :3] for a in rope), torch.randint(3 * len(c), (T,))  # 6 of 8 channels are turned
+    return ours(x, c, row, part), theirs(x, c, row, halves(part))
+
+
+def flux3_block(theirs, x, ctx, c, rope):
+    shared, ctx_shared = torch.randn(len(x), T, 3 * D), torch.randn(len(x), S, 3 * D)
+    ours = load_upstream(flux3.Block(D, HEADS, D // HEADS, 80), flux3.Block.UPSTREAM, theirs.state_dict())
+    mine = ours(torch.cat([ctx, x], 1), torch.cat([ctx_shared, shared], 1), rope)
+    return mine, torch.cat(theirs(x, ctx, shared, ctx_shared, pairs(rope)), 1)
+
+
+def ideogram4_block(theirs, x, ctx, c, rope):
+    ours = load_upstream(ideogram4.Block(D, HEADS, HEADS, 20, D), ideogram4.Block.UPSTREAM, theirs.state_dict())
+    part, mask = tuple(a[S:] for a in rope), torch.ones(len(x), 1, T, T, dtype=torch.bool)
+    return ours(x, c, part), theirs(x, mask, tuple(a[None] for a in halves(part)), c[:, None])
+
+
+def ernie_block(theirs, x, ctx, c, rope):
+    ours = load_upstream(ernie.Block(D, HEADS, 20), ernie.Block.UPSTREAM, theirs.state_dict())
+    angle, shared = torch.randn(T, D // HEADS // 2), torch.randn(len(x), 1, 6 * D)
+    theirs_angle = angle.repeat_interleave(2, dim=-1)[None, :, None]
+    found = theirs(x.transpose(0, 1), theirs_angle, [v.transpose(0, 1) for v in shared.chunk(6, dim=-1)])
+    return ours(x, shared, angle), found.transpose(0, 1)
+
+
+OF_2026 = {
+    flux2_double: ("flux2.Flux2TransformerBlock", (D, HEADS, D // HEADS, 2.5)),
+    flux2_single: ("flux2.Flux2SingleTransformerBlock", (D, HEADS, D // HEADS, 2.5)),
+    krea2_block: ("krea2.Krea2TransformerBlock", (D, 20, HEADS, 2, 1e-5)),
+    minimax_h3_block: ("minimax_h3.MiniMaxH3TransformerBlock", (D, 3, 8, 20, D, 1e-5, 1e-5)),
+    flux3_block: ("flux3.Flux3SingleTransformerBlock", (D, HEADS, D // HEADS, 2.5)),
+    ideogram4_block: ("ideogram4.Ideogram4TransformerBlock", (D, 20, HEADS, 1e-5, D)),
+    ernie_block: ("ernie_image.ErnieImageSharedAdaLNBlock", (D, HEADS, 20)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # Krea 2 takes its norms in float32
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("run", OF_2026, ids=lambda run: run.__name__)
+def test_blocks_of_2026(diffusers, run, batch):
+    (name, sizes), (x, ctx, c), (rope, _) = OF_2026[run], inputs(batch), angles(S + T)
+    module, _, kind = name.partition(".")
+    theirs = randomised(diffusers(f"models.transformers.transformer_{module}", kind)(*sizes))
+    mine, found = run(theirs, x, ctx, c, rope)
+    torch.testing.assert_close(mine, found, **CLOSE)
 
 
 def test_the_last_layer_of_flux_has_its_halves_swapped_in_diffusers(diffusers):

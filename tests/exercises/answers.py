@@ -753,6 +753,49 @@ def sd3_modulation(depth, width):
 """,
         ("12", "stream", "text", "two linears", "twice", "both"),
     ),
+    Answer(  # a Linear as a matrix product, the text cut off from the front
+        "flux2-by-hand",
+        "ok",
+        """
+def flux2_stack(x, ctx, c, weights, double, single):
+    s = c * torch.sigmoid(c)
+    img, txt, one = [(s @ w.T)[:, None, :] for w in weights]
+    x, ctx = double(x, ctx, img, txt)
+    return single(torch.cat((ctx, x), 1), one)[:, -x.shape[1]:]
+""",
+    ),
+    Answer(  # vectors for each token, equal in all: more memory, the same numbers
+        "flux2-expanded",
+        "ok",
+        """
+def flux2_stack(x, ctx, c, weights, double, single):
+    img, txt, one = (F.linear(F.silu(c), w)[:, None] for w in weights)
+    x, ctx = double(x, ctx, img.expand(-1, x.shape[1], -1), txt)
+    both = torch.cat([ctx, x], dim=1)
+    return single(both, one.expand(-1, both.shape[1], -1))[:, ctx.shape[1]:]
+""",
+    ),
+    Answer(  # the double blocks get no SiLU, the single ones do
+        "flux2-silu-once",
+        "not yet",
+        """
+def flux2_stack(x, ctx, c, weights, double, single):
+    img, txt = (F.linear(c, w)[:, None] for w in weights[:2])
+    x, ctx = double(x, ctx, img, txt)
+    both = single(torch.cat([ctx, x], dim=1), F.linear(F.silu(c), weights[2])[:, None])
+    return both[:, ctx.shape[1]:]
+""",
+    ),
+    Answer(  # the first tokens are the text
+        "flux2-first-tokens",
+        "not yet",
+        """
+def flux2_stack(x, ctx, c, weights, double, single):
+    img, txt, one = (F.linear(F.silu(c), w)[:, None] for w in weights)
+    x, ctx = double(x, ctx, img, txt)
+    return single(torch.cat([ctx, x], dim=1), one)[:, : x.shape[1]]
+""",
+    ),
     Answer(  # max and min with values
         "varies-max-min",
         "ok",
