@@ -15,10 +15,10 @@ from adaln_lab.analysis.xray.blocks import (
     describe_block,
     enclosing_blocks,
     is_list_item,
-    residual_paths,
+    unread_uses,
 )
 from adaln_lab.analysis.xray.record import Recorder
-from adaln_lab.analysis.xray.sites import Site, norm_of
+from adaln_lab.analysis.xray.sites import Site
 
 ADALN_NORMS = ("LayerNorm", "RMSNorm")  # norms of one token, as AdaLN modulates them
 VERDICTS = {
@@ -106,23 +106,32 @@ def _format(value: Any) -> str:
 def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evidence: list[str]) -> Report:
     params = dict(module.named_parameters())
     modulating = [s for s in sites if s.role in ("scale", "shift", "gate")]
+    rest = [s for s in sites if s.role in ("undecided", "other")]
     blocks, final_sites, misplaced = sites_by_block(modulating, recorder)
+    open_ends, unread = places_of(rest, [*modulating, *rest], recorder), unread_uses(sites, recorder)
     uses: Uses = defaultdict(set)
     for block, of_block in blocks.items():
         for s in of_block:
             uses[s.source_linear].add((block, s.output_slice))
-    found = {block: describe_block(block, of_block, uses, recorder, params) for block, of_block in blocks.items()}
+    for block, of_block in blocks.items():
+        open_ends[block] += sorted({unread[s.source_linear] for s in of_block if s.source_linear in unread})
+    found = {
+        block: describe_block(block, of_block, uses, recorder, params, open_ends[block])
+        for block, of_block in blocks.items()
+    }
     others = [block for block, facts in found.items() if facts["base_norm"] not in (*ADALN_NORMS, UNKNOWN)]
     groups = group_blocks({block: facts for block, facts in found.items() if block not in others}, module, params)
-    final_sites = final_sites or sites_without_norm(sites, modulating, residual_paths(recorder, modulating))
+    final_sites = final_sites or sites_without_norm(sites, modulating, {u.path for u in recorder.updates})
     final_sites = [s for s in final_sites if s.source_linear == final_sites[-1].source_linear]
-    final = final_layer(describe_block("", final_sites, uses, recorder, params), final_sites) if final_sites else None
+    final = (
+        final_layer(describe_block("", final_sites, uses, recorder, params, []), final_sites) if final_sites else None
+    )
     roles = {s.role for s in sites if s not in misplaced} | ({"other"} if misplaced else set())
     verdict = (
         "adaln" if groups
         else "other_conditional_modulation" if others or "other" in roles
-        else "final_layer_only" if final
         else UNKNOWN if "undecided" in roles
+        else "final_layer_only" if final
         else "additive_only" if "additive" in roles
         else "none"
     )  # fmt: skip
@@ -136,12 +145,22 @@ def sites_by_block(modulating: list[Site], recorder: Recorder) -> tuple[dict[str
     """Sites of each block, those of the final layer, and those whose norm is in another block, so not AdaLN."""
     block_of = enclosing_blocks(modulating, recorder)
     inside = {s for s, block in block_of.items() if block and s.result.path.startswith(block)}
-    misplaced = {s for s in inside if s.role != "gate" and not norm_of(s.stream)[2].startswith(block_of[s])}
+    misplaced = {s for s in inside if s.role != "gate" and not s.norm[2].startswith(block_of[s])}
     blocks: dict[str, list[Site]] = defaultdict(list)
     for s, block in block_of.items():
         if block is not None and s not in misplaced:
             blocks[block].append(s)
     return blocks, [s for s, block in block_of.items() if block is None], misplaced
+
+
+def places_of(rest: list[Site], sites: list[Site], recorder: Recorder) -> dict[str, list[str]]:
+    """What was seen and is no part of AdaLN, or not understood: the block -> the reasons."""
+    block_of, found = enclosing_blocks(sites, recorder), defaultdict(list)
+    for s in rest:
+        block = block_of[s] or ""
+        why = f"{s.reason} ({s.result.op} in {s.result.path or 'the model'})"
+        found[block] += [why] if why not in found[block] else []
+    return found
 
 
 def parameter_shares(groups: list[dict], final_sites: list[Site], params: dict[str, Tensor]) -> tuple[float, float]:
