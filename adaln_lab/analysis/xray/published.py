@@ -1,11 +1,16 @@
-"""Build a model from a name on the command line, `package.module:factory` or `diffusers:Class`, and passes for it.
+"""Build a model from a name on the command line, `package.module:factory` or `diffusers:Class`, and a pass for it.
 
-Classes of diffusers are built on the meta device: at full size, with shapes but without values or memory.
+What a class of diffusers wants for a pass is read from its signature, docstring and configuration, and mended after
+each refusal. This is tried on a small instance of the class; then it is run on the meta device, at full size, with
+shapes but without values or memory.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+import re
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +19,21 @@ from torch import nn
 
 from adaln_lab.utils.files import read_json
 
-B, TOKENS, TEXT_TOKENS, SIDE = 2, 16, 7, 4
+B, TOKENS, TEXT_TOKENS, SIDE, TRIES = 2, 16, 7, 8, 24
+Run = Callable[[], Any]
 TEXT_WIDTHS = (  # names of the text embedding's width in configurations
-    "joint_attention_dim", "cap_feat_dim", "caption_channels", "text_embed_dim", "text_dim", "cross_attention_dim",
+    "joint_attention_dim", "cap_feat_dim", "caption_channels", "text_embed_dim", "text_dim", "text_in_dim",
+    "context_in_dim", "cross_attention_dim",
 )  # fmt: skip
+NEEDED = {  # for arguments of a class whose default is None
+    "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_embeds_ada_norm": 10, "sample_size": SIDE,
+    "cross_attention_dim": 64, "caption_channels": 64,
+}  # fmt: skip
+SMALL = 2  # heads and layers of a small instance
 
 
-def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Callable[[], Any]]]:
-    """The module, and passes to try one after the other. ValueError if the module cannot be built."""
+def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Run]]:
+    """The module, and a pass of it if one could be found. ValueError if the module cannot be built."""
     place, _, name = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(place), name)
@@ -29,55 +41,294 @@ def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Callabl
         raise ValueError(f"expected package.module:factory or diffusers:Class, got {spec!r}: {error}") from error
     if not callable(factory):
         raise ValueError(f"{spec} is no factory: expected a function or a class, got {type(factory).__name__}")
-    if place != "diffusers":
-        if config is not None:
-            raise ValueError("--config is for classes of diffusers; a factory takes no arguments")
-        try:
-            inspect.signature(factory).bind()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{spec} must need no arguments ({error}); write a function around it") from error
-        made = factory()
-        module, *run = made if isinstance(made, tuple) else (made,)
-        return module, run
-    settings = {} if config is None else read_json(config, "a configuration of diffusers, an object")
+    if place == "diffusers":
+        if not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+            raise ValueError(f"{spec} is no model: expected a class of modules, as diffusers:FluxTransformer2DModel")
+        return published(factory, {} if config is None else read_settings(config))
+    if config is not None:
+        raise ValueError("--config is for classes of diffusers; a factory takes no arguments")
     try:
-        with torch.device("meta"):
-            module = factory.from_config(settings) if settings else factory()
-        module = module.to("meta").eval()
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{spec} must need no arguments ({error}); write a function around it") from error
+    try:
+        made = factory()
+    except Exception as error:  # of any type, from the reader's code
+        raise ValueError(f"{spec} raised {type(error).__name__}: {first_line(error)}") from error
+    module, *run = made if isinstance(made, tuple) else (made,)
+    return module, run
+
+
+def read_settings(config: Path) -> dict[str, Any]:
+    settings = read_json(config, "a configuration of diffusers, an object")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config} must hold a configuration of diffusers, an object, and holds {settings!r:.60}")
+    return settings
+
+
+def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]]:
+    """The class at full size on meta with a pass; a small instance where no pass runs on meta."""
+    small = small_instance(cls, settings)
+    found = small and find_pass(small)
+    try:
+        full = build(cls, settings, "meta")
+    except Exception as error:
+        if not found:
+            raise ValueError(f"{cls.__name__} cannot be built: {first_line(error)}") from error
+        return small, [lambda: small(**found.values("cpu"))]
+    if found is None:
+        found = find_pass(full)
+        return full, [lambda: full(**found.values("meta"))] if found else []
+    if runs(full, found, "meta"):
+        return full, [lambda: full(**found.values("meta"))]
+    return small, [lambda: small(**found.values("cpu"))]
+
+
+def build(cls: type, settings: dict[str, Any], device: str) -> nn.Module:
+    with torch.device(device), quiet():
+        return (cls.from_config(settings) if settings else cls()).to(device).eval()
+
+
+def small_instance(cls: type, settings: dict[str, Any]) -> nn.Module | None:
+    """An instance with two heads and two layers of each kind, with values; None where that cannot be built."""
+    whole = {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"} | settings
+    heads = next((v for n, v in whole.items() if re.search(r"(^|_)(n|num)?_?(attention_)?heads$", n) and v), 1)
+    changed: dict[str, Any] = {}
+    for name, value in whole.items():
+        if name in NEEDED and value in (None, inspect.Parameter.empty):
+            changed[name] = NEEDED[name]
+        elif not isinstance(value, int) or isinstance(value, bool) or not isinstance(heads, int):
+            continue
+        elif re.search(r"(layers|blocks|depth)$", name):
+            changed[name] = min(value, SMALL)
+        elif re.search(r"heads$", name):
+            changed[name] = SMALL if value > 1 else value
+        elif name in ("hidden_size", "dim", "model_dim", "embed_dim", "d_model", "dit_dim") and value % heads == 0:
+            changed[name] = SMALL * value // heads
+        elif name.endswith("hidden_dim") and (own := whole.get(f"{name[:-10]}num_attention_heads")) and value % own == 0:
+            changed[name] = SMALL * value // own
+        elif re.search(r"intermediate_size$|^(ffn_hidden_size|ffn_dim|ff_dim|d_ff)$", name):
+            changed[name] = 64
+    generated = {n: c for n, c in changed.items() if n not in NEEDED or whole[n] is inspect.Parameter.empty}
+    for attempt in (generated, changed, {n: v for n, v in changed.items() if re.search(r"layers|blocks|depth", n)}):
+        try:
+            with torch.device("meta"), quiet():
+                size = sum(p.numel() for p in cls(**(settings | attempt)).parameters())
+            if size < 3e8:
+                with torch.random.fork_rng(devices=[]), quiet():
+                    torch.manual_seed(0)
+                    return cls(**(settings | attempt)).eval()
+        except Exception:  # of any type, from the published class: the next attempt, or none
+            continue
+    return None
+
+
+def quiet() -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore")
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def find_pass(model: nn.Module) -> "Arguments | None":
+    """Arguments with which the model runs, found by trying; None if none were."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    for layout in (None, (B, TOKENS, "C"), (B, "C", SIDE, SIDE), (B, "C", SIDE, SIDE, SIDE), (B, SIDE, "C", SIDE, SIDE),
+                   (1, "C", SIDE, SIDE, SIDE)):  # fmt: skip
+        arguments = Arguments(model, layout)
+        for _ in range(TRIES):
+            if runs(model, arguments, device):
+                return arguments
+            if not arguments.mend():
+                break
+    return None
+
+
+def runs(model: nn.Module, arguments: "Arguments", device: str) -> bool:
+    try:
+        with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
+            model(**arguments.values(device))
+        return True
     except Exception as error:  # of any type, from the published class
-        raise ValueError(f"{spec} cannot be built from {config or 'its defaults'}: {error}") from error
-    return module, list(passes(module))
+        arguments.refusal = f"{type(error).__name__}: {error}"
+        return False
 
 
-def passes(model: nn.Module) -> Iterator[Callable[[], Any]]:
-    """Forward calls with arguments by their names in diffusers; the input as tokens, as an image and as a video."""
-    config, names = model.config, list(inspect.signature(model.forward).parameters)
-    channels, side = config.get("in_channels") or 4, config.get("sample_size") or SIDE
-    side = min(side, 64) if isinstance(side, int) else SIDE
-    text = next((w for key in TEXT_WIDTHS if isinstance(w := config.get(key), int)), 64)
-    axes = len(config.get("axes_dims_rope") or (1, 1, 1))
-    one, mask = empty(B), torch.ones(B, TEXT_TOKENS, dtype=torch.bool, device="meta")
-    given = {
-        "timestep": one, "t": one, "guidance": one, "timestep_r": one,
-        "class_labels": torch.zeros(B, dtype=torch.long, device="meta"),
-        "encoder_hidden_states": empty(B, TEXT_TOKENS, text),
-        "pooled_projections": empty(B, config.get("pooled_projection_dim")),
-        "encoder_attention_mask": mask, "encoder_hidden_states_mask": mask,
-        "img_ids": empty(TOKENS, axes), "txt_ids": empty(TEXT_TOKENS, axes), "img_shapes": [[(1, 4, 4)]] * B,
-        "added_cond_kwargs": {"resolution": empty(B, 2), "aspect_ratio": empty(B, 1)},
-        "num_frames": 1, "height": 4, "width": 4,
-    }  # fmt: skip
-    if not config.get("guidance_embeds"):
-        given.pop("guidance")
-    known = {name: value for name, value in given.items() if name in names}
-    for shape in (
-        (B, TOKENS, channels),
-        (B, channels, side, side),
-        (B, channels, SIDE, side, side),
-        (B, SIDE, channels, side, side),
-    ):
-        yield lambda shape=shape: model(**known, **{names[0]: empty(*shape)})
+class Arguments:
+    """The arguments of a pass: their shapes and types, which each refusal can mend."""
+
+    def __init__(self, model: nn.Module, layout: tuple | None):
+        self.config = dict(getattr(model, "config", {}))
+        self.module = sys.modules[type(model).__module__]
+        self.parameters = {n: p for n, p in inspect.signature(model.forward).parameters.items() if n != "return_dict"}
+        self.doc = inspect.getdoc(type(model).forward) or ""
+        self.main = next(iter(self.parameters))
+        self.refusal, self.seen = "", set()
+        self.channels = self.config.get("in_channels") or 4
+        self.rows = [n for n in self.parameters if n.endswith("_indices") and f"num_{n[:-8]}_tokens" in self.doc]
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
+        for name, p in self.parameters.items():
+            if p.default is p.empty or name in USUAL:
+                self.add(name)
+        if layout:
+            self.shapes[self.main] = tuple(self.channels if n == "C" else n for n in layout)
+
+    def add(self, name: str) -> None:
+        """An argument of the shape that the docstring says, else of a usual one."""
+        annotation = str(self.parameters[name].annotation)
+        shape = re.search(r"\(([\w +*,()]*?,[\w +*,()]*?)\)`", self.section(name))
+        if name == "guidance" and not self.config.get("guidance_embeds"):
+            return
+        if shape:
+            self.shapes[name] = tuple(self.size(s, name) for s in re.split(r",(?![^(]*\))", shape[1]) if s.strip())
+        elif name == self.main:
+            self.shapes[name] = (B, TOKENS, self.channels)
+        else:
+            self.shapes[name] = next((s(self) for key, s in SHAPES.items() if re.search(key, name)), (B,))
+        self.types[name] = (
+            "list" if re.match(r"(typing\.)?(list|List)\[torch", annotation) or "list[torch" in annotation
+            else "int" if re.fullmatch(r"(<class 'int'>|int)( \| None)?", annotation)
+            else "bool" if "mask" in name or "drop" in name
+            else "long" if re.search(r"ids?$|indices|index|labels|lens|indicator|tags|token_id", name)
+            and not re.search("img_ids|txt_ids", name)
+            else "float"
+        )  # fmt: skip
+
+    def size(self, symbol: str, name: str) -> int:
+        """What a symbol in a docstring's shape is, such as `text_seq_len`."""
+        symbol = symbol.strip().lower().replace("batch size", "batch")
+        if "+" in symbol:
+            return sum(self.size(part, name) for part in symbol.split("+"))
+        if symbol.isdigit():
+            return int(symbol)
+        if isinstance(value := self.config.get(symbol), int):
+            return value
+        if "prod(patch_size)" in symbol:
+            patch = self.config["patch_size"]
+            channels = self.config.get(symbol.split("*")[0].strip()) or self.channels
+            return channels * int(torch.tensor(patch).prod())
+        if symbol == "seq_len" and self.rows:
+            return len(self.rows) * TOKENS
+        for key, size in (
+            ("batch", B), ("frame", 1 if "num" in symbol else SIDE), ("height|width|^[hw]$", SIDE),
+            ("channel", self.channels), ("num_timesteps", B), ("vlm", TEXT_TOKENS + TOKENS // 4), ("text|txt|cap|key|prompt|vlm", TEXT_TOKENS),
+            ("dim|embed", self.text_width()),
+        ):  # fmt: skip
+            if re.search(key, symbol) and not (key.startswith("text") and ("dim" in symbol or self.rows)):
+                return size
+        joint = symbol in self.section(self.main)
+        return TOKENS if joint or name == self.main or self.rows else TEXT_TOKENS
+
+    def text_width(self) -> int:
+        return next((w for key in TEXT_WIDTHS if isinstance(w := self.config.get(key), int)), 64)
+
+    def values(self, device: str) -> dict[str, Any]:
+        return {name: self.value(name, device) for name in self.shapes}
+
+    def value(self, name: str, device: str) -> Any:
+        shape, kind = self.shapes[name], self.types[name]
+        if name in ("img_shapes", "image_shapes"):
+            return [[(1, 4, 4)]] * B
+        if name == "added_cond_kwargs":
+            return {"resolution": torch.ones(B, 2, device=device), "aspect_ratio": torch.ones(B, 1, device=device)}
+        if kind == "int":
+            return 1 if "frame" in name else 4
+        if kind == "list":
+            return [self.tensor(name, shape[1:], "float", device) for _ in range(B)]
+        return self.tensor(name, shape, kind, device)
+
+    def tensor(self, name: str, shape: tuple[int, ...], kind: str, device: str) -> torch.Tensor:
+        if kind == "float":
+            if device == "meta":
+                return torch.empty(shape, device="meta")
+            return torch.rand(shape) if len(shape) < 2 else torch.randn(shape)
+        if kind == "bool":
+            mask = torch.ones(shape, dtype=torch.bool, device=device)
+            if name == "img_mask":  # of image slots: each stands for 2 x 2 tokens
+                mask[:, : -(TOKENS // 4)] = False
+            return mask
+        values = torch.zeros(shape, dtype=torch.long)
+        constants = [getattr(self.module, c) for c in re.findall(r"`([A-Z_]{6,})`", self.section(name))]
+        tags = re.findall(r"`(\d)` (\w+)", self.section(name))
+        if name in self.rows:
+            values = torch.arange(TOKENS) + TOKENS * self.rows.index(name)
+        elif constants and all(isinstance(c, int) for c in constants):
+            values = torch.tensor(constants).repeat_interleave(-(-shape[-1] // len(constants)))[: shape[-1]].expand(shape)
+        elif tags and self.rows:
+            number = {modality: int(n) for n, modality in tags}
+            values = torch.tensor([number.get(n[:-8], 0) for n in self.rows]).repeat_interleave(TOKENS)
+        elif "lens" in name:
+            values = torch.full(shape, TEXT_TOKENS)
+        elif name.endswith("indices"):
+            values = torch.arange(shape[-1]).remainder(B).expand(shape)
+        return values.to(device)
+
+    def section(self, name: str) -> str:
+        """What the docstring says of an argument."""
+        found = re.search(rf"^ *`?{name}`? ?[(:].*(\n(?! *`?\w+`? ?(\(|: )| *[A-Z]\w+:$).+)*", self.doc, re.M)
+        return found[0] if found else ""
+
+    def mend(self) -> bool:
+        """Change what the last refusal complains of. False if that is not known, or was tried."""
+        said = self.refusal
+        state = (said, str(self.shapes), str(self.types))
+        if state in self.seen:
+            return False
+        self.seen.add(state)
+        if m := re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", said) or re.search(
+            r"size mismatch, got input \(\d+x(\d+)\), mat \(?(\d+)x", said
+        ):
+            return self.resize(int(m[1]), int(m[2]))
+        if m := re.search(r"normalized_shape=\[(\d+)\].*size ?\[.*?(\d+)\]", said):
+            return self.resize(int(m[2]), int(m[1]))
+        if m := re.search(r"to have (\d+) channels, but got (\d+) channels", said):
+            return self.resize(int(m[2]), int(m[1]), anywhere=True)
+        if m := re.search(r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", said):
+            a, b = int(m[1]), int(m[2])
+            return self.resize(b, a, anywhere=True) or self.resize(a, b, anywhere=True)
+        if re.search(r"indices.*(Long|Int)|must be long|indices must be|expected.*(scalar|dtype).*Long", said):
+            names = [n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)]
+            self.types |= dict.fromkeys(names[:1], "long")
+            return bool(names)
+        if re.search(r"bool|Boolean|Subtraction, the `-` operator", said):
+            names = [n for n in self.shapes if self.types[n] == "bool"]
+            self.types |= dict.fromkeys(names, "float")
+            return bool(names)
+        optional = [n for n in self.parameters if n not in self.shapes and not re.search(SKIPPED, n)]
+        named = [n for n in optional if re.search(rf"\b{n}\b", said)] or optional
+        if re.search(r"None|must be|required|missing|provide", said) and named:
+            self.add(named[0])
+            return True
+        return False
+
+    def resize(self, wrong: int, right: int, anywhere: bool = False) -> bool:
+        """Give the arguments whose last axis (or any axis) has the wrong size the right one."""
+        names = [n for n, s in self.shapes.items() if (wrong in s[1:] if anywhere else s and s[-1] == wrong)]
+        names = [n for n in names if n != self.main] or names
+        for name in names:
+            shape = list(self.shapes[name])
+            last = len(shape) - 1 - shape[::-1].index(wrong)
+            shape[last] = right
+            self.shapes[name] = tuple(shape)
+        return bool(names)
 
 
-def empty(*shape: int | None) -> torch.Tensor:
-    return torch.empty([size or 1 for size in shape], device="meta")
+SKIPPED = "kwargs|controlnet|kv_cache|cache|return|ip_|processor|skip|block_samples"
+USUAL = {  # optional arguments that a pass usually has
+    "timestep", "timesteps", "t", "class_labels", "encoder_hidden_states", "pooled_projections", "img_ids", "txt_ids",
+    "encoder_attention_mask", "encoder_hidden_states_mask", "img_shapes", "added_cond_kwargs", "num_frames", "height",
+    "width", "guidance", "timestep_r",
+}  # fmt: skip
+SHAPES = {  # of arguments whose docstring says none: by their names in diffusers
+    "mask": lambda a: (B, TEXT_TOKENS),
+    "_lens$": lambda a: (B,),
+    "^img_ids|^position_ids": lambda a: (TOKENS, len(a.config.get("axes_dims_rope") or (1, 1, 1))),
+    "^txt_ids": lambda a: (TEXT_TOKENS, len(a.config.get("axes_dims_rope") or (1, 1, 1))),
+    "pooled": lambda a: (B, a.config.get("pooled_projection_dim") or 64),
+    "original_size|target_size|crop_coords": lambda a: (B, 2),
+    "rope_pos|rotary": lambda a: (TOKENS,),
+    "cap_feats": lambda a: (B, TEXT_TOKENS, a.text_width()),
+    "image_embeds|hidden_states|text|embed|encod|context": lambda a: (B, TEXT_TOKENS, a.text_width()),
+}
