@@ -26,9 +26,10 @@ TEXT_WIDTHS = (  # names of the text embedding's width in configurations
     "context_in_dim", "cross_attention_dim",
 )  # fmt: skip
 NEEDED = {  # for arguments of a class whose default is None
-    "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_embeds_ada_norm": 10, "sample_size": SIDE,
-    "cross_attention_dim": 64, "caption_channels": 64,
+    "in_channels": 32, "out_channels": 32, "patch_size": 2, "num_embeds_ada_norm": 10, "sample_size": SIDE,
+    "cross_attention_dim": None, "caption_channels": 64,
 }  # fmt: skip
+WIDTHS = ("hidden_size", "dim", "model_dim", "embed_dim", "d_model", "dit_dim", "inner_dim")
 SMALL = 2  # heads and layers of a small instance
 
 
@@ -68,8 +69,7 @@ def read_settings(config: Path) -> dict[str, Any]:
 
 def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]]:
     """The class at full size on meta with a pass; a small instance where no pass runs on meta."""
-    small = small_instance(cls, settings)
-    found = small and find_pass(small)
+    small, found = small_with_pass(cls, settings)
     try:
         full = build(cls, settings, "meta")
     except Exception as error:
@@ -84,33 +84,48 @@ def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]
     return small, [lambda: small(**found.values("cpu"))]
 
 
+def small_with_pass(cls: type, settings: dict[str, Any]) -> "tuple[nn.Module | None, Arguments | None]":
+    """A small instance and arguments with which it runs."""
+    for is_wide in (False, True):
+        small = small_instance(cls, settings, is_wide)
+        if small and (found := find_pass(small)):
+            return small, found
+    return None, None
+
+
 def build(cls: type, settings: dict[str, Any], device: str) -> nn.Module:
     with torch.device(device), quiet():
         return (cls.from_config(settings) if settings else cls()).to(device).eval()
 
 
-def small_instance(cls: type, settings: dict[str, Any]) -> nn.Module | None:
-    """An instance with two heads and two layers of each kind, with values; None where that cannot be built."""
+def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -> nn.Module | None:
+    """An instance with two layers of each kind and, if not `is_wide`, two heads; None where that cannot be built."""
     whole = {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"} | settings
     heads = next((v for n, v in whole.items() if re.search(r"(^|_)(n|num)?_?(attention_)?heads$", n) and v), 1)
-    changed: dict[str, Any] = {}
+    head = next((v for n, v in whole.items() if n.endswith("head_dim") and isinstance(v, int)), 0)
+    width = next((whole[n] for n in WIDTHS if isinstance(whole.get(n), int)), 0) or (heads or 1) * head
+    narrow, changed = width * SMALL // (heads or 1), {}
     for name, value in whole.items():
         if name in NEEDED and value in (None, inspect.Parameter.empty):
-            changed[name] = NEEDED[name]
+            changed[name] = NEEDED[name] or narrow or 64
+        elif value is None and name.endswith("heads"):
+            changed[name] = SMALL
         elif not isinstance(value, int) or isinstance(value, bool) or not isinstance(heads, int):
             continue
         elif re.search(r"(layers|blocks|depth)$", name):
             changed[name] = min(value, SMALL)
         elif re.search(r"heads$", name):
             changed[name] = SMALL if value > 1 else value
-        elif name in ("hidden_size", "dim", "model_dim", "embed_dim", "d_model", "dit_dim") and value % heads == 0:
-            changed[name] = SMALL * value // heads
+        elif name in WIDTHS or (value == width and value > 16):
+            changed[name] = narrow
         elif name.endswith("hidden_dim") and (own := whole.get(f"{name[:-10]}num_attention_heads")) and value % own == 0:
             changed[name] = SMALL * value // own
         elif re.search(r"intermediate_size$|^(ffn_hidden_size|ffn_dim|ff_dim|d_ff)$", name):
             changed[name] = 64
-    generated = {n: c for n, c in changed.items() if n not in NEEDED or whole[n] is inspect.Parameter.empty}
-    for attempt in (generated, changed, {n: v for n, v in changed.items() if re.search(r"layers|blocks|depth", n)}):
+    generated = {n: c for n, c in changed.items() if n not in NEEDED or whole[n] is not None}
+    fewer = {n: v for n, v in changed.items() if re.search(r"(layers|blocks|depth)$", n)}
+    basic = {n: v for n, v in changed.items() if n in ("in_channels", "out_channels")}
+    for attempt in (generated, generated | basic, changed, fewer)[3 * is_wide :]:
         try:
             with torch.device("meta"), quiet():
                 size = sum(p.numel() for p in cls(**(settings | attempt)).parameters())
@@ -135,7 +150,7 @@ def find_pass(model: nn.Module) -> "Arguments | None":
     """Arguments with which the model runs, found by trying; None if none were."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     for layout in (None, (B, TOKENS, "C"), (B, "C", SIDE, SIDE), (B, "C", SIDE, SIDE, SIDE), (B, SIDE, "C", SIDE, SIDE),
-                   (1, "C", SIDE, SIDE, SIDE)):  # fmt: skip
+                   (1, "C", SIDE, SIDE, SIDE), (B, 1, SIDE, SIDE, "C")):  # fmt: skip
         arguments = Arguments(model, layout)
         for _ in range(TRIES):
             if runs(model, arguments, device):
@@ -164,7 +179,7 @@ class Arguments:
         self.parameters = {n: p for n, p in inspect.signature(model.forward).parameters.items() if n != "return_dict"}
         self.doc = inspect.getdoc(type(model).forward) or ""
         self.main = next(iter(self.parameters))
-        self.refusal, self.seen = "", set()
+        self.refusal, self.seen, self.dropped, self.n_resized = "", set(), set(), 0
         self.channels = self.config.get("in_channels") or 4
         self.rows = [n for n in self.parameters if n.endswith("_indices") and f"num_{n[:-8]}_tokens" in self.doc]
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -181,7 +196,10 @@ class Arguments:
         shape = re.search(r"\(([\w +*,()]*?,[\w +*,()]*?)\)`", self.section(name))
         if name == "guidance" and not self.config.get("guidance_embeds"):
             return
-        if shape:
+        fixed = next((s(self) for key, s in FIXED.items() if re.search(key, name)), None)
+        if fixed:
+            self.shapes[name] = fixed
+        elif shape and (name != self.main or shape[1].count(",") > 1):
             self.shapes[name] = tuple(self.size(s, name) for s in re.split(r",(?![^(]*\))", shape[1]) if s.strip())
         elif name == self.main:
             self.shapes[name] = (B, TOKENS, self.channels)
@@ -189,9 +207,9 @@ class Arguments:
             self.shapes[name] = next((s(self) for key, s in SHAPES.items() if re.search(key, name)), (B,))
         self.types[name] = (
             "list" if re.match(r"(typing\.)?(list|List)\[torch", annotation) or "list[torch" in annotation
-            else "int" if re.fullmatch(r"(<class 'int'>|int)( \| None)?", annotation)
+            else "int" if re.fullmatch(r"(<class 'int'>|int)( \| None)?|typing.Optional\[int\]", annotation)
             else "bool" if "mask" in name or "drop" in name
-            else "long" if re.search(r"ids?$|indices|index|labels|lens|indicator|tags|token_id", name)
+            else "long" if name == "style" or re.search(r"ids?$|indices|index|labels|lens|indicator|tags|token_id", name)
             and not re.search("img_ids|txt_ids", name)
             else "float"
         )  # fmt: skip
@@ -212,16 +230,22 @@ class Arguments:
         if symbol == "seq_len" and self.rows:
             return len(self.rows) * TOKENS
         for key, size in (
-            ("batch", B), ("frame", 1 if "num" in symbol else SIDE), ("height|width|^[hw]$", SIDE),
-            ("channel", self.channels), ("num_timesteps", B), ("vlm", TEXT_TOKENS + TOKENS // 4), ("text|txt|cap|key|prompt|vlm", TEXT_TOKENS),
-            ("dim|embed", self.text_width()),
+            ("batch|^b$", B), ("^c$", self.channels), ("frame", 1 if "num" in symbol else SIDE), ("height|width|^[hw]$", SIDE),
+            ("channel", self.channels), ("num_timesteps", B), ("vlm", TEXT_TOKENS + TOKENS // 4), ("text|txt|cap|key|prompt", self.text_tokens(name)),
+            ("dim|embed", self.channels if name == self.main else self.text_width(name)),
         ):  # fmt: skip
             if re.search(key, symbol) and not (key.startswith("text") and ("dim" in symbol or self.rows)):
                 return size
         joint = symbol in self.section(self.main)
-        return TOKENS if joint or name == self.main or self.rows else TEXT_TOKENS
+        return TOKENS if joint or name == self.main or self.rows else self.text_tokens(name)
 
-    def text_width(self) -> int:
+    def text_tokens(self, name: str) -> int:
+        """How many: some models have a table of positions of one length."""
+        return self.config.get("max_text_seq_length") or self.config.get(f"text_len{'_t5' * ('t5' in name)}") or TEXT_TOKENS
+
+    def text_width(self, name: str = "") -> int:
+        if "t5" in name and "cross_attention_dim_t5" in self.config:
+            return self.config["cross_attention_dim_t5"]
         return next((w for key in TEXT_WIDTHS if isinstance(w := self.config.get(key), int)), 64)
 
     def values(self, device: str) -> dict[str, Any]:
@@ -231,6 +255,10 @@ class Arguments:
         shape, kind = self.shapes[name], self.types[name]
         if name in ("img_shapes", "image_shapes"):
             return [[(1, 4, 4)]] * B
+        if name == "visual_rope_pos":
+            return [torch.arange(n, device=device) for n in (1, SIDE // 2, SIDE // 2)]
+        if name == "text_rope_pos":
+            return torch.arange(TEXT_TOKENS, device=device)
         if name == "added_cond_kwargs":
             return {"resolution": torch.ones(B, 2, device=device), "aspect_ratio": torch.ones(B, 1, device=device)}
         if kind == "int":
@@ -277,17 +305,27 @@ class Arguments:
         if state in self.seen:
             return False
         self.seen.add(state)
-        if m := re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", said) or re.search(
-            r"size mismatch, got input \(\d+x(\d+)\), mat \(?(\d+)x", said
-        ):
-            return self.resize(int(m[1]), int(m[2]))
+        if m := re.search(r"shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)", said):
+            return self.resize(int(m[2]), int(m[3]), rows=int(m[1])) or self.resize(int(m[2]), int(m[3]))
         if m := re.search(r"normalized_shape=\[(\d+)\].*size ?\[.*?(\d+)\]", said):
             return self.resize(int(m[2]), int(m[1]))
         if m := re.search(r"to have (\d+) channels, but got (\d+) channels", said):
-            return self.resize(int(m[2]), int(m[1]), anywhere=True)
+            right, wrong = int(m[1]), int(m[2])
+            main = self.shapes[self.main][-1]  # with the channels of another argument
+            return self.resize(wrong, right, anywhere=True) or (
+                0 < right - (wrong - main) != main and self.resize(main, right - (wrong - main))
+            )
         if m := re.search(r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", said):
+            if masks := [n for n in self.shapes if "mask" in n and self.parameters[n].default is None]:
+                self.dropped |= set(masks)
+                self.shapes = {n: s for n, s in self.shapes.items() if n not in masks}
+                return True
             a, b = int(m[1]), int(m[2])
-            return self.resize(b, a, anywhere=True) or self.resize(a, b, anywhere=True)
+            self.n_resized += 1
+            return self.n_resized < 5 and (self.resize(b, a, anywhere=True) or self.resize(a, b, anywhere=True))
+        if "expected 2, got 1" in said and (times := [n for n in self.shapes if "time" in n and len(self.shapes[n]) == 1]):
+            self.shapes |= dict.fromkeys(times, (B, self.shapes[self.main][1]))
+            return True
         if re.search(r"indices.*(Long|Int)|must be long|indices must be|expected.*(scalar|dtype).*Long", said):
             names = [n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)]
             self.types |= dict.fromkeys(names[:1], "long")
@@ -296,16 +334,17 @@ class Arguments:
             names = [n for n in self.shapes if self.types[n] == "bool"]
             self.types |= dict.fromkeys(names, "float")
             return bool(names)
-        optional = [n for n in self.parameters if n not in self.shapes and not re.search(SKIPPED, n)]
+        optional = [n for n in self.parameters if n not in self.shapes and n not in self.dropped and not re.search(SKIPPED, n)]
         named = [n for n in optional if re.search(rf"\b{n}\b", said)] or optional
         if re.search(r"None|must be|required|missing|provide", said) and named:
             self.add(named[0])
             return True
         return False
 
-    def resize(self, wrong: int, right: int, anywhere: bool = False) -> bool:
+    def resize(self, wrong: int, right: int, anywhere: bool = False, rows: int = 0) -> bool:
         """Give the arguments whose last axis (or any axis) has the wrong size the right one."""
         names = [n for n, s in self.shapes.items() if (wrong in s[1:] if anywhere else s and s[-1] == wrong)]
+        names = [n for n in names if not rows or torch.Size(self.shapes[n][:-1]).numel() == rows]
         names = [n for n in names if n != self.main] or names
         for name in names:
             shape = list(self.shapes[name])
@@ -319,10 +358,14 @@ SKIPPED = "kwargs|controlnet|kv_cache|cache|return|ip_|processor|skip|block_samp
 USUAL = {  # optional arguments that a pass usually has
     "timestep", "timesteps", "t", "class_labels", "encoder_hidden_states", "pooled_projections", "img_ids", "txt_ids",
     "encoder_attention_mask", "encoder_hidden_states_mask", "img_shapes", "added_cond_kwargs", "num_frames", "height",
-    "width", "guidance", "timestep_r",
+    "width", "guidance", "padding_mask",
 }  # fmt: skip
+FIXED = {"class_labels|^style": lambda a: (B,), "image_meta_size": lambda a: (B, 6)}  # whatever a docstring says
 SHAPES = {  # of arguments whose docstring says none: by their names in diffusers
-    "mask": lambda a: (B, TEXT_TOKENS),
+    "padding_mask": lambda a: (1, 1, SIDE, SIDE),
+    "prior_token": lambda a: (B, TOKENS),
+    "mask_t5": lambda a: (B, a.text_tokens("t5")),
+    "mask": lambda a: (B, a.text_tokens("")),
     "_lens$": lambda a: (B,),
     "^img_ids|^position_ids": lambda a: (TOKENS, len(a.config.get("axes_dims_rope") or (1, 1, 1))),
     "^txt_ids": lambda a: (TEXT_TOKENS, len(a.config.get("axes_dims_rope") or (1, 1, 1))),
@@ -330,5 +373,7 @@ SHAPES = {  # of arguments whose docstring says none: by their names in diffuser
     "original_size|target_size|crop_coords": lambda a: (B, 2),
     "rope_pos|rotary": lambda a: (TOKENS,),
     "cap_feats": lambda a: (B, TEXT_TOKENS, a.text_width()),
-    "image_embeds|hidden_states|text|embed|encod|context": lambda a: (B, TEXT_TOKENS, a.text_width()),
+    "states_t5": lambda a: (B, a.text_tokens("t5"), a.text_width("t5")),
+    "global_hidden": lambda a: (B, 1, a.text_width()),
+    "image_embeds|hidden_states|text|embed|encod|context": lambda a: (B, a.text_tokens(""), a.text_width()),
 }

@@ -76,6 +76,8 @@ class Value:
 class Recorder(TorchDispatchMode):
     """Records every operation of a pass and changes none."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.value_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -136,6 +138,15 @@ class Recorder(TorchDispatchMode):
         tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
         inputs = tuple(self._lookup(a) for a in tensors)
         result = func(*args, **kwargs)
+        if not hasattr(func, "_schema"):  # an operator that takes functions, as flex_attention
+            for t in (t for t in tree_leaves(result) if isinstance(t, Tensor)):
+                self.value_of[t] = value = Value(func.name(), inputs, tuple(t.shape), self.running[-1])
+                value.index, value.lineage = len(self.values), inputs[0].lineage
+                value.hidden = f"{func.name()} is not recorded"
+                self.values.append(value)
+                for i in inputs:
+                    i.consumers.append(value)
+            return result
         name = func._schema.name.split("::")[1]
         in_place = name.endswith("_") and not name.startswith("_")
         name = name.rstrip("_") if in_place else name
