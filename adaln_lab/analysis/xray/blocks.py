@@ -21,7 +21,7 @@ Uses = dict[Linear, set[tuple[str, tuple[int, ...]]]]  # of each Linear: the blo
 def enclosing_blocks(sites: list[Site], recorder: Recorder) -> dict[Site, str | None]:
     """The block of each site: the innermost module around it that updates the stream. None for the final layer."""
     streams = reduce(or_, (s.stream.lineage for s in sites), 0)
-    scaled = {(before_views(s.stream), s.result) for s in sites}  # n + n * scale is no update
+    scaled = {(before_views(s.stream), s.result) for s in sites if s.role == "scale"}  # n + n * scale is no update
     updates = {
         u for u, skip in recorder.updates.items()
         if u.lineage & streams and not any((before_views(skip), before_views(i)) in scaled for i in u.inputs)
@@ -83,7 +83,8 @@ def ancestor_paths(path: str) -> Iterator[str]:
 
 
 def describe_block(
-    block: str, sites: list[Site], uses: Uses, recorder: Recorder, params: dict[str, Tensor], open_ends: list[str]
+    block: str, sites: list[Site], uses: Uses, recorder: Recorder, params: dict[str, Tensor], open_ends: list[str],
+    is_hidden: bool = False,
 ) -> dict[str, Any]:
     """All fields of one block, as in `Report.groups`. `open_ends` is what was seen there and not understood."""
     gates = [s for s in sites if s.role == "gate"]
@@ -106,7 +107,7 @@ def describe_block(
         **({name: yes or UNKNOWN for name, yes in has.items()} if open_ends else has),
         "gate_bounding": UNKNOWN if open_ends else single_value([gate_bounding(s) for s in gates]),
         "chunk_order": UNKNOWN if open_ends else chunks,
-        "base_norm": single_value([n[0] for n in norms]),
+        "base_norm": single_value([n[0] for n in norms]) if norms or not is_hidden else UNKNOWN,
         "base_norm_affine": any(affine) if len(affine) < 2 else UNKNOWN,
         "post_norm": UNKNOWN if open_ends else single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
         "source": source_of(block, roles, own_tables, low_rank, uses),

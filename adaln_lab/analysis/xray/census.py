@@ -48,7 +48,7 @@ def row_of(cls: type) -> dict[str, Any]:
     small, found = published.small_with_pass(cls, {})
     if small is None or found is None:
         return {"verdict": "unknown", "reason": "no arguments were found with which a small instance runs"}
-    report = xray(small, lambda: small(**found.values("cpu")))
+    report = xray(small, lambda: small(**found.values(found.device)))
     groups = [{name: g[name] for name in KEPT} for g in report.groups]
     reason = {} if report.verdict != "unknown" else {"reason": "; ".join(report.elsewhere)}
     final = report.final_layer and report.final_layer["roles"]

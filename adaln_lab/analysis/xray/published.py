@@ -75,13 +75,13 @@ def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]
     except Exception as error:
         if not found:
             raise ValueError(f"{cls.__name__} cannot be built: {first_line(error)}") from error
-        return small, [lambda: small(**found.values("cpu"))]
+        return small, [lambda: small(**found.values(found.device))]
     if found is None:
         found = find_pass(full)
         return full, [lambda: full(**found.values("meta"))] if found else []
     if runs(full, found, "meta"):
         return full, [lambda: full(**found.values("meta"))]
-    return small, [lambda: small(**found.values("cpu"))]
+    return small, [lambda: small(**found.values(found.device))]
 
 
 def small_with_pass(cls: type, settings: dict[str, Any]) -> "tuple[nn.Module | None, Arguments | None]":
@@ -104,12 +104,14 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
     heads = next((v for n, v in whole.items() if re.search(r"(^|_)(n|num)?_?(attention_)?heads$", n) and v), 1)
     head = next((v for n, v in whole.items() if n.endswith("head_dim") and isinstance(v, int)), 0)
     width = next((whole[n] for n in WIDTHS if isinstance(whole.get(n), int)), 0) or (heads or 1) * head
-    narrow, changed = width * SMALL // (heads or 1), {}
+    narrow, changed = SMALL * head or width * SMALL // (heads or 1), {}
     for name, value in whole.items():
         if name in NEEDED and value in (None, inspect.Parameter.empty):
             changed[name] = NEEDED[name] or narrow or 64
         elif value is None and name.endswith("heads"):
             changed[name] = SMALL
+        elif isinstance(value, list | tuple) and re.search(r"_layers$", name):  # numbers of layers
+            changed[name] = [v for v in value if v < SMALL] or [0]
         elif not isinstance(value, int) or isinstance(value, bool) or not isinstance(heads, int):
             continue
         elif re.search(r"(layers|blocks|depth)$", name):
@@ -129,10 +131,11 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
         try:
             with torch.device("meta"), quiet():
                 size = sum(p.numel() for p in cls(**(settings | attempt)).parameters())
-            if size < 3e8:
-                with torch.random.fork_rng(devices=[]), quiet():
+            if size < 3e8 or is_wide:
+                device = "cpu" if size < 3e8 else "meta"
+                with torch.random.fork_rng(devices=[]), torch.device(device), quiet():
                     torch.manual_seed(0)
-                    return cls(**(settings | attempt)).eval()
+                    return cls(**(settings | attempt)).to(device).eval()
         except Exception:  # of any type, from the published class: the next attempt, or none
             continue
     return None
@@ -146,11 +149,15 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
+def device_of(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")
+
+
 def find_pass(model: nn.Module) -> "Arguments | None":
     """Arguments with which the model runs, found by trying; None if none were."""
-    device = next((p.device.type for p in model.parameters()), "cpu")
+    device = device_of(model)
     for layout in (None, (B, TOKENS, "C"), (B, "C", SIDE, SIDE), (B, "C", SIDE, SIDE, SIDE), (B, SIDE, "C", SIDE, SIDE),
-                   (1, "C", SIDE, SIDE, SIDE), (B, 1, SIDE, SIDE, "C")):  # fmt: skip
+                   (1, "C", SIDE, SIDE, SIDE), (B, 1, SIDE, SIDE, "C"), (B, "C")):  # fmt: skip
         arguments = Arguments(model, layout)
         for _ in range(TRIES):
             if runs(model, arguments, device):
@@ -174,6 +181,7 @@ class Arguments:
     """The arguments of a pass: their shapes and types, which each refusal can mend."""
 
     def __init__(self, model: nn.Module, layout: tuple | None):
+        self.device = device_of(model)
         self.config = dict(getattr(model, "config", {}))
         self.module = sys.modules[type(model).__module__]
         self.parameters = {n: p for n, p in inspect.signature(model.forward).parameters.items() if n != "return_dict"}
@@ -236,7 +244,7 @@ class Arguments:
         ):  # fmt: skip
             if re.search(key, symbol) and not (key.startswith("text") and ("dim" in symbol or self.rows)):
                 return size
-        joint = symbol in self.section(self.main)
+        joint = re.search(rf"\b{re.escape(symbol)}\b", self.section(self.main))
         return TOKENS if joint or name == self.main or self.rows else self.text_tokens(name)
 
     def text_tokens(self, name: str) -> int:
@@ -316,15 +324,27 @@ class Arguments:
                 0 < right - (wrong - main) != main and self.resize(main, right - (wrong - main))
             )
         if m := re.search(r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", said):
+            a, b = int(m[1]), int(m[2])
+            if masks := [n for n in self.shapes if "mask" in n and self.shapes[n] == (B, b - a)]:
+                self.shapes |= dict.fromkeys(masks, (B, a))  # padded where it was too short
+                return True
             if masks := [n for n in self.shapes if "mask" in n and self.parameters[n].default is None]:
                 self.dropped |= set(masks)
                 self.shapes = {n: s for n, s in self.shapes.items() if n not in masks}
                 return True
-            a, b = int(m[1]), int(m[2])
             self.n_resized += 1
             return self.n_resized < 5 and (self.resize(b, a, anywhere=True) or self.resize(a, b, anywhere=True))
         if "expected 2, got 1" in said and (times := [n for n in self.shapes if "time" in n and len(self.shapes[n]) == 1]):
             self.shapes |= dict.fromkeys(times, (B, self.shapes[self.main][1]))
+            return True
+        if "not callable" in said and (last := [n for n in self.shapes if self.parameters[n].default is None]):
+            self.dropped.add(last[-1])  # for a part that this instance has not
+            del self.shapes[last[-1]]
+            return True
+        if (m := re.search(r"input of size: \[([\d, ]+)\]", said)) and (
+            names := [n for n, s in self.shapes.items() if str(list(s)) == f"[{m[1]}]" and n != self.main]
+        ):
+            self.shapes[names[0]] = self.shapes[self.main]
             return True
         if re.search(r"indices.*(Long|Int)|must be long|indices must be|expected.*(scalar|dtype).*Long", said):
             names = [n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)]

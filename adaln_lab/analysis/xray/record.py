@@ -161,8 +161,12 @@ class Recorder(TorchDispatchMode):
         target = inputs[0] if inputs else None
         if name == "copy" and len(inputs) > 1:
             inputs = inputs[1:]  # what the target held is gone
-        for i in inputs[in_place:] if name not in EMPTY | VIEWS | CONSTANTS | {"baddbmm", "addmm"} else ():
+        inputs = () if name in EMPTY and self.running else inputs  # it takes only a shape from them
+        unread = in_place or name in ("addmm", "baddbmm")  # their first input may be room only
+        for i in inputs[unread:] if name not in EMPTY | VIEWS | CONSTANTS else ():
             if (source := before_views(i)).op in EMPTY and not source.inputs:
+                self.n_inputs += 1
+                source.lineage = i.lineage = 1 << self.n_inputs
                 source.hidden = f"what is written into the tensor made in {source.path or 'the model'} is not seen"
         if not inputs and not self.running:  # created outside the module
             for t in outputs:

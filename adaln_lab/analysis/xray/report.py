@@ -111,7 +111,8 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
     modulating = [s for s in sites if s.role in ("scale", "shift", "gate")]
     rest = [s for s in sites if s.role in ("undecided", "other")]
     blocks, final_sites, misplaced = sites_by_block(modulating, recorder)
-    open_ends, unread = places_of(rest, [*modulating, *rest], recorder), unread_uses(sites, recorder)
+    open_ends, hidden = places_of(rest, [*modulating, *rest], recorder)
+    unread = unread_uses(sites, recorder)
     uses: Uses = defaultdict(set)
     for block, of_block in blocks.items():
         for s in of_block:
@@ -119,9 +120,13 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
     for block, of_block in blocks.items():
         open_ends[block] += sorted({unread[s.source_linear] for s in of_block if s.source_linear in unread})
     found = {
-        block: describe_block(block, of_block, uses, recorder, params, open_ends[block])
+        block: describe_block(block, of_block, uses, recorder, params, open_ends[block], block in hidden)
         for block, of_block in blocks.items()
     }
+    for block in [b for b, facts in found.items() if facts["base_norm"] == UNKNOWN]:
+        if not any(s.norm and s.role != "gate" for s in blocks[block]):  # a gate, and what precedes it is not known
+            del found[block], blocks[block]
+            unread[()] = "a gate on what is not known"
     others = [block for block, facts in found.items() if facts["base_norm"] not in (*ADALN_NORMS, UNKNOWN)]
     groups = group_blocks({block: facts for block, facts in found.items() if block not in others}, module, params)
     for block in others:
@@ -136,7 +141,9 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
     roles = {s.role for s in sites if s not in misplaced} | ({"other"} if misplaced else set())
     verdict = (
         "adaln" if groups
-        else "other_conditional_modulation" if others or "other" in roles
+        else "other_conditional_modulation" if others
+        else UNKNOWN if () in unread or any(s.role == "undecided" and s.result.hidden for s in sites)
+        else "other_conditional_modulation" if "other" in roles
         else UNKNOWN if "undecided" in roles
         else "final_layer_only" if final
         else "additive_only" if "additive" in roles
@@ -160,14 +167,16 @@ def sites_by_block(modulating: list[Site], recorder: Recorder) -> tuple[dict[str
     return blocks, [s for s, block in block_of.items() if block is None], misplaced
 
 
-def places_of(rest: list[Site], sites: list[Site], recorder: Recorder) -> dict[str, list[str]]:
-    """What was seen and is no part of AdaLN, or not understood: the block -> the reasons."""
+def places_of(
+    rest: list[Site], sites: list[Site], recorder: Recorder
+) -> tuple[dict[str, list[str]], set[str]]:
+    """What was seen and is no part of AdaLN, or not understood: block -> reasons; and the blocks with undecided sites."""
     block_of, found = enclosing_blocks(sites, recorder), defaultdict(list)
     for s in rest:
         block = block_of[s] or ""
         why = f"{s.reason} ({s.result.op} in {path_pattern(s.result.path) or 'the model'})"
         found[block] += [why] if why not in found[block] else []
-    return found
+    return found, {block_of[s] or "" for s in rest if s.role == "undecided"}
 
 
 def parameter_shares(groups: list[dict], final_sites: list[Site], params: dict[str, Tensor]) -> tuple[float, float]:

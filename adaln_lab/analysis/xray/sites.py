@@ -187,12 +187,16 @@ def is_score(u: Value, came: Value) -> bool:
 
 def stream_updates(values: list[Value]) -> dict[Value, Value]:
     """The sums x + branch(x), each with its x."""
-    updates = {}
+    updates, veiled = {}, set()  # veiled: computed from numbers of unknown origin
     for v in values:
+        if (v.hidden and not v.inputs) or any(i in veiled or (i.hidden and not i.inputs) for i in v.inputs):
+            veiled.add(v)
         operands = v.inputs
         if v.op == "sum" and before_views(v.inputs[0]).op == "stack":
             operands = before_views(v.inputs[0]).inputs
-        elif v.op not in (*SUMS, "index_add", "scatter_add", "addmm", "baddbmm") or len(v.inputs) < 2:
+        elif v.op not in (*SUMS, "index_add", "scatter_add", "addmm", "baddbmm") + (v.op,) * bool(v.hidden) or (
+            len(v.inputs) < 2
+        ):
             continue
         full = [i for i in operands if i.lineage and i.numel >= v.numel and not i.is_outer and not is_repeated(i)]
         if len(full) < 2 and v.op not in ("addmm", "baddbmm", "index_add", "scatter_add"):
@@ -200,7 +204,7 @@ def stream_updates(values: list[Value]) -> dict[Value, Value]:
         for skip in full:
             source = before_views(skip)
             projected = before_views(linear_input(source.op, source.inputs)) if source.op in LINEAR else source
-            if any(derives_from(i, s) for i in operands if i is not skip for s in {source, projected}):
+            if any(i in veiled and skip not in veiled for i in full) or any(derives_from(i, s) for i in operands if i is not skip for s in {source, projected}):
                 updates[v] = skip
                 break
     return updates
@@ -246,10 +250,12 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
             continue
         if not (comes_from_linear(w) or not is_small(w.shape)) or not (norm := norm_of(s)):
             continue
+        if (ends := ends_of(v, recorder.updates)) and all(is_score(u, came) for u, came in ends):
+            return
         if s.lineage & w.lineage:
             if norm_of(w) or derives_from(w, before_views(norm.source)):
                 continue
-            role, reason = "undecided", "a factor for each token that is computed from an earlier state of the stream"
+            role, reason = "undecided", "a factor for each token that may be computed from an earlier state of the stream"
         elif v.numel == v.shape[0] * v.shape[-1]:
             role, reason = "undecided", "each row has a factor of its own, so nothing tells tokens from items"
         elif not is_small(v.shape):
@@ -284,10 +290,12 @@ def norm_of(v: Value, factors: list[Value] = ()) -> Norm | None:
 
     It is read from the operations, and where these are unknown from the numbers.
     """
-    affine, factors = any(before_views(f).op == "param" for f in factors), list(factors)
+    affine, factors, open_factors = any(before_views(f).op == "param" for f in factors), list(factors), set()
     while True:
         v = before_views(v)
         if v.op in NORMS:
+            if open_factors:
+                return None
             name = "InstanceNorm" if NORMS[v.op] == "BatchNorm" and v.shape[0] == 1 else NORMS[v.op]
             return Norm(name, affine or any(before_views(i).op == "param" for i in v.inputs[1:]), v.path, v.inputs[0])
         parts = [v]
@@ -299,7 +307,7 @@ def norm_of(v: Value, factors: list[Value] = ()) -> Norm | None:
         small = [i for i in [*parts, *factors] if i not in solid]
         for x in solid:
             for size in (i for i in [*small, *solid] if i is not x):
-                if name := statistic_of(size, x):
+                if not open_factors - {size} and (name := statistic_of(size, x)):
                     return Norm(name, affine, size.path, x)
         factors = factors if v.op in PRODUCTS else []
         if v.op in SUMS and len(v.inputs) == 2:
@@ -312,8 +320,13 @@ def norm_of(v: Value, factors: list[Value] = ()) -> Norm | None:
         elif v.op not in PRODUCTS:
             solid = []
         weights = [i for i in small if not i.lineage]
-        if len(solid) != 1 or any(i.lineage == solid[0].lineage and not i.is_outer for i in small):
-            return Norm(v.norm, affine or uses_parameter(v), v.path, v.inputs[0]) if v.norm else None
+        own = {i for i in small if solid and i.lineage == solid[0].lineage and not i.is_outer}
+        if own and v.op in PRODUCTS and v.norm:  # operations of no known norm, and numbers of one
+            return Norm(v.norm, affine or uses_parameter(v), v.path, solid[0])
+        open_factors |= own if v.op in PRODUCTS else set()  # a statistic, of what is found further back
+        if len(solid) != 1 or (own and v.op not in PRODUCTS):
+            is_known = v.norm and not open_factors
+            return Norm(v.norm, affine or uses_parameter(v), v.path, v.inputs[0]) if is_known else None
         affine = affine or any(before_views(i).op == "param" for w in weights for i in (w, *w.inputs))
         factors += small if v.op in PRODUCTS else []
         v = solid[0]
@@ -329,21 +342,22 @@ def statistic_of(v: Value, x: Value) -> str:
         if size.numel < x.numel and size.op in STATISTICS:
             centred = before_views(x).op == "sub"
             sources = [before_views(i) for i in (x, *(before_views(x).inputs if centred else ()))]
-            if size.lineage != x.lineage or not any(derives_from(size, s) for s in sources):
+            since = min(s.index for s in sources)
+            between = {u.op for u in upstream([size], lambda i: i.index > since)}
+            if size.lineage != x.lineage or not any(derives_from(size, s) for s in sources) or between & LINEAR:
                 return ""
-            return handwritten_norm(x, size, centred, min(s.index for s in sources))
+            return handwritten_norm(x, size, centred, between)
         if size.op in ("add", "clamp_min", "clamp", "maximum") and size.inputs:
             return statistic_of(size.inputs[0], x)
     return ""
 
 
-def handwritten_norm(x: Value, size: Value, is_centred: bool, since: int) -> str:
+def handwritten_norm(x: Value, size: Value, is_centred: bool, measured: set[str]) -> str:
     """The name of x / size: LayerNorm if a mean was subtracted, else RMSNorm; InstanceNorm over several tokens."""
     if size.numel * x.shape[-1] != x.numel and (len(x.shape) < 3 or size.numel * x.shape[1] != x.numel):
         return "InstanceNorm"
     if is_centred:
         return "LayerNorm"
-    measured = {u.op for u in upstream([size], lambda i: i.index > since)}
     return "unknown" if measured & {"sub", "var", "var_mean", "std", "std_mean"} else "RMSNorm"
 
 
