@@ -94,7 +94,7 @@ ENDS = {
     "tokens sorted and back": lambda s, y: y[:, [4, 3, 2, 1, 0]][:, [4, 3, 2, 1, 0]],
     "padding": lambda s, y: F.pad(y, (0, 0, 0, 1))[:, :-1],
     "heads": lambda s, y: (y.unflatten(-1, (4, 4)) * torch.rand(4, 1)).flatten(-2),
-    "minus": lambda s, y: -(-y),
+    "minus": lambda s, y: y.neg().neg(),
     "several": lambda s, y: s.weighted(s.layer_scale * y.double().float()).masked_fill(torch.arange(5)[:, None] > 3, 0),
 }
 JOINS = {
@@ -129,7 +129,7 @@ def test_what_is_not_linear_is_not_called_a_gate_nor_its_absence(bend):
     assert any("unknown: " in line for line in report.reasons())
 
 
-# ----------------------------------------------------------------------------------------- the vector inside the norm
+# ---------------------------------------------------------------------------------------- the vector inside the norm
 
 
 def rms(x: Tensor) -> Tensor:
@@ -141,7 +141,9 @@ NORMS = {
     "cast between": (lambda s, x, a, b: x * ((1 + a) * rms(x)).double().float() + b, "RMSNorm"),
     "scale first": (lambda s, x, a, b: (x * (1 + a)) * rms(x) + b, "RMSNorm"),
     "division": (lambda s, x, a, b: x * (1 + a) / x.square().mean(-1, keepdim=True).sqrt() + b, "RMSNorm"),
-    "centred": (lambda s, x, a, b: (x - x.mean(-1, keepdim=True)) * ((1 + a) / x.std(-1, keepdim=True)) + b, "LayerNorm"),
+    "centred": (
+        lambda s, x, a, b: (x - x.mean(-1, keepdim=True)) * ((1 + a) / x.std(-1, keepdim=True)) + b, "LayerNorm",
+    ),
     "as the norm's own weight": (lambda s, x, a, b: torch.stack(
         [F.layer_norm(row, (D,), 1 + u[0], v[0]) for row, u, v in zip(x, a, b, strict=True)]), "LayerNorm"),
 }  # fmt: skip
@@ -169,7 +171,7 @@ def test_statistics_over_other_numbers_are_no_norm():
     assert report.verdict == "other_conditional_modulation" and not report.groups
 
 
-# ---------------------------------------------------------------------------------------------------- places of blocks
+# ---------------------------------------------------------------------------------------- places of blocks
 
 
 class Norm(nn.Module):
@@ -241,7 +243,9 @@ class Headed(Net):
         return [head(x, c) if isinstance(head, Head) else head(x) for head in self.heads]
 
 
-@pytest.mark.parametrize(("head", "n", "module"), [(Head, 1, "heads.0.mod"), (Head, 2, "heads.1.mod"), (lambda: L(D, 3), 1, None)])
+@pytest.mark.parametrize(
+    ("head", "n", "module"), [(Head, 1, "heads.0.mod"), (Head, 2, "heads.1.mod"), (lambda: L(D, 3), 1, None)]
+)
 def test_a_final_layer_in_a_list_is_no_block(head, n, module):
     report = look(Headed(head, n))
     assert facts(report, "blocks") == (3, "blocks.*") and not report.unmodulated_blocks
@@ -298,12 +302,14 @@ class Squeeze(Block):
 def test_blocks_that_are_conditioned_by_the_stream_are_not_claimed():
     report = look(Net(Block)), look(FromTokens(Block))
     assert report[1].groups[0]["blocks"] == "blocks.0-1" and report[1].groups[0]["n_blocks"] == 2
-    assert any(re.match(r"blocks\.2-3 \(Block\): a factor for each token .*stream", line) for line in report[1].elsewhere)
+    assert any(
+        re.match(r"blocks\.2-3 \(Block\): a factor for each token .*stream", line) for line in report[1].elsewhere
+    )
     assert look(FromMean(Block)).verdict == "unknown" and "stream itself" in str(look(FromMean(Block)))
     assert look(Net(Squeeze)).verdict == "none"
 
 
-# ------------------------------------------------------------------------------------------------------ rotary positions
+# ---------------------------------------------------------------------------------------- rotary positions
 
 
 class Rotary(Block):
@@ -329,7 +335,9 @@ class Positioned(Net):
 WARM = torch.arange(5.0)[:, None]  # a cache from an earlier pass
 
 
-@pytest.mark.parametrize("pos", [torch.arange(5.0)[:, None], torch.rand(2, 5, 1), None], ids=["argument", "per item", "warm"])
+@pytest.mark.parametrize(
+    "pos", [torch.arange(5.0)[:, None], torch.rand(2, 5, 1), None], ids=["argument", "per item", "warm"]
+)
 def test_learned_rotary_positions_are_no_vectors(pos):
     given = torch.rand(2) if pos is None else (torch.rand(2), pos)
     assert facts(look(Positioned(Rotary), t=given), "base_norm", "gate_bounding") == (3, "LayerNorm", "raw")
@@ -337,7 +345,7 @@ def test_learned_rotary_positions_are_no_vectors(pos):
     assert look(Positioned(plain), t=given).verdict == "none"
 
 
-# ------------------------------------------------------------------------------------------------------- opaque kernels
+# ---------------------------------------------------------------------------------------- opaque kernels
 
 
 @torch.library.custom_op("xraytest::modulate", mutates_args=())
@@ -379,7 +387,12 @@ def unseen_write(s, x, a, b):
     return out
 
 
-HIDDEN = {"custom op": lambda s, x, a, b: fused_modulate(x, a, b), "out argument": into, "numpy": by_numpy, "unseen": unseen_write}
+HIDDEN = {
+    "custom op": lambda s, x, a, b: fused_modulate(x, a, b),
+    "out argument": into,
+    "numpy": by_numpy,
+    "unseen": unseen_write,
+}
 
 
 @pytest.mark.parametrize("norm", HIDDEN.values(), ids=HIDDEN)
@@ -399,7 +412,7 @@ def test_a_hidden_gate_is_unknown_and_a_kernel_of_the_stream_alone_hides_nothing
     assert look(Net(type("Plain", (harmless,), {"learned": True}))).verdict == "none"
 
 
-# ---------------------------------------------------------------------------------------------------------------- LoRA
+# ---------------------------------------------------------------------------------------- LoRA
 
 
 class Lora(nn.Module):
@@ -433,7 +446,7 @@ def test_an_adapter_beside_a_full_linear_is_not_its_source(options, source, acti
     assert activation is None or group["activation_before_linear"] in (activation, "unknown")
 
 
-# ----------------------------------------------------------------------------------------- tokens without a batch axis
+# ---------------------------------------------------------------------------------------- tokens without a batch axis
 
 
 def test_tokens_without_a_batch_axis():
@@ -442,7 +455,7 @@ def test_tokens_without_a_batch_axis():
     assert facts(look(Net(Block), torch.randn(6, 3), torch.rand(1)), "has_gate") == (3, True)
 
 
-# ------------------------------------------------------------------------------------------------------------ sentences
+# ---------------------------------------------------------------------------------------- sentences
 
 
 def test_other_modulation_is_described_by_module_norm_and_place():

@@ -9,7 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from adaln_lab.analysis.xray.record import CONSTANTS, LINEAR, NORMS, OUTPUTS, ROWS, Recorder, Value, before_views, downstream, linear_input, parameters_of, upstream
+from adaln_lab.analysis.xray.record import (
+    CONSTANTS,
+    LINEAR,
+    NORMS,
+    OUTPUTS,
+    ROWS,
+    Recorder,
+    Value,
+    before_views,
+    downstream,
+    linear_input,
+    parameters_of,
+    upstream,
+)
 from adaln_lab.analysis.xray.sites import Site, comes_from_linear, nearest_norm
 
 ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "mish": "Mish", "relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
@@ -83,7 +96,12 @@ def ancestor_paths(path: str) -> Iterator[str]:
 
 
 def describe_block(
-    block: str, sites: list[Site], uses: Uses, recorder: Recorder, params: dict[str, Tensor], open_ends: list[str],
+    block: str,
+    sites: list[Site],
+    uses: Uses,
+    recorder: Recorder,
+    params: dict[str, Tensor],
+    open_ends: list[str],
     is_hidden: bool = False,
 ) -> dict[str, Any]:
     """All fields of one block, as in `Report.groups`. `open_ends` is what was seen there and not understood."""
@@ -109,7 +127,9 @@ def describe_block(
         "chunk_order": UNKNOWN if open_ends else chunks,
         "base_norm": single_value([n[0] for n in norms]) if norms or not is_hidden else UNKNOWN,
         "base_norm_affine": any(affine) if len(affine) < 2 else UNKNOWN,
-        "post_norm": UNKNOWN if open_ends else single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
+        "post_norm": UNKNOWN
+        if open_ends
+        else single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
         "source": source_of(block, roles, own_tables, low_rank, uses),
         "activation_before_linear": UNKNOWN if chunks == UNKNOWN else single_value([activation(v) for v in inputs]),
         "all_zero_now": not any(params[n].any() for n in names) if has_values else UNKNOWN,

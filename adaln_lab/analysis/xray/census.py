@@ -1,4 +1,4 @@
-"""The x-ray of every transformer class of the installed diffusers: a row for each, from a small instance with values."""
+"""The x-ray of every transformer class of the installed diffusers: a row for each, from a small instance."""
 
 import contextlib
 import importlib
@@ -33,7 +33,7 @@ def is_own(c: Any, module: str, base: type) -> bool:
 
 
 def census(found: list[type], limit: int = 120) -> Iterator[dict[str, Any]]:
-    """A row for each class; "unknown" with the reason where it cannot be built, has no pass, or takes `limit` seconds."""
+    """A row for each class; "unknown" with the reason where it has no pass or takes `limit` seconds."""
     for cls in found:
         start = time.perf_counter()
         try:
@@ -65,6 +65,15 @@ def full_size(cls: type, report: Report) -> dict[str, Any]:
     sizes = {n: p.numel() for n, p in full.named_parameters()}
     total = sum(sizes.values())
     return {"parameters": total, "share": sum(s for n, s in sizes.items() if re.sub(r"\d+", "*", n) in names) / total}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as text: a sentence for each kind of block."""
+    kinds = [
+        f"{g['blocks']}: {g['n_vectors_per_block']} on {g['base_norm']}, gate {g['gate_bounding']}, {g['source']}"
+        for g in row.get("groups", [])
+    ]
+    return f"{row['class']:40}{row['verdict']:18}" + ("; ".join(kinds) or row.get("reason", ""))
 
 
 @contextlib.contextmanager

@@ -86,6 +86,15 @@ def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]
 
 def small_with_pass(cls: type, settings: dict[str, Any]) -> "tuple[nn.Module | None, Arguments | None]":
     """A small instance and arguments with which it runs."""
+    if cls.__name__ in EXAMPLES and not settings:
+        example, shapes = EXAMPLES[cls.__name__]
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(0)
+            small = cls(**example).eval()
+        found = Arguments(small, None)
+        found.shapes = shapes
+        found.types |= dict.fromkeys(shapes, "float")
+        return (small, found) if runs(small, found, "cpu") else (None, None)
     for is_wide in (False, True):
         small = small_instance(cls, settings, is_wide)
         if small and (found := find_pass(small)):
@@ -118,9 +127,13 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
             changed[name] = min(value, SMALL)
         elif re.search(r"heads$", name):
             changed[name] = SMALL if value > 1 else value
+        elif re.search(r"lora|rank", name):
+            changed[name] = 4 * SMALL
         elif name in WIDTHS or (value == width and value > 16):
             changed[name] = narrow
-        elif name.endswith("hidden_dim") and (own := whole.get(f"{name[:-10]}num_attention_heads")) and value % own == 0:
+        elif (
+            name.endswith("hidden_dim") and (own := whole.get(f"{name[:-10]}num_attention_heads")) and value % own == 0
+        ):
             changed[name] = SMALL * value // own
         elif re.search(r"intermediate_size$|^(ffn_hidden_size|ffn_dim|ff_dim|d_ff)$", name):
             changed[name] = 64
@@ -136,8 +149,8 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
                 with torch.random.fork_rng(devices=[]), torch.device(device), quiet():
                     torch.manual_seed(0)
                     return cls(**(settings | attempt)).to(device).eval()
-        except Exception:  # of any type, from the published class: the next attempt, or none
-            continue
+        except Exception as error:  # of any type, from the published class: the next attempt, or none
+            del error
     return None
 
 
@@ -217,8 +230,8 @@ class Arguments:
             "list" if re.match(r"(typing\.)?(list|List)\[torch", annotation) or "list[torch" in annotation
             else "int" if re.fullmatch(r"(<class 'int'>|int)( \| None)?|typing.Optional\[int\]", annotation)
             else "bool" if "mask" in name or "drop" in name
-            else "long" if name == "style" or re.search(r"ids?$|indices|index|labels|lens|indicator|tags|token_id", name)
-            and not re.search("img_ids|txt_ids", name)
+            else "long" if name == "style" or (re.search(r"ids?$|indi|index|labels|lens|tags|token_id", name)
+            and not re.search("img_ids|txt_ids", name))
             else "float"
         )  # fmt: skip
 
@@ -238,8 +251,10 @@ class Arguments:
         if symbol == "seq_len" and self.rows:
             return len(self.rows) * TOKENS
         for key, size in (
-            ("batch|^b$", B), ("^c$", self.channels), ("frame", 1 if "num" in symbol else SIDE), ("height|width|^[hw]$", SIDE),
-            ("channel", self.channels), ("num_timesteps", B), ("vlm", TEXT_TOKENS + TOKENS // 4), ("text|txt|cap|key|prompt", self.text_tokens(name)),
+            ("batch|^b$", B), ("^c$", self.channels), ("frame", 1 if "num" in symbol else SIDE),
+            ("height|width|^[hw]$", SIDE),
+            ("channel", self.channels), ("num_timesteps", B), ("vlm", TEXT_TOKENS + TOKENS // 4),
+            ("text|txt|cap|key|prompt", self.text_tokens(name)),
             ("dim|embed", self.channels if name == self.main else self.text_width(name)),
         ):  # fmt: skip
             if re.search(key, symbol) and not (key.startswith("text") and ("dim" in symbol or self.rows)):
@@ -249,7 +264,11 @@ class Arguments:
 
     def text_tokens(self, name: str) -> int:
         """How many: some models have a table of positions of one length."""
-        return self.config.get("max_text_seq_length") or self.config.get(f"text_len{'_t5' * ('t5' in name)}") or TEXT_TOKENS
+        return (
+            self.config.get("max_text_seq_length")
+            or self.config.get(f"text_len{'_t5' * ('t5' in name)}")
+            or TEXT_TOKENS
+        )
 
     def text_width(self, name: str = "") -> int:
         if "t5" in name and "cross_attention_dim_t5" in self.config:
@@ -291,7 +310,9 @@ class Arguments:
         if name in self.rows:
             values = torch.arange(TOKENS) + TOKENS * self.rows.index(name)
         elif constants and all(isinstance(c, int) for c in constants):
-            values = torch.tensor(constants).repeat_interleave(-(-shape[-1] // len(constants)))[: shape[-1]].expand(shape)
+            values = (
+                torch.tensor(constants).repeat_interleave(-(-shape[-1] // len(constants)))[: shape[-1]].expand(shape)
+            )
         elif tags and self.rows:
             number = {modality: int(n) for n, modality in tags}
             values = torch.tensor([number.get(n[:-8], 0) for n in self.rows]).repeat_interleave(TOKENS)
@@ -334,7 +355,9 @@ class Arguments:
                 return True
             self.n_resized += 1
             return self.n_resized < 5 and (self.resize(b, a, anywhere=True) or self.resize(a, b, anywhere=True))
-        if "expected 2, got 1" in said and (times := [n for n in self.shapes if "time" in n and len(self.shapes[n]) == 1]):
+        if "expected 2, got 1" in said and (
+            times := [n for n in self.shapes if "time" in n and len(self.shapes[n]) == 1]
+        ):
             self.shapes |= dict.fromkeys(times, (B, self.shapes[self.main][1]))
             return True
         if "not callable" in said and (last := [n for n in self.shapes if self.parameters[n].default is None]):
@@ -344,17 +367,21 @@ class Arguments:
         if (m := re.search(r"input of size: \[([\d, ]+)\]", said)) and (
             names := [n for n, s in self.shapes.items() if str(list(s)) == f"[{m[1]}]" and n != self.main]
         ):
-            self.shapes[names[0]] = self.shapes[self.main]
+            self.shapes[names[-1]] = self.shapes[self.main]  # what was added last
             return True
         if re.search(r"indices.*(Long|Int)|must be long|indices must be|expected.*(scalar|dtype).*Long", said):
-            names = [n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)]
+            names = [
+                n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)
+            ]
             self.types |= dict.fromkeys(names[:1], "long")
             return bool(names)
         if re.search(r"bool|Boolean|Subtraction, the `-` operator", said):
             names = [n for n in self.shapes if self.types[n] == "bool"]
             self.types |= dict.fromkeys(names, "float")
             return bool(names)
-        optional = [n for n in self.parameters if n not in self.shapes and n not in self.dropped and not re.search(SKIPPED, n)]
+        optional = [
+            n for n in self.parameters if n not in self.shapes and n not in self.dropped and not re.search(SKIPPED, n)
+        ]
         named = [n for n in optional if re.search(rf"\b{n}\b", said)] or optional
         if re.search(r"None|must be|required|missing|provide", said) and named:
             self.add(named[0])
@@ -375,12 +402,37 @@ class Arguments:
 
 
 SKIPPED = "kwargs|controlnet|kv_cache|cache|return|ip_|processor|skip|block_samples"
+EXAMPLES = {  # classes whose defaults are no model of theirs, or whose arguments nothing says
+    "LatteTransformer3DModel": (
+        dict(norm_type="ada_norm_single", norm_elementwise_affine=False, num_attention_heads=2, attention_head_dim=8,
+             in_channels=4, out_channels=8, num_layers=2, cross_attention_dim=16, sample_size=8, patch_size=2,
+             caption_channels=64, video_length=2),
+        dict(hidden_states=(B, 4, 2, SIDE, SIDE), encoder_hidden_states=(B, 7, 64), timestep=(B,)),
+    ),
+    "HiDreamImageTransformer2DModel": (
+        dict(num_attention_heads=2, attention_head_dim=8, patch_size=2, in_channels=4, num_layers=2,
+             num_single_layers=2, caption_channels=[24, 20], text_emb_dim=12, axes_dims_rope=(4, 2, 2),
+             max_resolution=(8, 8), llama_layers=[0, 1, 2, 3]),
+        dict(hidden_states=(B, 4, SIDE, SIDE), timesteps=(B,), encoder_hidden_states_t5=(B, 5, 24),
+             encoder_hidden_states_llama3=(4, B, 5, 20), pooled_embeds=(B, 12)),
+    ),
+    "BriaFiboTransformer2DModel": (
+        dict(in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+             joint_attention_dim=24, axes_dims_rope=(4, 4, 8), text_encoder_dim=20),
+        dict(hidden_states=(B, 16, 4), encoder_hidden_states=(B, 5, 24), timestep=(B,), img_ids=(16, 3), txt_ids=(5, 3),
+             text_encoder_layers=(4, B, 5, 20)),
+    ),
+}  # fmt: skip
 USUAL = {  # optional arguments that a pass usually has
     "timestep", "timesteps", "t", "class_labels", "encoder_hidden_states", "pooled_projections", "img_ids", "txt_ids",
     "encoder_attention_mask", "encoder_hidden_states_mask", "img_shapes", "added_cond_kwargs", "num_frames", "height",
     "width", "guidance", "padding_mask",
 }  # fmt: skip
-FIXED = {"class_labels|^style": lambda a: (B,), "image_meta_size": lambda a: (B, 6)}  # whatever a docstring says
+FIXED = {
+    "global_hidden_states": lambda a: (B, 1, a.text_width()),
+    "class_labels|^style": lambda a: (B,),
+    "image_meta_size": lambda a: (B, 6),
+}  # whatever a docstring says
 SHAPES = {  # of arguments whose docstring says none: by their names in diffusers
     "padding_mask": lambda a: (1, 1, SIDE, SIDE),
     "prior_token": lambda a: (B, TOKENS),
@@ -394,6 +446,5 @@ SHAPES = {  # of arguments whose docstring says none: by their names in diffuser
     "rope_pos|rotary": lambda a: (TOKENS,),
     "cap_feats": lambda a: (B, TEXT_TOKENS, a.text_width()),
     "states_t5": lambda a: (B, a.text_tokens("t5"), a.text_width("t5")),
-    "global_hidden": lambda a: (B, 1, a.text_width()),
     "image_embeds|hidden_states|text|embed|encod|context": lambda a: (B, a.text_tokens(""), a.text_width()),
 }

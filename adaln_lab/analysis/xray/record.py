@@ -41,7 +41,17 @@ NORMS = {
     "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm", "_native_batch_norm_legit": "BatchNorm",
 }  # fmt: skip
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
-CONSTANTS = {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", *EMPTY}
+CONSTANTS = {
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "rand_like",
+    "randn_like",
+    "new_zeros",
+    "new_ones",
+    *EMPTY,
+}
 FEW_ROWS, SMALL, LARGE = 64, 1 << 17, 1 << 22  # largest tensors with codes: SMALL numbers, LARGE if it has few rows
 ROWS, OUTPUTS = 1 << 20, 1 << 20  # code = (number of the Linear * ROWS + row) * OUTPUTS + output
 

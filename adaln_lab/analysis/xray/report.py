@@ -167,10 +167,8 @@ def sites_by_block(modulating: list[Site], recorder: Recorder) -> tuple[dict[str
     return blocks, [s for s, block in block_of.items() if block is None], misplaced
 
 
-def places_of(
-    rest: list[Site], sites: list[Site], recorder: Recorder
-) -> tuple[dict[str, list[str]], set[str]]:
-    """What was seen and is no part of AdaLN, or not understood: block -> reasons; and the blocks with undecided sites."""
+def places_of(rest: list[Site], sites: list[Site], recorder: Recorder) -> tuple[dict[str, list[str]], set[str]]:
+    """What was seen and is no AdaLN, or not understood: block -> reasons; and the blocks with undecided sites."""
     block_of, found = enclosing_blocks(sites, recorder), defaultdict(list)
     for s in rest:
         block = block_of[s] or ""

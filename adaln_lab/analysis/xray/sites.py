@@ -6,11 +6,9 @@ on to this sum through products, masks, casts and norms alone is gated; else a f
 and a summand a shift. What is not understood is `undecided`, with the reason. Names never decide.
 """
 
-import heapq
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -204,7 +202,9 @@ def stream_updates(values: list[Value]) -> dict[Value, Value]:
         for skip in full:
             source = before_views(skip)
             projected = before_views(linear_input(source.op, source.inputs)) if source.op in LINEAR else source
-            if any(i in veiled and skip not in veiled for i in full) or any(derives_from(i, s) for i in operands if i is not skip for s in {source, projected}):
+            if any(i in veiled and skip not in veiled for i in full) or any(
+                derives_from(i, s) for i in operands if i is not skip for s in {source, projected}
+            ):
                 updates[v] = skip
                 break
     return updates
@@ -255,7 +255,10 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
         if s.lineage & w.lineage:
             if norm_of(w) or derives_from(w, before_views(norm.source)):
                 continue
-            role, reason = "undecided", "a factor for each token that may be computed from an earlier state of the stream"
+            role, reason = (
+                "undecided",
+                "a factor for each token that may be computed from an earlier state of the stream",
+            )
         elif v.numel == v.shape[0] * v.shape[-1]:
             role, reason = "undecided", "each row has a factor of its own, so nothing tells tokens from items"
         elif not is_small(v.shape):
@@ -343,7 +346,7 @@ def statistic_of(v: Value, x: Value) -> str:
             centred = before_views(x).op == "sub"
             sources = [before_views(i) for i in (x, *(before_views(x).inputs if centred else ()))]
             since = min(s.index for s in sources)
-            between = {u.op for u in upstream([size], lambda i: i.index > since)}
+            between = {u.op for u in upstream([size], lambda i, since=since: i.index > since)}
             if size.lineage != x.lineage or not any(derives_from(size, s) for s in sources) or between & LINEAR:
                 return ""
             return handwritten_norm(x, size, centred, between)
