@@ -105,6 +105,7 @@ JOINS = {
     "index_add": lambda s, x, g, h: x.index_add(1, torch.arange(5), g * h),
     "stacked and summed": lambda s, x, g, h: torch.stack([x, g * h]).sum(0),
     "two branches first": lambda s, x, g, h: x + (g * h + s.f(F.layer_norm(x, (D,)))),
+    "a second branch of the same x": lambda s, x, g, h: (x + s.f(F.layer_norm(x, (D,)))) + g * h,
     "a norm folded into the gate": lambda s, x, g, h: x + (g * torch.rsqrt(h.square().mean(-1, keepdim=True))) * h,
 }
 

@@ -202,8 +202,9 @@ def stream_updates(values: list[Value]) -> dict[Value, Value]:
         for skip in full:
             source = before_views(skip)
             projected = before_views(linear_input(source.op, source.inputs)) if source.op in LINEAR else source
+            earlier = before_views(updates.get(source, source))  # several branches of one x are added one by one
             if any(i in veiled and skip not in veiled for i in full) or any(
-                derives_from(i, s) for i in operands if i is not skip for s in {source, projected}
+                derives_from(i, s) for i in operands if i is not skip for s in {source, projected, earlier}
             ):
                 updates[v] = skip
                 break
