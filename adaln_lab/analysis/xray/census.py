@@ -56,7 +56,10 @@ def row_of(cls: type) -> dict[str, Any]:
     groups = [{name: g[name] for name in KEPT} for g in report.groups]
     reason = {} if report.verdict != "unknown" else {"reason": "; ".join(report.elsewhere)}
     final = report.final_layer and report.final_layer["roles"]
-    return {"verdict": report.verdict, "groups": groups, "final": final, **full_size(cls, report), **reason}
+    size = full_size(cls, report)
+    if report.elsewhere and groups:  # more modulates than was read, so its share is not known
+        size, reason = size | {"share": None}, {"also": report.elsewhere}
+    return {"verdict": report.verdict, "groups": groups, "final": final, **size, **reason}
 
 
 def full_size(cls: type, report: Report) -> dict[str, Any]:

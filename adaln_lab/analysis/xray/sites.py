@@ -249,7 +249,7 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
     for s, w in (v.inputs, v.inputs[::-1]):
         if s.shape != w.shape or not s.lineage or not w.lineage or s.is_outer or w.is_outer:
             continue
-        if not (comes_from_linear(w) or not is_small(w.shape)) or not (norm := norm_of(s)):
+        if not (norm := norm_of(s)) or not (comes_from_linear(w) or is_from_untraced_linear(w)):
             continue
         if (ends := ends_of(v, recorder.updates)) and all(is_score(u, came) for u, came in ends):
             return
@@ -262,7 +262,7 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
             )
         elif v.numel == v.shape[0] * v.shape[-1]:
             role, reason = "undecided", "each row has a factor of its own, so nothing tells tokens from items"
-        elif not is_small(v.shape):
+        elif w.codes is None:
             role, reason = "undecided", "a factor of the stream's size, too large to trace"
         else:
             role, reason = "other", f"a condition for each token scales a {norm.name}"
@@ -273,6 +273,11 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
 def comes_from_linear(w: Value) -> bool:
     """Whether a vector is the output of a Linear of the module, not an input."""
     return w.codes is not None and int(w.codes.min()) >= ROWS * OUTPUTS
+
+
+def is_from_untraced_linear(w: Value) -> bool:
+    """Whether w is computed by a Linear whose outputs were too many to have codes."""
+    return w.codes is None and any(u.op in LINEAR for u in upstream([w], lambda i: i.lineage == w.lineage))
 
 
 def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
