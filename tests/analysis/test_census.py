@@ -1,4 +1,4 @@
-"""The census: each class costs one row, no row is wrong, and the ten classes that needed their inputs guessed are read."""
+"""The census: each class costs one row, no row is wrong, and classes whose inputs must be guessed are read."""
 
 import time
 

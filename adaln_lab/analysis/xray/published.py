@@ -446,14 +446,6 @@ EXAMPLES = {  # classes whose defaults are no model of theirs, or whose argument
              encoder_attention_mask=(B, 5), encoder_hidden_states_2=(B, 3, 20), encoder_attention_mask_2=(B, 3),
              image_embeds=(B, 2, 12)),
     ),
-    "HunyuanVideoFramepackTransformer3DModel": (
-        dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
-             num_single_layers=2, num_refiner_layers=2, text_embed_dim=24, pooled_projection_dim=12,
-             rope_axes_dim=(2, 2, 4), has_image_proj=False, image_proj_dim=12, guidance_embeds=True),
-        dict(hidden_states=(B, 4, 2, SIDE, SIDE), timestep=(B,), encoder_hidden_states=(B, 5, 24),
-             encoder_attention_mask=(B, 5), pooled_projections=(B, 12), image_embeds=(B, 3, 12), indices_latents=(B,),
-             guidance=(B,)),
-    ),
     "StableAudio3DiTModel": (
         dict(io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=24, global_cond_dim=12,
              local_add_cond_dim=3, timestep_features_dim=16, ff_mult=2.0, num_memory_tokens=2),

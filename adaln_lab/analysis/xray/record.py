@@ -99,6 +99,7 @@ class Recorder(TorchDispatchMode):
         self.first_output: dict[tuple[str, ...], Value] = {}  # of each Linear
         self.n_inputs = 0
         self.updates: dict[Value, Value] = {}  # the sums x + branch(x) of the stream, each with its x
+        self.number: float | None = None  # the plain number of the operation
         self.leaks: list[Value] = []  # values that became Python numbers
         self.outside: list[tuple[Value, weakref.ref, float]] = []  # tensors that no operation made, with their sum
         self.paths = {m: name for name, m in model.named_modules()}
@@ -186,6 +187,7 @@ class Recorder(TorchDispatchMode):
             for a, v in zip(tensors, inputs, strict=True):
                 if v.codes is not None and a.is_floating_point() and not a.is_meta:
                     v.rms = float(a.double().square().mean().sqrt())
+        self.number = next((a for a in args if isinstance(a, int | float)), None)
         codes: list[Tensor | None] = [None] * len(outputs)
         small = all(is_small(t.shape) for t in outputs)
         if name in VIEWS | SELECTIONS and small and any(v.codes is not None for v in inputs):
@@ -292,7 +294,7 @@ class Recorder(TorchDispatchMode):
         if params and op in ("add", "sub"):
             v.tables = (*v.tables, *params)
         elif len(coded_inputs) == 1:
-            v.steps = (*v.steps, op)
+            v.steps = (*v.steps, op if op not in ("add", "sub") or self.number == 1 else f"{op} {self.number}")
         elif op == "add":
             others = {int(i.codes.max()) // (ROWS * OUTPUTS) for i in coded_inputs if i is not newest}
             v.steps = (*v.steps, "sum")

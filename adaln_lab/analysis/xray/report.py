@@ -18,7 +18,7 @@ from adaln_lab.analysis.xray.blocks import (
     is_list_item,
     unread_uses,
 )
-from adaln_lab.analysis.xray.record import Recorder
+from adaln_lab.analysis.xray.record import Recorder, downstream
 from adaln_lab.analysis.xray.sites import Site
 
 ADALN_NORMS = ("LayerNorm", "RMSNorm")  # norms of one token, as AdaLN modulates them
@@ -109,7 +109,12 @@ def _format(value: Any) -> str:
 def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evidence: list[str]) -> Report:
     params = dict(module.named_parameters())
     modulating = [s for s in sites if s.role in ("scale", "shift", "gate")]
-    rest = [s for s in sites if s.role in ("undecided", "other")]
+    sources = {s.source_linear for s in modulating if s.source_linear}
+    rest = [
+        s if s.role != "additive" else replace(s, reason="a vector is added where no norm precedes")
+        for s in sites
+        if s.role in ("undecided", "other") or (s.role == "additive" and s.source_linear in sources)
+    ]
     blocks, final_sites, misplaced = sites_by_block(modulating, recorder)
     open_ends, hidden = places_of(rest, [*modulating, *rest], recorder)
     unread = unread_uses(sites, recorder)
@@ -133,7 +138,14 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
         roles = " and ".join(r for r in ("scale", "shift", "gate") if found[block][f"has_{r}"] is True)
         open_ends[block].insert(0, f"a condition gives {roles}; the norm is {found[block]['base_norm']}")
     elsewhere = what_else({b: lines for b, lines in open_ends.items() if b not in found or b in others}, module)
-    final_sites = final_sites or sites_without_norm(sites, modulating, {u.path for u in recorder.updates})
+    if not final_sites and (final_sites := sites_without_norm(sites, modulating, {u.path for u in recorder.updates})):
+        open_ends.pop("", None)  # where these sites stood as not understood
+    last = final_sites[-1] if final_sites else None
+    earlier = [s for s in final_sites if s.source_linear != last.source_linear and last.result in downstream(s.result)]
+    if earlier:  # the stream goes on after them, in a way that was not seen
+        for s in earlier:
+            open_ends[s.result.path].append(f"a {s.role}, after which no update of the stream was recognised")
+        final_sites, unread[()] = [], "the updates of the stream"
     final_sites = [s for s in final_sites if s.source_linear == final_sites[-1].source_linear]
     final = (
         final_layer(describe_block("", final_sites, uses, recorder, params, []), final_sites) if final_sites else None

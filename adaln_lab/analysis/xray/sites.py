@@ -27,7 +27,6 @@ from adaln_lab.analysis.xray.record import (
     Recorder,
     Value,
     before_views,
-    is_small,
     linear_input,
     n_rows,
     record,
@@ -92,9 +91,9 @@ def sites_at(v: Value, recorder: Recorder, updates: dict[Value, Value]) -> Itera
         for vector, axis in vectors:
             site = make_site(v, stream, vector, axis, recorder)
             if v.op in PRODUCTS:
-                site.norm = norm_of(stream, [p for p in parts if p is not vector] + later_factors(v))
+                site.norm = norm_of(stream, [p for p in parts if p is not vector] + later_factors(v), axis)
             else:
-                site.norm = norm_of(stream)
+                site.norm = norm_of(stream, axis=axis)
             site.role, site.reason = role_of(site, updates)
             yield site
         if vectors:
@@ -164,7 +163,7 @@ def ends_of(v: Value, updates: dict[Value, Value]) -> list[tuple[Value, Value]]:
     while todo:
         came = todo.pop()
         for user in came.consumers:
-            if user in updates or (user.op == "sum" and before_views(came).op == "stack"):
+            if user in updates or (user.op == "sum" and before_views(came).op in ("stack", "cat")):
                 ends.append((user, came))
             elif user.op in MOVES or user.op in PRODUCTS + SUMS or user.op in NORMS:
                 todo += [user] if user not in seen else []
@@ -190,25 +189,41 @@ def stream_updates(values: list[Value]) -> dict[Value, Value]:
         if (v.hidden and not v.inputs) or any(i in veiled or (i.hidden and not i.inputs) for i in v.inputs):
             veiled.add(v)
         operands = v.inputs
-        if v.op == "sum" and before_views(v.inputs[0]).op == "stack":
+        if v.op == "sum" and before_views(v.inputs[0]).op in ("stack", "cat"):
             operands = before_views(v.inputs[0]).inputs
-        elif v.op not in (*SUMS, "index_add", "scatter_add", "addmm", "baddbmm") + (v.op,) * bool(v.hidden) or (
-            len(v.inputs) < 2
-        ):
+        elif not v.hidden and v.op not in (*SUMS, "index_add", "scatter_add", "addmm", "baddbmm"):
             continue
         full = [i for i in operands if i.lineage and i.numel >= v.numel and not i.is_outer and not is_repeated(i)]
-        if len(full) < 2 and v.op not in ("addmm", "baddbmm", "index_add", "scatter_add"):
+        if len(operands) < 2 or (len(full) < 2 and v.op in (*SUMS, "sum")):
             continue
         for skip in full:
-            source = before_views(skip)
-            projected = before_views(linear_input(source.op, source.inputs)) if source.op in LINEAR else source
-            earlier = before_views(updates.get(source, source))  # several branches of one x are added one by one
-            if any(i in veiled and skip not in veiled for i in full) or any(
-                derives_from(i, s) for i in operands if i is not skip for s in {source, projected, earlier}
+            others = [i for i in operands if i is not skip]
+            if (any(i in veiled for i in others) and skip not in veiled) or any(
+                is_branch_of(i, skip, updates) for i in others
             ):
                 updates[v] = skip
+            if v in updates:
                 break
     return updates
+
+
+def is_branch_of(v: Value, skip: Value, updates: dict[Value, Value]) -> bool:
+    """Whether v is computed from the x that `skip` is: x itself, a projection of it, or x times some factor."""
+    x = before_views(skip)
+    projected = before_views(linear_input(x.op, x.inputs)) if x.op in LINEAR else x
+    earlier = before_views(updates.get(x, x))  # several branches of one x are added one by one
+    if any(derives_from(v, s) for s in {x, projected, earlier}):
+        return True
+    scaled = x
+    while scaled.op in PRODUCTS or (scaled.op in MOVES and scaled.inputs):
+        solid = [i for i in scaled.inputs if i.lineage and i.numel >= scaled.numel and not i.is_outer]
+        if not solid or is_repeated(solid[0]):
+            break
+        scaled = before_views(solid[0])
+    if scaled is x:
+        return False
+    between = list(upstream([v], lambda i: i.index > scaled.index))
+    return scaled in {i for u in between for i in u.inputs} and any(u.op in LINEAR for u in between)
 
 
 def derives_from(v: Value, ancestor: Value) -> bool:
@@ -294,11 +309,12 @@ def back_to_source(v: Value) -> Iterator[Value]:
             return
 
 
-def norm_of(v: Value, factors: list[Value] = ()) -> Norm | None:
-    """The norm that v comes from, before weights and vectors; `factors` multiply v as well.
+def norm_of(v: Value, factors: list[Value] = (), axis: int | None = None) -> Norm | None:
+    """The norm that v comes from, before weights and vectors; `factors` multiply v as well, `axis` is its channels'.
 
     It is read from the operations, and where these are unknown from the numbers.
     """
+    rank = len(v.shape)
     affine, factors, open_factors = any(before_views(f).op == "param" for f in factors), list(factors), set()
     while True:
         v = before_views(v)
@@ -316,7 +332,9 @@ def norm_of(v: Value, factors: list[Value] = ()) -> Norm | None:
         small = [i for i in [*parts, *factors] if i not in solid]
         for x in solid:
             for size in (i for i in [*small, *solid] if i is not x):
-                if not open_factors - {size} and (name := statistic_of(size, x)):
+                if not open_factors - {size} and (
+                    name := statistic_of(size, x, axis if len(x.shape) == rank else None)
+                ):
                     return Norm(name, affine, size.path, x)
         factors = factors if v.op in PRODUCTS else []
         if v.op in SUMS and len(v.inputs) == 2:
@@ -345,7 +363,7 @@ def uses_parameter(v: Value) -> bool:
     return any(before_views(i).op == "param" for i in v.inputs)
 
 
-def statistic_of(v: Value, x: Value) -> str:
+def statistic_of(v: Value, x: Value, axis: int | None) -> str:
     """The norm that x * v or x / v is, if v is the RMS or standard deviation of x's tokens, or one over it; else ""."""
     for size in back_to_source(v):
         if size.numel < x.numel and size.op in STATISTICS:
@@ -355,19 +373,26 @@ def statistic_of(v: Value, x: Value) -> str:
             between = {u.op for u in upstream([size], lambda i, since=since: i.index > since)}
             if size.lineage != x.lineage or not any(derives_from(size, s) for s in sources) or between & LINEAR:
                 return ""
-            return handwritten_norm(x, size, centred, between)
+            return handwritten_norm(x, size, centred, between, axis)
         if size.op in ("add", "clamp_min", "clamp", "maximum") and size.inputs:
-            return statistic_of(size.inputs[0], x)
+            return statistic_of(size.inputs[0], x, axis)
     return ""
 
 
-def handwritten_norm(x: Value, size: Value, is_centred: bool, measured: set[str]) -> str:
+def handwritten_norm(x: Value, size: Value, is_centred: bool, measured: set[str], axis: int | None) -> str:
     """The name of x / size: LayerNorm if a mean was subtracted, else RMSNorm; InstanceNorm over several tokens."""
-    if size.numel * x.shape[-1] != x.numel and (len(x.shape) < 3 or size.numel * x.shape[1] != x.numel):
+    axes = [axis] if axis is not None else [-1, 1][: 1 + (len(x.shape) > 2)]
+    if not any(size.numel * x.shape[a] == x.numel and is_reduced(size, x, a) for a in axes):
         return "InstanceNorm"
     if is_centred:
         return "LayerNorm"
     return "unknown" if measured & {"sub", "var", "var_mean", "std", "std_mean"} else "RMSNorm"
+
+
+def is_reduced(size: Value, x: Value, axis: int) -> bool:
+    """Whether a statistic has one number along this axis of x, or lost that axis."""
+    shape = (1,) * (len(x.shape) - len(size.shape)) + size.shape
+    return len(size.shape) < len(x.shape) or shape[axis] == 1
 
 
 def nearest_norm(v: Value, path: str) -> tuple[str, bool, str] | None:
