@@ -80,6 +80,7 @@ def facts(report, *names: str):
 
 # ------------------------------------------------------------------------------- what stands between gate and sum
 
+KEPT = torch.tensor([[True, True, False, True, False]]).expand(2, 5)
 ENDS = {
     "layer scale": lambda s, y: s.layer_scale * y,
     "stochastic depth, drawn in place": lambda s, y: y * y.new_empty(len(y), 1, 1).bernoulli_(0.7),
@@ -105,6 +106,9 @@ JOINS = {
     "index_add": lambda s, x, g, h: x.index_add(1, torch.arange(5), g * h),
     "stacked and summed": lambda s, x, g, h: torch.stack([x, g * h]).sum(0),
     "two branches first": lambda s, x, g, h: x + (g * h + s.f(F.layer_norm(x, (D,)))),
+    "both scaled": lambda s, x, g, h: 0.7 * x + 0.7 * (g * h),
+    "a learned skip": lambda s, x, g, h: s.layer_scale * x + g * h,
+    "some tokens alone": lambda s, x, g, h: x.index_put((KEPT,), x[KEPT] + (g * h)[KEPT]),
     "a second branch of the same x": lambda s, x, g, h: (x + s.f(F.layer_norm(x, (D,)))) + g * h,
     "a norm folded into the gate": lambda s, x, g, h: x + (g * torch.rsqrt(h.square().mean(-1, keepdim=True))) * h,
 }
@@ -128,6 +132,34 @@ def test_what_is_not_linear_is_not_called_a_gate_nor_its_absence(bend):
     report = look(Net(kind(end=lambda s, y: bend(y))))
     assert facts(report, "has_gate", "gate_bounding", "chunk_order") == ("unknown",) * 4
     assert any("unknown: " in line for line in report.reasons())
+
+
+@pytest.mark.parametrize(
+    ("factor", "word"),
+    [
+        (lambda g: 0.5 + g, "unknown"),
+        (lambda g: 1 + g.tanh(), "unknown"),
+        (lambda g: g * g.sigmoid(), "unknown"),
+        (lambda g: 1 + g, "1+g"),
+        (lambda g: 2 * g.tanh(), "tanh"),
+    ],
+)
+def test_the_word_for_a_gates_function_is_right_or_unknown(factor, word):
+    report = look(Net(kind(join=lambda s, x, g, h: x + factor(g) * h)))
+    assert facts(report, "has_gate", "gate_bounding") == (3, True, word)
+
+
+def test_where_the_stream_is_updated_in_an_unknown_way_nothing_is_claimed():
+    report = look(Net(kind(join=lambda s, x, g, h: torch.maximum(x, g * h))))
+    assert report.verdict == "unknown" and report.final_layer is None
+
+
+def test_a_statistic_over_tokens_is_no_layer_norm():
+    def over_tokens(s, x, a, b):
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True) * (1 + a) + b
+
+    report = look(Net(kind(norm=over_tokens)))
+    assert report.verdict == "other_conditional_modulation" and "InstanceNorm" in report.sentence()
 
 
 # ---------------------------------------------------------------------------------------- the vector inside the norm
