@@ -119,7 +119,7 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
             changed[name] = NEEDED[name] or narrow or 64
         elif value is None and name.endswith("heads"):
             changed[name] = SMALL
-        elif isinstance(value, list | tuple) and re.search(r"_layers$", name):  # numbers of layers
+        elif value and isinstance(value, list | tuple) and re.search(r"_layers$", name):  # numbers of layers
             changed[name] = [v for v in value if v < SMALL] or [0]
         elif not isinstance(value, int) or isinstance(value, bool) or not isinstance(heads, int):
             continue

@@ -137,7 +137,6 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
     for block in others:
         roles = " and ".join(r for r in ("scale", "shift", "gate") if found[block][f"has_{r}"] is True)
         open_ends[block].insert(0, f"a condition gives {roles}; the norm is {found[block]['base_norm']}")
-    elsewhere = what_else({b: lines for b, lines in open_ends.items() if b not in found or b in others}, module)
     if not final_sites and (final_sites := sites_without_norm(sites, modulating, {u.path for u in recorder.updates})):
         open_ends.pop("", None)  # where these sites stood as not understood
     last = final_sites[-1] if final_sites else None
@@ -150,6 +149,7 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
     final = (
         final_layer(describe_block("", final_sites, uses, recorder, params, []), final_sites) if final_sites else None
     )
+    elsewhere = what_else({b: lines for b, lines in open_ends.items() if b not in found or b in others}, module)
     roles = {s.role for s in sites if s not in misplaced} | ({"other"} if misplaced else set())
     verdict = (
         "adaln" if groups
