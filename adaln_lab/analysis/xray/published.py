@@ -5,6 +5,7 @@ each refusal. This is tried on a small instance of the class; then it is run on 
 shapes but without values or memory.
 """
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -141,16 +142,14 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
     fewer = {n: v for n, v in changed.items() if re.search(r"(layers|blocks|depth)$", n)}
     basic = {n: v for n, v in changed.items() if n in ("in_channels", "out_channels")}
     for attempt in (generated, generated | basic, changed, fewer)[3 * is_wide :]:
-        try:
-            with torch.device("meta"), quiet():
+        with contextlib.suppress(Exception), quiet():  # of any type, from the published class: the next attempt
+            with torch.device("meta"):
                 size = sum(p.numel() for p in cls(**(settings | attempt)).parameters())
             if size < 3e8 or is_wide:
                 device = "cpu" if size < 3e8 else "meta"
-                with torch.random.fork_rng(devices=[]), torch.device(device), quiet():
+                with torch.random.fork_rng(devices=[]), torch.device(device):
                     torch.manual_seed(0)
                     return cls(**(settings | attempt)).to(device).eval()
-        except Exception as error:  # of any type, from the published class: the next attempt, or none
-            del error
     return None
 
 
