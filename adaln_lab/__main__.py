@@ -344,7 +344,12 @@ def command_xray(o: argparse.Namespace) -> None:
         raise ValueError("which model? Give package.module:factory, diffusers:Class, or --census")
     module, runs = published.load(o.model, o.config)
     report = xray(module, *runs[:1])
+    if report.verdict == "unknown" and o.model.startswith("diffusers:") and next(module.parameters()).is_meta:
+        small, run = published.small(o.model, o.config)  # with values, which tell more
+        module, report = (small, xray(small, run)) if run else (module, report)
     print(report)
+    if o.model.startswith("diffusers:") and not next(module.parameters()).is_meta:
+        print("because this is a small instance, with two layers of each kind and values")
     if not runs and o.model.startswith("diffusers:"):
         print("because no arguments were found with which it runs: call xray(model, run) in Python")
 

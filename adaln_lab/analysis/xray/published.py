@@ -61,6 +61,13 @@ def load(spec: str, config: Path | None = None) -> tuple[nn.Module, list[Run]]:
     return module, run
 
 
+def small(spec: str, config: Path | None) -> tuple[nn.Module | None, Run | None]:
+    """A small instance of a class of diffusers, and its pass."""
+    cls = getattr(importlib.import_module("diffusers"), spec.partition(":")[2])
+    module, found = small_with_pass(cls, {} if config is None else read_settings(config))
+    return (module, lambda: module(**found.values(found.device))) if module and found else (module, None)
+
+
 def read_settings(config: Path) -> dict[str, Any]:
     settings = read_json(config, "a configuration of diffusers, an object")
     if not isinstance(settings, dict):

@@ -100,6 +100,7 @@ class Recorder(TorchDispatchMode):
         self.n_inputs = 0
         self.updates: dict[Value, Value] = {}  # the sums x + branch(x) of the stream, each with its x
         self.number: float | None = None  # the plain number of the operation
+        self.lost = ""  # where vectors could not be followed, and why
         self.leaks: list[Value] = []  # values that became Python numbers
         self.outside: list[tuple[Value, weakref.ref, float]] = []  # tensors that no operation made, with their sum
         self.paths = {m: name for name, m in model.named_modules()}
@@ -232,8 +233,11 @@ class Recorder(TorchDispatchMode):
         try:
             codes = tree_leaves(func(*tree_map(codes_of, args), **tree_map(codes_of, kwargs)))
         except (RuntimeError, NotImplementedError):  # indices without values, on meta
-            return [None] * n
+            codes = []
         if len(codes) != n or any(c.is_meta for c in codes):
+            self.lost = (
+                f"{name} in {self.running[-1] if self.running else 'the model'} selects by values that meta lacks"
+            )
             return [None] * n
         return [c.contiguous() for c in codes]
 

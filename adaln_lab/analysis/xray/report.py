@@ -161,6 +161,8 @@ def build_report(module: nn.Module, sites: list[Site], recorder: Recorder, evide
         else "additive_only" if "additive" in roles
         else "none"
     )  # fmt: skip
+    if recorder.lost and verdict in ("none", "additive_only", "final_layer_only"):
+        verdict, final, elsewhere = UNKNOWN, None, [*elsewhere, recorder.lost]
     shares = parameter_shares(groups, final_sites, params)
     gates = {block: rms for block, of_block in blocks.items() if (rms := gate_rms(of_block)) is not None}
     also_ran = unmodulated({b for b in [*found, *open_ends] if b}, module, recorder) if groups else []

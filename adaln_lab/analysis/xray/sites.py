@@ -262,7 +262,14 @@ def is_repeated(w: Value) -> bool:
 def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
     """The site where a normalised stream is multiplied with what a condition gives for each token."""
     for s, w in (v.inputs, v.inputs[::-1]):
-        if s.shape != w.shape or not s.lineage or not w.lineage or s.is_outer or w.is_outer:
+        if (
+            len(w.shape) < 2
+            or s.shape[-len(w.shape) :] != w.shape
+            or not s.lineage
+            or not w.lineage
+            or s.is_outer
+            or w.is_outer
+        ):
             continue
         if not (norm := norm_of(s)) or not (comes_from_linear(w) or is_from_untraced_linear(w)):
             continue
