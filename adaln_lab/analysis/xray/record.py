@@ -234,7 +234,8 @@ class Recorder(TorchDispatchMode):
             codes = tree_leaves(func(*tree_map(codes_of, args), **tree_map(codes_of, kwargs)))
         except (RuntimeError, NotImplementedError):  # indices without values, on meta
             codes = []
-        if len(codes) != n or any(c.is_meta for c in codes):
+        chosen = (a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor) and not a.is_floating_point())
+        if len(codes) != n or any(t.is_meta for t in (*codes, *chosen)):
             self.lost = (
                 f"{name} in {self.running[-1] if self.running else 'the model'} selects by values that meta lacks"
             )
