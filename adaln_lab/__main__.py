@@ -162,8 +162,10 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=_path, metavar="FILE", help="keep the numbers as JSON")
 
     add = command(command_xray, "say whether and how a model is modulated")
-    add("model", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
+    add("model", nargs="?", help="package.module:factory (gives a module, or module and run) or diffusers:Class")
     add("--config", type=_path, metavar="FILE", help="configuration of a class of diffusers (default: its own)")
+    add("--census", action="store_true", help="read every transformer class of the installed diffusers")
+    add("--out", type=_path, metavar="FILE", help="keep the census as JSON")
 
     add = command(command_progress, "say what is solved and what comes next")
     add("--reset", action="store_true", help="forget it; the file is kept beside, as progress.json.bak")
@@ -335,17 +337,37 @@ def command_zoo(o: argparse.Namespace) -> None:
 def command_xray(o: argparse.Namespace) -> None:
     from adaln_lab.analysis.xray import published, xray
 
+    if o.census:
+        command_census(o)
+        return
+    if o.model is None:
+        raise ValueError("which model? Give package.module:factory, diffusers:Class, or --census")
     module, runs = published.load(o.model, o.config)
-    refusals = []
-    for run in runs:
-        try:
-            print(xray(module, run))
-            return
-        except ValueError as error:
-            refusals.append(str(error).partition("\n")[0][:200])
-    print(xray(module))
-    for refusal in refusals:
-        print(f"because this pass was tried: {refusal}")
+    report = xray(module, *runs[:1])
+    if report.verdict == "unknown" and o.model.startswith("diffusers:") and next(module.parameters()).is_meta:
+        small, run = published.small(o.model, o.config)  # with values, which tell more
+        module, report = (small, xray(small, run)) if run else (module, report)
+    print(report)
+    if o.model.startswith("diffusers:") and not next(module.parameters()).is_meta:
+        print("because this is a small instance, with two layers of each kind and values")
+    if not runs and o.model.startswith("diffusers:"):
+        print("because no arguments were found with which it runs: call xray(model, run) in Python")
+
+
+def command_census(o: argparse.Namespace) -> None:
+    from adaln_lab.analysis.xray import census
+
+    if o.out:
+        check_writable(o.out)
+    found, rows = census.classes(), []
+    for row in tqdm(census.census(found), total=len(found), unit="class", file=sys.stderr, delay=1):
+        rows.append(row)
+        print(census.line(row))
+    told = sum(row["verdict"] != "unknown" for row in rows)
+    print(f"{told} of {len(rows)} classes have a verdict")
+    if o.out:
+        made = {"command": "python -m adaln_lab xray --census --out FILE", "date": str(date.today())}
+        write_json(o.out, made | {"diffusers": census.version(), "rows": rows})
 
 
 def command_progress(o: argparse.Namespace) -> None:

@@ -22,6 +22,12 @@ def with_a_pass():
 """
 
 
+FACTORY += """
+def broken():
+    raise RuntimeError("no weights here")
+"""
+
+
 @pytest.fixture
 def factory(tmp_path, monkeypatch):
     (tmp_path / "my_factory.py").write_text(FACTORY)
@@ -35,6 +41,25 @@ def test_a_factory_gives_a_module_or_also_its_pass(factory, capsys):
     assert "verdict: none" in capsys.readouterr().out
     assert main(["xray", f"{factory}:silent"]) == 0
     assert "verdict: unknown" in capsys.readouterr().out
+
+
+def test_a_factory_that_raises_is_one_sentence(factory, capsys):
+    assert main(["xray", f"{factory}:broken"]) == 2
+    said = capsys.readouterr().err
+    assert f"{factory}:broken raised RuntimeError: no weights here" in said and said.count("\n") == 1
+
+
+def test_without_a_model_it_asks_for_one(capsys):
+    assert main(["xray"]) == 2
+    assert "or --census" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("diffusers")
+def test_a_configuration_that_is_no_object_is_refused(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text('"some/name"')
+    assert main(["xray", "diffusers:DiTTransformer2DModel", "--config", str(config)]) == 2
+    assert "object" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("diffusers")
@@ -71,7 +96,7 @@ def quietly(module, run):
         ("nonsense", "expected package.module:factory"),
         ("math:pi", "is no factory"),
         ("diffusers:NoSuchModel", "has no attribute"),
-        ("diffusers:HunyuanDiT2DModel", "cannot be built"),
+        ("diffusers:DiffusionPipeline", "is no model"),
     ],
 )
 @pytest.mark.usefixtures("diffusers")

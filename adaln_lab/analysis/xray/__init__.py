@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from adaln_lab.analysis.xray.blocks import UNKNOWN
-from adaln_lab.analysis.xray.record import record
+from adaln_lab.analysis.xray.record import mark_what_came_from_outside, record
 from adaln_lab.analysis.xray.report import Report, build_report, structure
 from adaln_lab.analysis.xray.sites import confirm_by_perturbation, find_sites
 
@@ -38,6 +38,7 @@ def xray(module: nn.Module, run: Callable[[], Any] | None = None) -> Report:
     recorder = record(module, run)
     if not recorder.called:
         raise ValueError("run() never called this module: does it call a copy of it, or a part?")
+    mark_what_came_from_outside(recorder, module, run)
     sites, confirmation = confirm_by_perturbation(find_sites(recorder), module, run, recorder)
     evidence = [f"{recorder.n_inputs} tensors came in, and every operation on them was recorded", *confirmation]
     return build_report(module, sites, recorder, evidence)

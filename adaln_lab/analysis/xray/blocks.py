@@ -9,8 +9,21 @@ from typing import Any
 
 from torch import Tensor
 
-from adaln_lab.analysis.xray.record import LINEAR, Recorder, Value, before_views, linear_input, parameters_of
-from adaln_lab.analysis.xray.sites import NORMS, Site, nearest_norm, norm_of
+from adaln_lab.analysis.xray.record import (
+    CONSTANTS,
+    LINEAR,
+    NORMS,
+    OUTPUTS,
+    ROWS,
+    Recorder,
+    Value,
+    before_views,
+    downstream,
+    linear_input,
+    parameters_of,
+    upstream,
+)
+from adaln_lab.analysis.xray.sites import Site, comes_from_linear, nearest_norm
 
 ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "mish": "Mish", "relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
 UNKNOWN = "unknown"
@@ -18,38 +31,51 @@ Linear = tuple[str, ...]  # the names of its parameters
 Uses = dict[Linear, set[tuple[str, tuple[int, ...]]]]  # of each Linear: the blocks, and which slice goes there
 
 
-def residual_paths(recorder: Recorder, sites: list[Site]) -> set[str]:
-    """Modules whose own forward adds two values of the stream."""
-    streams, results = reduce(or_, (s.stream.lineage for s in sites), 0), {s.result for s in sites}
-    return {
-        v.path
-        for v in recorder.values
-        if v.op == "add" and len(v.inputs) == 2 and len(v.shape) >= 2 and v.lineage & streams and v not in results
-        and all(i.shape == v.shape and i.lineage for i in v.inputs)
-    }  # fmt: skip
-
-
 def enclosing_blocks(sites: list[Site], recorder: Recorder) -> dict[Site, str | None]:
-    """The block of each site: the innermost module around it with a residual sum. None for the final layer."""
-    residual = residual_paths(recorder, sites)
-    block_of = {s: next((p for p in ancestor_paths(s.result.path) if p in residual and p), None) for s in sites}
-    for s, p in block_of.items():  # sub-layers with residual sums of their own: up to the list item that holds them
+    """The block of each site: the innermost module around it that updates the stream. None for the final layer."""
+    streams = reduce(or_, (s.stream.lineage for s in sites), 0)
+    scaled = {(before_views(s.stream), s.result) for s in sites if s.role == "scale"}  # n + n * scale is no update
+    updates = {
+        u for u, skip in recorder.updates.items()
+        if u.lineage & streams and not any((before_views(skip), before_views(i)) in scaled for i in u.inputs)
+    }  # fmt: skip
+    updating = {p for u in updates for p in ancestor_paths(u.path)} - {""}
+    block_of = {s: next((p for p in ancestor_paths(s.result.path) if p in updating), None) for s in sites}
+    for s, p in block_of.items():  # sub-layers that update the stream themselves: up to the list item that holds them
         for item in (i for i in ancestor_paths(p or "") if is_list_item(i) and i in recorder.called):
             inside = {o for o in block_of.values() if o and (o + ".").startswith(item + ".")}
             are_parts = len({recorder.classes[o] for o in inside}) == len(inside)
             if len(inside) > 1 and (are_parts or not any(re.search(r"\.\d", o[len(item) :]) for o in inside)):
                 block_of[s] = item
-    owner_of = {s: next(filter(is_list_item, ancestor_paths(parent_of(s.source_linear))), None) for s in sites}
-    adding = dict(block_of)
-    for s, p in adding.items():  # one forward for all blocks: the list item that owns the Linear
-        below = {o for u, o in owner_of.items() if o and p and adding[u] == p and o.startswith(p + ".")}
-        if p is None or (len(below) > 1 and not is_list_item(p)):
-            block_of[s] = owner_of[s] if p is None or owner_of[s] in below else None
-    if not any(block_of.values()) and "" in residual:
-        return dict.fromkeys(sites, "")
     found = {p for p in block_of.values() if p}
-    wrappers = {p for p in found if sum(o.startswith(p + ".") for o in found) > 1}
-    return {s: None if p in wrappers else p for s, p in block_of.items()}
+    wrappers = {
+        p for p in found
+        if sum(o.startswith(p + ".") for o in found) > 1
+        or any(o.startswith(p + ".") and re.search(r"\.\d", o[len(p) :]) for o in found)
+    }  # fmt: skip
+    owner_of = {s: next(filter(is_list_item, ancestor_paths(parent_of(s.source_linear))), None) for s in sites}
+    below = {p: {o for s, o in owner_of.items() if o and block_of[s] == p and o.startswith(p + ".")} for p in found}
+    for s, p in block_of.items():
+        if p in wrappers or p is None:
+            goes_on = any(u in updates for u in downstream(s.result))
+            block_of[s] = (owner_of[s] or "") if goes_on else None
+        elif len(below[p]) > 1 and not is_list_item(p):  # one forward for all blocks: the owner of the Linear
+            block_of[s] = owner_of[s] if owner_of[s] in below[p] else None
+    return block_of
+
+
+def unread_uses(sites: list[Site], recorder: Recorder) -> dict[Linear, str]:
+    """Linears of these sites whose outputs go somewhere else as well, and where: what they do there is unknown."""
+    read = {before_views(s.vector) for s in sites} | {s.vector for s in sites}
+    results, sources = {s.result for s in sites}, {s.source_linear for s in sites}
+    found = {}
+    for v in upstream(recorder.returned or recorder.values):
+        for i in v.inputs if v.codes is None and v.op not in CONSTANTS and v not in results else ():
+            if comes_from_linear(i) and not (v.is_outer and (i in read or before_views(i) in read)):
+                linear = recorder.linears[int(i.codes.max()) // (ROWS * OUTPUTS)]
+                if linear in sources:
+                    found[linear] = f"{v.op} in {v.path or 'the model'} takes outputs of {linear[0]} as well"
+    return found
 
 
 def parent_of(linear: Linear) -> str:
@@ -70,11 +96,17 @@ def ancestor_paths(path: str) -> Iterator[str]:
 
 
 def describe_block(
-    block: str, sites: list[Site], uses: Uses, recorder: Recorder, params: dict[str, Tensor]
+    block: str,
+    sites: list[Site],
+    uses: Uses,
+    recorder: Recorder,
+    params: dict[str, Tensor],
+    open_ends: list[str],
+    is_hidden: bool = False,
 ) -> dict[str, Any]:
-    """All fields of one block, as in `Report.groups`."""
+    """All fields of one block, as in `Report.groups`. `open_ends` is what was seen there and not understood."""
     gates = [s for s in sites if s.role == "gate"]
-    norms, norms_after = norms_before(block, sites), [norm_of(s.stream) for s in gates]
+    norms, norms_after = norms_before(block, sites), [s.norm for s in gates]
     affine = {n[1] for n in norms}
     roles: dict[Linear, dict[tuple, set[str]]] = defaultdict(lambda: defaultdict(set))
     for s in sites:
@@ -87,27 +119,31 @@ def describe_block(
     own_tables = [name for name in tables if not any(name in linear for linear in recorder.linears)]
     names = sorted({n for linear in linears for n in (*linear, *low_rank[linear])} | set(tables))
     has_values = names and not any(params[n].is_meta for n in names)
+    n_slices = sum(map(len, roles.values()))  # unknown where one slice is used with several tables
+    with_tables = {(s.source_linear, s.output_slice, s.vector.tables) for s in sites}
+    has = {f"has_{role}": any(s.role == role for s in sites) for role in ("scale", "shift", "gate")}
     return {
-        "n_vectors_per_block": sum(map(len, roles.values())),
-        "has_scale": any(s.role == "scale" for s in sites),
-        "has_shift": any(s.role == "shift" for s in sites),
-        "has_gate": bool(gates),
-        "gate_bounding": single_value([gate_bounding(s) for s in gates]),
-        "chunk_order": chunks,
-        "base_norm": single_value([n[0] for n in norms]),
+        "n_vectors_per_block": UNKNOWN if open_ends or len(with_tables) != n_slices else n_slices,
+        **({name: yes or UNKNOWN for name, yes in has.items()} if open_ends else has),
+        "gate_bounding": UNKNOWN if open_ends else single_value([gate_bounding(s) for s in gates]),
+        "chunk_order": UNKNOWN if open_ends else chunks,
+        "base_norm": single_value([n[0] for n in norms]) if norms or not is_hidden else UNKNOWN,
         "base_norm_affine": any(affine) if len(affine) < 2 else UNKNOWN,
-        "post_norm": single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
+        "post_norm": UNKNOWN
+        if open_ends
+        else single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
         "source": source_of(block, roles, own_tables, low_rank, uses),
         "activation_before_linear": UNKNOWN if chunks == UNKNOWN else single_value([activation(v) for v in inputs]),
         "all_zero_now": not any(params[n].any() for n in names) if has_values else UNKNOWN,
         "modulation_params": names,
-        "evidence": evidence_of(block, sites, norms, tables, {len({b for b, _ in uses[linear]}) for linear in linears}),
+        "evidence": [f"unknown: {why}" for why in open_ends]
+        + evidence_of(block, sites, norms, tables, {len({b for b, _ in uses[linear]}) for linear in linears}),
     }
 
 
 def norms_before(block: str, sites: list[Site]) -> list[tuple[str, bool, str]]:
     """The norms under scales and shifts; where there are only gates, those at the start of their branches."""
-    norms = [norm_of(s.stream) for s in sites if s.role in ("scale", "shift")]
+    norms = [s.norm for s in sites if s.role in ("scale", "shift")]
     norms = norms or [nearest_norm(s.stream, block) for s in sites if s.role == "gate"]
     return [n for n in norms if n]
 
@@ -130,14 +166,13 @@ def single_value(found: list[Any]) -> Any:
 
 def gate_bounding(gate: Site) -> str:
     """The function between the Linear and the product: raw, tanh, sigmoid, 1+g."""
-    steps = {*gate.vector.steps} - {"sum"}
-    if "mixed" in steps:
-        return UNKNOWN
-    if "tanh" in steps:
-        return "clamp(+-2) then tanh" if {"clamp", "hardtanh"} & steps else "tanh"
-    if "sigmoid" in steps:
+    steps = tuple(step for step in gate.vector.steps if step not in ("sum", "mul", "div"))
+    if steps and steps[-1] == "tanh":
+        before = set(steps[:-1])
+        return UNKNOWN if before - {"clamp", "hardtanh"} else "clamp(+-2) then tanh" if before else "tanh"
+    if steps and steps[-1] == "sigmoid":
         return "sigmoid"
-    return "raw" if not steps else "1+g" if steps <= {"add", "sub"} else UNKNOWN
+    return "raw" if not steps else "1+g" if steps == ("add",) else UNKNOWN
 
 
 def source_of(block: str, roles: dict, tables: list[str], low_rank: dict, uses: Uses) -> str:
