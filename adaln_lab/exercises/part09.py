@@ -153,6 +153,60 @@ register(
     )
 )
 
+# gate_words: what can be said of a gate when something stands between it and the sum?
+
+JOINS = {
+    "x + mask * (g * h)": lambda x, g, h: x + (torch.arange(5)[:, None] < 3) * (g * h),
+    "x + rms_norm(g * h)": lambda x, g, h: x + F.rms_norm(g * h, (16,)),
+    "x + silu(g * h)": lambda x, g, h: x + F.silu(g * h),
+    "x + h": lambda x, g, h: x + h,
+    "x + sigmoid(g) * h": lambda x, g, h: x + torch.sigmoid(g) * h,
+}
+
+
+class JoinedBlock(nn.Module):
+    """AdaLN, an MLP, and one of `JOINS` at the end."""
+
+    def __init__(self, join: str):
+        super().__init__()
+        self.join, self.mlp = JOINS[join], nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+        self.modulation = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale, g = self.modulation(F.silu(c))[:, None].chunk(3, dim=-1)
+        return self.join(x, g, self.mlp(F.layer_norm(x, (16,)) * (1 + scale) + shift))
+
+
+def gate_words() -> dict[str, tuple]:
+    x, c, words = torch.randn(2, 5, 16), torch.randn(2, 16), {True: "yes", False: "no"}
+    found = {}
+    for join in JOINS:
+        block = JoinedBlock(join)
+        (group,) = xray(block, lambda block=block: block(x, c)).groups
+        found[join] = (words.get(group["has_gate"], "unknown"), group["gate_bounding"])
+    return found
+
+
+register(
+    Predict(
+        question='Fill in what the x-ray says: is there a gate ("yes", "no", "unknown"), and its function.',
+        solution=gate_words,
+        columns=("has a gate", "its function"),
+        notes={
+            "x + mask * (g * h)": "is the sum still linear in g * h? What does the mask change about g?",
+            "x + rms_norm(g * h)": "the tool follows a product through norms as well.",
+            "x + silu(g * h)": "silu is not linear. The vector has some use here: may the tool say no?",
+            "x + h": "g is computed and nothing takes it.",
+            "x + sigmoid(g) * h": "which function stands between the Linear and the product?",
+        },
+        hints=(
+            "Ask of each line: does g * h reach the sum through products, masks and norms alone?",
+            "Where it does not, but g is used: no statement was witnessed, and the tool has a word for that.",
+            'The words for the function are "raw", "sigmoid", "none" (there is no gate) and "unknown".',
+        ),
+    )
+)
+
 # opening: the factor of a branch, from the number of its gate
 
 
@@ -208,60 +262,6 @@ register(
         ),
         mistakes=OPENING_MISTAKES,
         later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
-    )
-)
-
-# gate_words: what can be said of a gate when something stands between it and the sum?
-
-JOINS = {
-    "x + mask * (g * h)": lambda x, g, h: x + (torch.arange(5)[:, None] < 3) * (g * h),
-    "x + rms_norm(g * h)": lambda x, g, h: x + F.rms_norm(g * h, (16,)),
-    "x + silu(g * h)": lambda x, g, h: x + F.silu(g * h),
-    "x + h": lambda x, g, h: x + h,
-    "x + sigmoid(g) * h": lambda x, g, h: x + torch.sigmoid(g) * h,
-}
-
-
-class JoinedBlock(nn.Module):
-    """AdaLN, an MLP, and one of `JOINS` at the end."""
-
-    def __init__(self, join: str):
-        super().__init__()
-        self.join, self.mlp = JOINS[join], nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
-        self.modulation = nn.Linear(16, 48)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale, g = self.modulation(F.silu(c))[:, None].chunk(3, dim=-1)
-        return self.join(x, g, self.mlp(F.layer_norm(x, (16,)) * (1 + scale) + shift))
-
-
-def gate_words() -> dict[str, tuple]:
-    x, c, words = torch.randn(2, 5, 16), torch.randn(2, 16), {True: "yes", False: "no"}
-    found = {}
-    for join in JOINS:
-        block = JoinedBlock(join)
-        (group,) = xray(block, lambda block=block: block(x, c)).groups
-        found[join] = (words.get(group["has_gate"], "unknown"), group["gate_bounding"])
-    return found
-
-
-register(
-    Predict(
-        question='Fill in what the x-ray says: is there a gate ("yes", "no", "unknown"), and its function.',
-        solution=gate_words,
-        columns=("has a gate", "its function"),
-        notes={
-            "x + mask * (g * h)": "is the sum still linear in g * h? What does the mask change about g?",
-            "x + rms_norm(g * h)": "the tool follows a product through norms as well.",
-            "x + silu(g * h)": "silu is not linear. The vector has some use here: may the tool say no?",
-            "x + h": "g is computed and nothing takes it.",
-            "x + sigmoid(g) * h": "which function stands between the Linear and the product?",
-        },
-        hints=(
-            "Ask of each line: does g * h reach the sum through products, masks and norms alone?",
-            "Where it does not, but g is used: no statement was witnessed, and the tool has a word for that.",
-            'The words for the function are "raw", "sigmoid", "none" (there is no gate) and "unknown".',
-        ),
     )
 )
 
