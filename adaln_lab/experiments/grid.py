@@ -125,12 +125,20 @@ def _follow_parent() -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the context ends, and processes that start inside never see it. Does nothing on Windows."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Ctrl-C waits until the context ends, and processes that start inside never see it. Does nothing on Windows.
+
+    The mask is what they inherit; a signal can still reach another thread of ours, so the handler waits as well.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    seen = []
+    handler = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if seen:
+        signal.raise_signal(signal.SIGINT)
