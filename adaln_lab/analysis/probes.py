@@ -119,25 +119,26 @@ def cell_shares(picture: Tensor) -> Tensor:
 
 
 class _Launches(TorchDispatchMode):
-    """Counts operations by kind: views, which launch nothing, memory left empty, and all others."""
+    """Counts views, which launch nothing, and all other operations but those that only reserve memory."""
 
     def __init__(self):
         super().__init__()
-        self.views = self.empty = self.kernels = 0
+        self.views = self.kernels = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         aliases = [result.alias_info for result in operation._schema.returns]
         if any(alias is not None and not alias.is_write for alias in aliases):
             self.views += 1
-        elif "empty" in operation._schema.name:
-            self.empty += 1
-        else:
+        elif "empty" not in operation._schema.name:
             self.kernels += 1
         return operation(*args, **(kwargs or {}))
 
 
 def launches(run: Callable[[], object]) -> tuple[int, int]:
-    """(kernels, views) of one call of `run`: on a GPU an operation starts about one kernel, a view starts none."""
+    """(operations, views) of one call of `run`, counted on any device.
+
+    On a GPU a view starts no kernel and most operations one; one on a long list of tensors, or a fused one, a few.
+    """
     with _Launches() as counted:
         run()
     return counted.kernels, counted.views
@@ -148,9 +149,7 @@ def kept_bytes(run: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
     kept, others = {}, {tensor.untyped_storage()._cdata for tensor in but}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = (
-            tensor  # views of one memory count once; kept alive, so that keys differ
-        )
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that two memories have two keys
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

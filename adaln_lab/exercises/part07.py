@@ -147,7 +147,7 @@ def given_pooling(e):
 
 
 def examine_pooling(pool: Callable) -> tuple[bool, str]:
-    """500 random captions with random embeddings; differences relative to those between any two captions."""
+    """Random captions with random embeddings; differences relative to those between any two captions."""
     tokens = random_scenes(500, torch.Generator().manual_seed(0), objects=2)
     tokens = tokens[tokens[:, 4] != tokens[:, 8]]  # two colours
     table = randn64(len(VOCABULARY), 16)
@@ -157,6 +157,11 @@ def examine_pooling(pool: Callable) -> tuple[bool, str]:
         return False, f"expected a vector a caption, {(len(tokens), 16)}; got {tuple(told.shape)}"
     usual = (told - told.roll(1, 0)).norm(dim=1).mean()
     apart, moved = (told - bound).norm(dim=1).min() / usual, (told - turned).norm(dim=1).max() / usual
+    for place in range(11):
+        other = table[tokens]
+        other[:, place] += randn64(16, seed=1)
+        if (told - pool(other)).norm(dim=1).min() / usual < 1e-3:
+            return False, f"word {place} of the caption (from 0) has no influence on the vector"
     text = f"colours exchanged: {apart:.2g} (expected > 0.001), objects in another order: {moved:.1g} (< 1e-9)"
     return bool(apart > 1e-3 and moved < 1e-9), text
 
@@ -180,7 +185,8 @@ def same_for_all() -> dict[str, tuple[str]]:
     for name, (heads, ctx, change) in contexts.items():
         layer = CrossAttention(8, heads).double()
         if change:
-            layer.kv.weight.data[8:] = 0  # the values are the bias, or nothing: the same for every token
+            layer.kv.weight.data[8:] = 0
+            layer.kv.bias.data[8:] = torch.arange(8)  # values that do not depend on the token
         with torch.no_grad():
             out = torch.cat([layer(randn64(1, 6, 8, seed=seed), ctx) for seed in (3, 4)], 1)
         table[name] = ("yes" if (out - out[:, :1]).abs().max() < 1e-9 else "no",)

@@ -118,3 +118,18 @@ def test_word_attention_gives_the_layers_own_weights():
     torch.testing.assert_close(even, torch.full_like(even, 1 / 3))
     with pytest.raises(ValueError, match="without cross-attention"):
         probes.word_attention(Painter(), X, T, Y)
+
+
+def test_a_view_starts_nothing_and_memory_left_empty_neither():
+    x = torch.randn(4, 6)
+    assert probes.launches(lambda: x.view(2, 12).transpose(0, 1)[:3]) == (0, 3)
+    assert probes.launches(lambda: (x + x, torch.empty(3))) == (1, 0)
+
+
+def test_bytes_for_the_backward_pass_are_those_of_the_factors():
+    """A product keeps the factor that the other's gradient needs; a view of it is the same memory."""
+    x, w = torch.randn(8, 4).double().requires_grad_(), torch.randn(4).double().requires_grad_()
+    assert probes.kept_bytes(lambda: x * w) == 8 * (32 + 4)
+    assert probes.kept_bytes(lambda: x * w, but=[x]) == 8 * 4
+    assert probes.kept_bytes(lambda: (x[:4] * w, x[4:] * w), but=[w]) == 8 * 32
+    assert probes.kept_bytes(lambda: x + w) == 0

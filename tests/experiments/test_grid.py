@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -60,3 +62,22 @@ def test_workers_end_with_the_grid(tmp_path):
     for pid in (tmp_path / "pids").iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.name), 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals cannot be sent to one thread here")
+def test_an_interrupt_that_another_thread_takes_waits_for_the_workers_to_start():
+    """The mask holds for the main thread alone; a progress bar has a thread of its own."""
+    done, reached_the_end = threading.Event(), False
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with grid._without_interrupts():
+                signal.pthread_kill(other.ident, signal.SIGINT)
+                time.sleep(0.2)
+                reached_the_end = True
+    finally:
+        done.set()
+        other.join()
+    assert reached_the_end
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
