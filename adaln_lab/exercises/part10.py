@@ -184,7 +184,7 @@ def examine_average(average: type) -> tuple[bool, str]:
     return first < 0.01 and last < 0.01, f"{first:.1%} off after 50 updates, {last:.1%} off its goal after 1,000"
 
 
-# few_launches: an optimiser step and an average in few kernels
+# few_launches: an optimiser step and an average in few operations
 
 
 def few_launches(model: nn.Module, average: nn.Module) -> Callable[[], None]:
@@ -213,8 +213,8 @@ def given_launches(model, average):
 
 
 def measure_launches(make_update: Callable) -> tuple[float, float] | str:
-    """(kernels of the third update, 3), or what differs from the update as it was given."""
-    kernels, found = 0, []
+    """(operations of the third update, 3), or what differs from the update as it was given."""
+    operations, found = 0, []
     for make in (given_launches, make_update):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -227,12 +227,12 @@ def measure_launches(make_update: Callable) -> tuple[float, float] | str:
             model.zero_grad()
             images = torch.randn(8, 1, 8, 8, generator=generator)
             flow_loss(model, flow_pair(images, torch.arange(8), 10, 0.0, generator)).backward()
-            kernels, _ = launches(update)
+            operations, _ = launches(update)
         found.append([torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (model, average)])
     for name, want, got in zip(("weights", "averages"), *found, strict=True):
         if (off := (got - want).abs().max().item()) > 1e-5:
             return f"after three updates the {name} differ by {off:.2g} from those of the update as it was given"
-    return kernels, 3
+    return operations, 3
 
 
 # stacked: the modulation of all blocks in one product
@@ -437,7 +437,7 @@ register(
 )
 register(
     Design(
-        question="Do the same update with at most 10 kernels.",
+        question="Do the same update with at most 10 operations.",
         solution=few_launches,
         given=given_launches,
         measure=measure_launches,
@@ -446,7 +446,7 @@ register(
         unit="updates",
         hints=(
             "There are two loops over the weights: one inside AdamW, one below it.",
-            "AdamW has a switch that makes one kernel of its loop. For lists of tensors torch has _foreach functions.",
+            "AdamW has a switch that makes one operation of its loop. For lists torch has _foreach functions.",
             "AdamW(..., fused=True) and torch._foreach_lerp_(averages, weights, 0.02).",
         ),
     )

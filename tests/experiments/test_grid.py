@@ -71,11 +71,10 @@ def test_an_interrupt_that_another_thread_takes_waits_for_the_workers_to_start()
     other = threading.Thread(target=done.wait)
     other.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            with grid._without_interrupts():
-                signal.pthread_kill(other.ident, signal.SIGINT)
-                time.sleep(0.2)
-                reached_the_end = True
+        with pytest.raises(KeyboardInterrupt), grid._without_interrupts():
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.2)
+            reached_the_end = True
     finally:
         done.set()
         other.join()
