@@ -271,6 +271,12 @@ first row last
 """
 
 
+def diffusers_last_layer() -> dict[str, Tensor]:
+    """The weights of Flux.1's last layer, in the order in which diffusers stores them."""
+    weights = golden.shipped("flux_last").tensors["weights"]
+    return {k: swap_halves(v) if "adaLN" in k else v for k, v in weights.items()}
+
+
 def swap_halves_cases() -> list[tuple]:
     return [(randn64(8, 6),), (randn64(10, 3, seed=1),), (randn64(2, 7, seed=2),)]
 
