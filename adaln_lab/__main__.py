@@ -43,20 +43,22 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from adaln_lab.conditioning import VARIANTS
-from adaln_lab.data import datasets, scene_reader, scenes
+from adaln_lab.data import datasets, emoji, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, sweep
+from adaln_lab.experiments import classifier, emoji_judge, sweep
 from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
 from adaln_lab.training.session import SAVE_EVERY, Session
 from adaln_lab.training.train import PRECISIONS
+from adaln_lab.utils.assets import ASSETS
 from adaln_lab.utils.checks import whole
 from adaln_lab.utils.environment import pick_device
 from adaln_lab.utils.files import atomic_write, check_writable, save_tensors, to_json, write_json
 
-DATA = ["digits", "scenes", "pairs", *datasets.TORCHVISION]
+DATA = ["digits", "scenes", "pairs", "emoji", *datasets.TORCHVISION]
+EMOJI = {"steps": 20, "guidance": 2.0}  # how its samples are measured during training
 log = logging.getLogger("adaln_lab")
 
 
@@ -117,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     add = command(command_train, "train a TinyDiT and keep it in a folder")
     add("--data", choices=DATA, default="digits", help="what to learn")
     add("--out", type=_path, required=True, metavar="DIR", help="the folder of the run")
-    add("--variant", choices=list(VARIANTS), default="adaln_zero", help="how the condition enters")
+    add("--variant", choices=list(VARIANTS), help="how the condition enters (default: the recipe's)")
     add("--encoder", type=int, default=0, metavar="N", help="blocks that the caption passes before pooling")
     add("--steps", type=int, help="updates (default: the recipe's)")
     add("--batch", type=int, help="pictures an update (default: the recipe's)")
@@ -132,14 +134,16 @@ def parser() -> argparse.ArgumentParser:
     _device(add)
 
     add = command(command_sample, "draw pictures from a trained run")
-    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made")
+    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
     add("--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between")
+    add("--prompt", metavar="WORDS", help="for emoji: what to draw, such as 'red book'; several with ; between")
+    add("--style", choices=emoji.STYLES, default=emoji.STYLES[0], help="for emoji: whose drawing")
     add("--n", type=int, default=100, help="pictures in all")
     add("--out", type=_path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
 
     add = command(command_evaluate, "measure a trained run; one line of JSON")
-    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made")
+    add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
     add("--n", type=int, default=1000, help="samples to measure, labels cycled")
     _sampling(add)
 
@@ -157,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="runs of each kind")
     add("--jobs", type=int, default=1, help="runs at a time, one thread each")
     add("--models", type=_path, metavar="DIR", help="also keep the models of the table of equal compute")
+    add("--data", choices=["pairs", "emoji"], default="pairs", help="scenes of two objects, or style and noun of emoji")
 
     add = command(command_zoo, "count modulation in published models (needs diffusers)")
     add("--out", type=_path, metavar="FILE", help="keep the numbers as JSON")
@@ -197,11 +202,12 @@ def command_train(o: argparse.Namespace) -> None:
         model, config = recipe(o.data, device)
         options = ("steps", "batch", "seed", "precision", "compile", "graph")
         changed = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
-        model, config = replace(model, variant=o.variant, encoder=o.encoder), replace(config, **changed)
+        model = replace(model, variant=o.variant or model.variant, encoder=o.encoder)
+        config = replace(config, **changed)
         if o.record and world.rank == 0:
             check_writable(o.record)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
-        data = datasets.load(o.data, device)
+        data = datasets.load(o.data, device, model.size)
         run = session.train(data)
         if o.record and world.rank == 0:
             run = run or checkpoint.load_run(o.out / checkpoint.CHECKPOINT, device)  # of a run that was finished
@@ -212,15 +218,17 @@ def command_train(o: argparse.Namespace) -> None:
 
 def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:
     """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
-    labels = _labels(None, 1000, model)
-    images = _draw(model, labels)
+    labels = _labels(None, 1000, model, data.name)
+    images = _draw(model, labels, **EMOJI if data.name == "emoji" else {})
     shown = ((images[:30] + 1) * 127.5).round().int().tolist()
     return _measure(images, labels, data) | {"samples": shown}
 
 
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
-    """Scenes are read back factor by factor, everything else is measured with a classifier."""
-    if data.labels.dim() == 2:
+    """Scenes are read back factor by factor; emoji and everything else are measured with a classifier."""
+    if data.name == "emoji":
+        quality = emoji_judge.quality(images, labels.cpu())
+    elif data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
         quality = asdict(classifier.evaluate(images, labels.to(images.device), data, classifier.load_classifier(data)))
@@ -230,14 +238,19 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
 def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
     from adaln_lab.experiments import comparison  # loads the zoo, which most commands do not need
 
-    return comparison.load_variant(o.run, pick_device(o.device)), checkpoint.read_about(o.run).data
+    shipped = ASSETS / f"dit_{o.run.name}"
+    folder = shipped if not o.run.exists() and shipped.is_dir() else o.run
+    return comparison.load_variant(folder, pick_device(o.device)), checkpoint.read_about(folder).data
 
 
-def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet) -> torch.Tensor:
-    """n labels or scenes: those named in `text`, cycled; without text all labels in turn, or random scenes."""
+def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet, data: str) -> torch.Tensor:
+    """n labels or captions: those named in `text`, cycled; without text all labels in turn, or random captions."""
     k = model.config
     whole("n", n, 1, MOST_PICTURES)
-    if k.context_length > 1:
+    if data == "emoji":
+        labels = datasets.load("emoji", size=16).labels
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    elif k.context_length > 1:
         objects = (k.context_length - len(scenes.GLOBAL)) // len(scenes.LOCAL)
         if text is None:
             return scenes.random_scenes(n, torch.Generator().manual_seed(1), objects)
@@ -269,8 +282,14 @@ def command_sample(o: argparse.Namespace) -> None:
     if o.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {o.out.name!r:.60}")
     check_writable(o.out)
-    model, _ = _load(o)
-    labels = _labels(o.labels, o.n, model)
+    model, data = _load(o)
+    if data == "emoji" and o.prompt is not None:
+        rows = emoji.parse(o.prompt.split(";"), o.style)
+        labels = rows[torch.arange(whole("n", o.n, 1, MOST_PICTURES)) % len(rows)]
+    elif o.prompt is not None or (data == "emoji" and o.labels is not None):
+        raise ValueError("--prompt is for models of emoji, and --labels for all others; see sample --help")
+    else:
+        labels = _labels(o.labels, o.n, model, data)
     images = _draw(model, labels, **_how(o)).cpu()
     if o.out.suffix == ".npz":
         import numpy as np
@@ -293,8 +312,8 @@ def command_sample(o: argparse.Namespace) -> None:
 
 def command_evaluate(o: argparse.Namespace) -> None:
     model, name = _load(o)
-    data = datasets.load(name, next(model.parameters()).device)
-    labels = _labels(None, o.n, model)
+    data = datasets.load(name, next(model.parameters()).device, model.config.size if name == "emoji" else None)
+    labels = _labels(None, o.n, model, name)
     start = time.perf_counter()
     images = _draw(model, labels, **_how(o))
     seconds = time.perf_counter() - start
@@ -313,8 +332,11 @@ def command_schemes(o: argparse.Namespace) -> None:
 
 
 def command_compare(o: argparse.Namespace) -> None:
-    from adaln_lab.experiments import comparison
+    from adaln_lab.experiments import comparison, emoji_study
 
+    if o.data == "emoji":
+        _log_trials(len(emoji_study.WAYS) * (o.seeds + 3), emoji_study.run(o.out, o.seeds, o.jobs))
+        return
     trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)
     losses = ((trial, result.get("failed") or f"held-out loss {result['loss']:.4f}") for trial, result in trials)
     _log_trials(comparison.missing(o.out, o.seeds), losses)
@@ -388,10 +410,14 @@ def command_classifier(o: argparse.Namespace) -> None:
     if o.out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {o.out.name!r:.60}")
     check_writable(o.out)
-    data = datasets.load(o.data, pick_device(o.device))
-    fitted = classifier.fit_classifier(data)
-    found = classifier.accuracy(fitted, data.held_images, data.held_labels)
-    about = {"command": f"python -m adaln_lab classifier --data {o.data}", "held_out_accuracy": round(found, 4)}
+    about = {"command": f"python -m adaln_lab classifier --data {o.data}"}
+    if o.data == "emoji":
+        fitted = emoji_judge.fit()
+        about |= {name: round(share, 4) for name, share in emoji_judge.worth(fitted).items()}
+    else:
+        data = datasets.load(o.data, pick_device(o.device))
+        fitted = classifier.fit_classifier(data)
+        about["held_out_accuracy"] = round(classifier.accuracy(fitted, data.held_images, data.held_labels), 4)
     save_tensors(fitted.state_dict(), o.out, about)
     print(to_json(about))
 

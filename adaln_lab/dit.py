@@ -33,6 +33,7 @@ class DiTConfig:
     heads: Annotated[int, Range(1, 1000)] = 4
     n_classes: Count = 10  # classes, or tokens in the vocabulary; one more row is the null label
     context_length: Annotated[int, Range(1, 10_000)] = 1  # tokens in a condition; 1 for a class label
+    style_tokens: Annotated[int, Range(0, 10_000)] = 0  # of them the first that join the time in c: variant "both"
     variant: Annotated[str, VARIANTS] = "adaln_zero"
     encoder: Annotated[int, Range(0, 100)] = 0  # depth of the transformer that tokens pass before they are pooled
     mlp_ratio: Annotated[float, Range(1 / 4, 64)] = 4.0
@@ -44,6 +45,10 @@ class DiTConfig:
             raise ValueError(
                 f"patch must divide the image: size {self.size} is not a multiple of patch {self.patch}; "
                 f"valid patches: {', '.join(str(p) for p in range(1, self.size + 1) if self.size % p == 0)}"
+            )
+        if self.style_tokens >= self.context_length:
+            raise ValueError(
+                f"style_tokens must be below context_length, {self.context_length}; got {self.style_tokens}"
             )
         if self.width % self.heads:
             raise ValueError(
@@ -128,11 +133,15 @@ class TinyDiT(nn.Module):
         return self.forward_with(x, self.precompute(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Condition:
-        """t (B,), y (B,) or (B, S) -> c = t_emb + sum(y_emb), ctx = [t_emb, y_emb]; or c = t_emb, ctx = y_emb."""
+        """t (B,), y (B,) or (B, S) -> c = t_emb + sum(y_emb), ctx = [t_emb, y_emb].
+
+        Where the block splits them: c = t_emb + the sum of the style tokens, ctx = the other tokens.
+        """
         t_emb = self.t_embed(t)  # (B, C)
         y_emb = self.encoder(self.y_embed(y))  # (B, S, C)
         if self.blocks[0].splits_condition:
-            return Condition(t_emb, y_emb)
+            n = self.config.style_tokens
+            return Condition(t_emb + y_emb[:, :n].sum(1), y_emb[:, n:])
         return Condition(t_emb + y_emb.sum(1), torch.cat([t_emb[:, None], y_emb], dim=1))
 
     def precompute(self, t: Tensor, y: Tensor) -> Precomputed:

@@ -1,4 +1,4 @@
-"""Pictures as tensors on the device: real digits and drawn scenes offline, MNIST, FashionMNIST, CIFAR-10 by download.
+"""Pictures as tensors on the device: digits, emoji, drawn scenes offline; MNIST, FashionMNIST, CIFAR-10 by download.
 
 Images are (N, channels, size, size) in [-1, 1], labels (N,) or caption tokens (N, S). A fixed part is held out; a DiT
 sees only the rest. The data is small enough to live on the device, or is drawn there, so no worker process loads any.
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaln_lab.data import scenes
+from adaln_lab.data import emoji, scenes
 from adaln_lab.utils.checks import one_of
 from adaln_lab.utils.environment import home
 
@@ -53,16 +53,23 @@ class EndlessPairs(Dataset):
             yield scenes.render_checked(tokens, self.images.shape[-1], jitter), tokens
 
 
-def load(name: str, device: torch.device | str = "cpu") -> Dataset:
-    """The data set of this name, on the device. ValueError with a remedy if it cannot be downloaded or read."""
+def load(name: str, device: torch.device | str = "cpu", size: int | None = None) -> Dataset:
+    """The data set of this name, on the device. ValueError with a remedy if it cannot be downloaded or read.
+
+    `size` is that of the pictures: one of emoji.SIZES (default 24); other data have one size.
+    """
     makers: dict[str, Callable[[], Dataset]] = {
         "digits": _digits,
         "scenes": _scenes,
         "pairs": _pairs,
+        "emoji": lambda: _emoji(size or 24),
         **dict.fromkeys(TORCHVISION, lambda: _torchvision(name)),
         "mnist": _mnist,
     }
-    return makers[one_of("data", name, makers)]().to(device)
+    data = makers[one_of("data", name, makers)]()
+    if size not in (None, data.images.shape[-1]):
+        raise ValueError(f"{name} has pictures of {data.images.shape[-1]} pixels a side, asked for were {size}")
+    return data.to(device)
 
 
 def _digits() -> Dataset:
@@ -96,6 +103,16 @@ def _pairs(n: int = 2_000, size: int = 24) -> Dataset:
     tokens = torch.cat([scenes.random_scenes(k, generator, objects=2, combinations=kind) for kind, k in kinds])
     images = scenes.render(tokens, size, scenes.random_jitter(tokens, generator))
     return EndlessPairs("pairs", "drawn scenes of two objects", images[:n], tokens[:n], images[n:], tokens[n:])
+
+
+def _emoji(size: int) -> Dataset:
+    """2,600 pictures with names; held out are nouns in a style, pairs of colour and thing, and whole nouns."""
+    parts = []
+    for seen in (True, False):
+        rows = emoji.pairs(seen)
+        images = torch.stack([emoji.pictures(size)[i, j] for i, j in rows])
+        parts += [images, torch.tensor([emoji.tokens(emoji.nouns()[j].words, emoji.STYLES[i]) for i, j in rows])]
+    return Dataset("emoji", "emoji (Twemoji and Noto)", *parts)
 
 
 def _mnist() -> Dataset:

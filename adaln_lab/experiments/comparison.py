@@ -9,7 +9,6 @@ A trial is one training run on one thread, so its result does not depend on how 
 Table 4 of DiT (arXiv 2212.09748).
 """
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -129,18 +128,7 @@ def flops(config: DiTConfig | UNetConfig) -> int:
     return counter.get_total_flops()
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread, then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@one_thread()
+@grid.one_thread()
 def train_and_score(trial: Trial, settings: Settings, models: Path | None = None) -> dict[str, Any]:
     """Train and measure one model; the result as JSON holds it. Models of "compute" are kept in the folder `models`."""
     data = datasets.load("pairs")

@@ -142,3 +142,32 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if seen:
         signal.raise_signal(signal.SIGINT)
+
+
+def bracketed(result_of: Callable[[int], dict | None], most: int) -> dict[int, float | None]:
+    """Doublings of a learning rate -> loss, infinite where training failed, None where it is to be tried.
+
+    Tried are 0, then the neighbours of the best so far, up to `most` doublings: in the end the best has a worse one on
+    both sides.
+    """
+    losses, todo = {}, {0}
+    while todo:
+        for k in sorted(todo):
+            found = result_of(k)
+            losses[k] = None if found is None else found.get("loss", float("inf"))
+        if None in losses.values():
+            return losses
+        best = min(losses, key=losses.get)
+        todo = {k for k in (best - 1, best + 1) if abs(k) <= most} - losses.keys()
+    return losses
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread, then on as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from adaln_lab.data import emoji
 from adaln_lab.data.scenes import VOCABULARY
 from adaln_lab.dit import DiTConfig
 from adaln_lab.training.train import TrainConfig
@@ -27,6 +28,7 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
         "mnist": (28, 1, 4),
         "scenes": (32, 3, 4),
         "pairs": (24, 3, 4),
+        "emoji": (24 if small else 32, 3, 4),
         "fashion_mnist": (28, 1, 4),
         "cifar10": (32, 3, 4),
     }
@@ -40,6 +42,10 @@ def recipe(data: str, device: torch.device | str = "cpu") -> tuple[DiTConfig, Tr
     if data == "pairs":  # the model of experiments.comparison, trained longer
         model = replace(model, width=96, n_classes=len(VOCABULARY), context_length=11)
         config = replace(config, steps=2400, muon_lr=0.03, lr=5e-3, t_mean=0.0)
+    if data == "emoji":  # time and style by adaLN-Zero, words by cross-attention
+        words = dict(n_classes=len(emoji.vocabulary()), context_length=1 + emoji.WORDS, style_tokens=1, variant="both")
+        model = replace(model, **words, depth=5, mlp_ratio=3.0)
+        config = replace(config, steps=8000, muon_lr=0.02, lr=4e-3, t_mean=0.0, ema=0.998)
     if not small:
         model = replace(model, width=256, depth=8, heads=8)
         config = replace(config, steps=4 * config.steps, batch=256, muon_lr=0.02, lr=2e-3, ema=0.99)

@@ -1,0 +1,296 @@
+"""Exercises of notebook 11: prompts that mean the same, dropped captions, a second guidance, copies, a style slider.
+
+A condition is a row of six tokens: the style, then five words of a name. For a function to write: the solution, its
+common mistakes (a table for `core.mutants`), and the arguments of the check.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaln_lab.analysis.interventions import for_label, patched
+from adaln_lab.data import emoji
+from adaln_lab.dit import TinyDiT
+from adaln_lab.exercises.core import Exercise, randn64, register
+from adaln_lab.exercises.kinds import Design, Predict, Repair
+from adaln_lab.experiments import emoji_judge
+from adaln_lab.samplers import Precompute, sample
+from adaln_lab.training.checkpoint import shipped_model
+
+# same_drawing: which prompts does the model tell apart?
+
+
+def same_drawing() -> dict[str, tuple[str]]:
+    """Ask the shipped model for its velocity under both prompts."""
+    model = shipped_model("emoji").double()
+    questions = {
+        "a red heart | red hearts": ("a red heart", "noto", "red hearts", "noto"),
+        "red heart | heart red": ("red heart", "noto", "heart red", "noto"),
+        "red heart | red heart, in the other style": ("red heart", "noto", "red heart", "twemoji"),
+        "red heart | blue book, with guidance 0": ("red heart", "noto", "blue book", "noto"),
+        "red heart | red heart red": ("red heart", "noto", "red heart red", "noto"),
+    }
+    x, t = randn64(1, 3, model.config.size, model.config.size), torch.full((1,), 0.8, dtype=torch.float64)
+    table = {}
+    for question, (one, its, other, theirs) in questions.items():
+        rows = [emoji.parse([one], its), emoji.parse([other], theirs)]
+        if "guidance 0" in question:
+            rows = [torch.full_like(row, model.config.n_classes) for row in rows]
+        with torch.no_grad():
+            a, b = (model(x, t, row) for row in rows)
+        table[question] = ("yes" if (a - b).abs().max() < 1e-9 else "no",)
+    return table
+
+
+# drop_captions: what a model must see to learn "no caption"
+
+
+def drop_captions(y: Tensor, share: float, null: int, generator: torch.Generator) -> Tensor:
+    """y (B, S) -> the same rows, `share` of them replaced by `null` from end to end."""
+    dropped = torch.rand(len(y), 1, generator=generator) < share
+    return torch.where(dropped, null, y)
+
+
+def given_dropping(y, share, null, generator):
+    """y (B, S) -> the same rows, `share` of them replaced by `null`."""
+    dropped = torch.rand(y.shape, generator=generator) < share
+    return torch.where(dropped, null, y)
+
+
+def examine_dropping(drop: Callable) -> tuple[bool, str]:
+    """40,000 random rows: whole or null, in the right number, the others as they were."""
+    for share in (0.1, 0.3):
+        y = torch.randint(1200, (40_000, 6), generator=torch.Generator().manual_seed(0))
+        before, found = y.clone(), drop(y, share, 1202, torch.Generator().manual_seed(1))
+        if not torch.equal(y, before):
+            return False, "it writes into the batch that it is given; the next epoch would find the words gone"
+        if not isinstance(found, Tensor) or found.shape != y.shape or found.dtype != y.dtype:
+            return False, f"expected rows like those given, {tuple(y.shape)} of int64"
+        null = found == 1202
+        if bool((null.any(1) != null.all(1)).any()):
+            part = (null.any(1) & ~null.all(1)).float().mean()
+            return (
+                False,
+                f"{part:.0%} of the rows lost some tokens and kept others; {null.all(1).float().mean():.1%} are null",
+            )
+        if not torch.equal(found[~null], y[~null]):
+            return False, "rows that are not dropped must stay as they are"
+        dropped = null.all(1).float().mean().item()
+        if abs(dropped - share) > 0.01:
+            return False, f"{dropped:.1%} of the rows are null, asked for were {share:.0%}"
+        if torch.equal(found, drop(y, share, 1202, torch.Generator().manual_seed(2))):
+            return False, "another generator must drop other rows, or a resumed run is not the same run"
+        if not torch.equal(found, drop(y, share, 1202, torch.Generator().manual_seed(1))):
+            return False, "the same generator must drop the same rows: draw from `generator`"
+    return (
+        True,
+        f"{dropped:.1%} of the rows are null from end to end (asked for were {share:.0%}), the others untouched",
+    )
+
+
+# away_from: guidance with a second arrow
+
+
+def away_from(v_none: Tensor, v_asked: Tensor, v_other: Tensor, guidance: float, away: float) -> Tensor:
+    """The guided velocity, pushed further along the difference between what was asked for and the other style."""
+    return v_none + guidance * (v_asked - v_none) + away * (v_asked - v_other)
+
+
+AWAY_FROM_MISTAKES = """
+towards the other style
+    You add the difference with the wrong sign: the drawing moves to the other style, and should move away from it.
+    (v_asked - v_other) => (v_other - v_asked)
+away from nothing
+    Your second arrow starts at the prediction without a caption; it starts at that of the other style.
+    away * (v_asked - v_other) => away * (v_asked - v_none)
+other style in the place of none
+    You replaced the prediction without a caption. Some tools do that with a negative prompt; here both arrows act.
+    v_none + guidance * (v_asked - v_none) + away * (v_asked - v_other) => v_other + guidance * (v_asked - v_other)
+guidance on both
+    You multiply the second arrow by the guidance, too: then the two strengths cannot be set apart.
+    away * => away * guidance *
+starts at the asked
+    You start at v_asked: guidance 1 must give the plain model, and yours gives more.
+    return v_none + => return v_asked +
+starts at zero
+    The prediction without a caption is missing: guidance 0 must give it.
+    return v_none + => return
+second arrow forgotten
+    `away` has no effect.
+    + away * (v_asked - v_other) =>
+first arrow forgotten
+    `guidance` has no effect.
+    + guidance * (v_asked - v_none) =>
+"""
+
+
+def away_from_cases() -> list[tuple]:
+    return [(*(randn64(2, 3, 4, 4, seed=i) for i in range(3)), g, a) for g, a in ((2.0, 0.5), (1.0, 0.0), (0.0, 1.5))]
+
+
+# copied: how much nearer is the nearest picture than the next?
+
+
+def copied(x: Tensor, shown: Tensor) -> Tensor:
+    """x (N, ...) and shown (M, ...) -> (N,): the distance to the nearest shown picture over that to the second."""
+    distances = torch.cdist(x.flatten(1), shown.flatten(1))  # (N, M)
+    two = distances.topk(2, largest=False).values
+    return two[:, 0] / two[:, 1]
+
+
+COPIED_MISTAKES = """
+upside down
+    You divide the second distance by the first; a copy must give a number near 0.
+    two[:, 0] / two[:, 1] => two[:, 1] / two[:, 0]
+farthest
+    You took the farthest pictures; topk looks for the largest unless it is told otherwise.
+    topk(2, largest=False) => topk(2)
+only the nearest
+    You return the distance itself. A flat picture is near to many; divide by the distance to the runner-up.
+    two[:, 0] / two[:, 1] => two[:, 0]
+squared
+    You compare squared distances; the ratio of distances is its square root.
+    return two[:, 0] / two[:, 1] => return (two[:, 0] / two[:, 1]) ** 2
+from the shown pictures
+    You ask for each shown picture which sample is nearest; it is the other way round.
+    .topk(2, largest=False) => .T.topk(2, largest=False)
+difference
+    You subtract; the ratio does not depend on how large the pictures' numbers are.
+    two[:, 0] / two[:, 1] => two[:, 1] - two[:, 0]
+mean of all
+    You divide by the mean distance to all pictures; the runner-up says more.
+    / two[:, 1] => / distances.mean(1)
+summed differences
+    You add up absolute differences; the distance is the root of the summed squares, as torch.cdist has it.
+    shown.flatten(1)) => shown.flatten(1), p=1)
+"""
+
+
+def copied_cases() -> list[tuple]:
+    return [(randn64(5, 3, 4, 4), randn64(9, 3, 4, 4, seed=1)), (randn64(2, 1, 2, 2), randn64(3, 1, 2, 2, seed=1))]
+
+
+# style_vectors: which vectors must a style slider move?
+
+VECTORS = ("shift", "scale", "gate")
+STEPS, GUIDANCE = 12, 2.0
+
+
+def style_vectors() -> list[tuple[int, str]]:
+    """(block, vector) of each that changes with the style."""
+    return [(block, vector) for block in (1, 2, 3) for vector in ("scale", "gate")]
+
+
+def restyled(
+    model: TinyDiT, places: Iterable[tuple[int, str]], style: str = "noto", other: str = "twemoji"
+) -> Precompute:
+    """What the model takes from a caption in the style `other`, but at the places what it would take in `style`."""
+    ids = emoji.vocabulary().index(other), emoji.vocabulary().index(style)
+    changed, donor = model.precompute, for_label(model.precompute, *ids)
+    for block, vector in places:
+        changed = patched(changed, donor, [block], [vector])
+    return changed
+
+
+@cache
+def _twemoji() -> tuple[Tensor, Tensor, TinyDiT]:
+    """48 nouns that training showed in both styles: their captions in Twemoji, in Noto, and the model."""
+    seen = [noun.words for noun in emoji.nouns() if noun.split == "both"][7::25][:48]
+    rows = (torch.tensor([emoji.tokens(words, style) for words in seen]) for style in emoji.STYLES)
+    return *rows, shipped_model("emoji")
+
+
+def measure_vectors(places: Any) -> tuple[float, float] | str:
+    """(share of 48 drawings that change their style and keep their noun, number of vectors)."""
+    ours, theirs, model = _twemoji()
+    known = set(product(range(model.config.depth), VECTORS))
+    if not isinstance(places, list) or not places or not all(isinstance(p, tuple) and p in known for p in places):
+        return f"give a list of places (block, vector), such as (0, 'scale'); blocks are 0 to {model.config.depth - 1}"
+    x = sample(model, ours, STEPS, GUIDANCE, precompute=restyled(model, set(places)))
+    style, noun = emoji_judge.asked(theirs)
+    seen = emoji_judge.look(x)
+    right = (seen.style == style) & (seen.nouns == noun[:, None]).any(1)
+    return right.float().mean().item(), len(set(places))
+
+
+register(
+    Predict(
+        question="Say whether the model draws the same picture for both prompts, from the same noise.",
+        solution=same_drawing,
+        columns=("the same picture",),
+        notes={
+            "a red heart | red hearts": "which words have a token? How does the parser write a plural?",
+            "red heart | heart red": "the words enter as tokens. Does a token know its place?",
+            "red heart | red heart, in the other style": "the style is a token of its own, added to the time.",
+            "red heart | blue book, with guidance 0": "guidance 0 is the prediction without a caption.",
+            "red heart | red heart red": "the parser keeps each word once.",
+        },
+        hints=(
+            "First ask which tokens reach the model. Equal tokens give equal pictures.",
+            "Articles have no token, plurals become singular, and a word counts once.",
+            "no for the exchanged words and for the other style, yes for the others.",
+        ),
+    )
+)
+register(
+    Repair(
+        question="Mend the dropping of captions, so that the model learns what to draw without one.",
+        solution=drop_captions,
+        given=given_dropping,
+        examine=examine_dropping,
+        hints=(
+            "Guidance asks the model about a row that is null from end to end. How often does training show one?",
+            "Draw one number a row, and not one a token.",
+            "torch.rand(len(y), 1, generator=generator) < share",
+        ),
+    )
+)
+register(
+    Exercise(
+        question="Write guidance with a second arrow, away from the other style.",
+        solution=away_from,
+        returns=("velocity",),
+        cases=away_from_cases,
+        hints=(
+            "Start from the guided velocity that you know: v_none + guidance (v_asked - v_none).",
+            "The second arrow leads from the other style to the one that was asked for.",
+            "... + away * (v_asked - v_other)",
+        ),
+        mistakes=AWAY_FROM_MISTAKES,
+    )
+)
+register(
+    Exercise(
+        question="Measure how much nearer the nearest shown picture is than the runner-up.",
+        solution=copied,
+        returns=("ratio",),
+        cases=copied_cases,
+        hints=(
+            "Flatten each picture; torch.cdist gives all distances at once.",
+            "You need the two smallest in each row.",
+            "distances.topk(2, largest=False).values, then the first over the second",
+        ),
+        mistakes=COPIED_MISTAKES,
+    )
+)
+register(
+    Design(
+        question="Find few vectors that change the style of the drawing and leave the thing.",
+        solution=style_vectors,
+        measure=measure_vectors,
+        goal=0.7,
+        budget=6,
+        unit="vectors",
+        is_lower_better=False,
+        is_value=True,
+        hints=(
+            "Try one kind of vector in all blocks: which of shift, scale and gate carries the style?",
+            "Then try all three in one block at a time: which blocks matter?",
+            "Scale and gate of the middle blocks.",
+        ),
+    )
+)
