@@ -83,15 +83,17 @@ def parse(texts: Sequence[str], style: str) -> Tensor:
     return torch.tensor([tokens(" ".join(_words(text)), style) for text in texts])
 
 
+def _split(text: str) -> list[str]:
+    return [word for word in re.findall(r"[^\W_]+", text.lower()) if word not in SILENT and word not in STYLES]
+
+
 def _words(text: str) -> list[str]:
     found = []
-    for word in re.findall(r"[^\W_]+", text.lower()):
+    for word in _split(text):
         singular = word.removesuffix("s")
-        if word in SILENT or word in STYLES:
-            continue
         if word not in _ids() and singular not in _ids():
             near = suggestions(word)
-            raise ValueError(f"no emoji's name has the word {word!r:.40}; {near and 'try ' + ', '.join(near)}")
+            raise ValueError(f"no emoji's name has the word {word!r:.40}; nearest: {', '.join(near)}")
         found.append(word if word in _ids() else singular)
     found = list(dict.fromkeys(found))
     if not found:
@@ -99,6 +101,14 @@ def _words(text: str) -> list[str]:
     if len(found) > WORDS:
         raise ValueError(f"a prompt has room for {WORDS} words, got {len(found)}: {' '.join(found):.80}")
     return found
+
+
+def understood(text: str) -> str:
+    """The prompt with each unknown word replaced by the first of its suggestions, silent words left out."""
+    found = []
+    for word in _split(text):
+        found += [word] if {word, word.removesuffix("s")} & _ids().keys() else suggestions(word)[0].split()
+    return " ".join(list(dict.fromkeys(found))[:WORDS]) or suggestions("")[0]
 
 
 def suggestions(word: str) -> list[str]:

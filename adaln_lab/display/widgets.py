@@ -123,6 +123,17 @@ class Choice:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Words(Choice):
+    """A line to type into; `options` are suggestions, and what pages without a kernel offer."""
+
+    def control(self, continuous: bool) -> W.Combobox:
+        return W.Combobox(
+            options=self.options, value=self.value, description=self.label or self.name,
+            continuous_update=False, style={"description_width": "14em"}, layout=W.Layout(width="min(39em, 98%)"),
+        )  # fmt: skip
+
+
 class Explorer:
     """A picture with sliders: `Explorer(fig, artists, update, sliders, alt, caption)` as the last line of a cell.
 
