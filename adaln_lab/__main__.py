@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(command_evaluate, "measure a trained run; one line of JSON")
     add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
-    add("--n", type=int, default=1000, help="samples to measure, labels cycled")
+    add("--n", type=int, default=1000, help="samples to measure, labels cycled; of emoji, captions of training")
     _sampling(add)
 
     add = command(command_classifier, "fit the classifier that measures samples")
@@ -311,13 +311,18 @@ def command_sample(o: argparse.Namespace) -> None:
 
 
 def command_evaluate(o: argparse.Namespace) -> None:
+    from adaln_lab.experiments import emoji_study
+
     model, name = _load(o)
     data = datasets.load(name, next(model.parameters()).device, model.config.size if name == "emoji" else None)
-    labels = _labels(None, o.n, model, name)
     start = time.perf_counter()
-    images = _draw(model, labels, **_how(o))
-    seconds = time.perf_counter() - start
-    print(to_json(_measure(images, labels, data) | {"seconds": round(seconds, 3), "n": o.n}))
+    if name == "emoji":
+        whole("n", o.n, 1, MOST_PICTURES)
+        found = emoji_study.quality(data, lambda rows: _draw(model, rows, **_how(o)), o.n)
+    else:
+        labels = _labels(None, o.n, model, name)
+        found = _measure(_draw(model, labels, **_how(o)), labels, data)
+    print(to_json(found | {"seconds": round(time.perf_counter() - start, 3), "n": o.n}))
 
 
 def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:

@@ -15,6 +15,7 @@ from adaln_lab.exercises import part07 as part07
 from adaln_lab.exercises import part08 as part08
 from adaln_lab.exercises import part09 as part09
 from adaln_lab.exercises import part10 as part10
+from adaln_lab.exercises import part11 as part11
 from adaln_lab.exercises.core import check, guess, hint, judge, solution
 from adaln_lab.exercises.progress import progress, reset_progress
 from adaln_lab.exercises.recall import recall

@@ -18,6 +18,7 @@ TITLES = {  # of the notebooks, as the README's map has them
     "08": "the zoo of real models",
     "09": "the x-ray",
     "10": "speed and scale",
+    "11": "draw with words",
 }
 SOLVED, OPEN = "●", "○"
 CARDS = {"guess": "predictions", "judge": "judgements", "recall": "questions recalled"}

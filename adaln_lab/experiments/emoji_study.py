@@ -6,7 +6,7 @@ the same parameters. Learning rates are chosen for each model by the loss on tra
 from a grid that grows until the best has a worse neighbour on both sides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -105,10 +105,7 @@ def train_and_score(trial: Trial, k: Settings) -> dict[str, Any]:
     if trial.table == "tuning":
         return result
     draw = partial(sample, run.ema, steps=k.sampler_steps, guidance=k.guidance)
-    result["quality"] = {
-        name: {key: round(value, 4) for key, value in emoji_judge.quality(draw(rows), rows).items()}
-        for name, rows in asked_rows(data).items()
-    }
+    result["quality"] = quality(data, draw)
     seen = [noun for noun in emoji.nouns() if noun.split == "both"][::10]
     a, b = (torch.tensor([emoji.tokens(noun.words, style) for noun in seen]) for style in emoji.STYLES)
     first = draw(a)
@@ -117,11 +114,20 @@ def train_and_score(trial: Trial, k: Settings) -> dict[str, Any]:
     return result
 
 
-def asked_rows(data: datasets.Dataset) -> dict[str, Tensor]:
+def quality(data: datasets.Dataset, draw: Callable[[Tensor], Tensor], shown: int = SHOWN) -> dict[str, dict]:
+    """Kind of caption -> what the judge sees in drawings of them, and their number n."""
+    found = {}
+    for kind, rows in asked_rows(data, shown).items():
+        shares_ = emoji_judge.quality(draw(rows), rows)
+        found[kind] = {key: round(value, 4) for key, value in shares_.items()} | {"n": len(rows)}
+    return found
+
+
+def asked_rows(data: datasets.Dataset, shown: int = SHOWN) -> dict[str, Tensor]:
     """Split -> tokens (N, S): pictures of training, and the three kinds that training never shows."""
     split = {noun.words: noun.split for noun in emoji.nouns()}
     kinds = [split[prompt.rsplit(", ", 1)[0]] for prompt in emoji.prompts(data.held_labels)]
-    found = {"seen": data.labels[torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:SHOWN]]}
+    found = {"seen": data.labels[torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:shown]]}
     for name, wanted in (("new style", emoji.STYLES), ("new pair", ("new_pair",)), ("new noun", ("new_noun",))):
         found[name] = data.held_labels[torch.tensor([kind in wanted for kind in kinds])]
     return found
