@@ -15,7 +15,7 @@ from PIL import Image
 
 from adaln_lab.display import widgets
 from adaln_lab.display.plots import new_figure
-from adaln_lab.display.widgets import Card, Choice, Explorer, LivePicture, Slider
+from adaln_lab.display.widgets import Card, Choice, Explorer, LivePicture, Slider, Words
 
 SCALE = Slider("scale", -1.0, 2.0, 0.1, 0.0)
 SHIFT = Slider("shift", -1.0, 1.0, 0.1, 0.0)
@@ -295,6 +295,25 @@ def faces(card: Card) -> tuple[list[str], list[bool], str]:
     """What the buttons say, which of them are dead, and the line below."""
     line = html.unescape(re.sub(r"<[^>]*>", "", card.line.value))
     return [button.description for button in card.buttons], [button.disabled for button in card.buttons], line
+
+
+def test_what_is_typed_reaches_the_picture_and_an_error_is_shown_below_it():
+    fig, axes = new_figure(2, 2)
+    text = axes[0].text(0, 0, "")
+
+    def write(words: str) -> None:
+        if words == "bad":
+            raise ValueError("no such word")
+        text.set_text(words)
+
+    explorer = Explorer(fig, [text], write, [Words("words", ("one", "two"), "one")], lambda words: words, "a caption")
+    control = explorer.sliders["words"]
+    assert not control.continuous_update, "a model would run at each letter"
+    control.value = "something else"  # not among the suggestions
+    assert text.get_text() == "something else"
+    with pytest.raises(ValueError, match="no such word"):
+        control.value = "bad"
+    assert "no such word" in explorer.error.value
 
 
 def test_a_click_commits_and_no_second_one_changes_that(shown: list[dict]) -> None:
