@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
     add("--labels", default=None, metavar="0,1,2", help="labels, cycled; for scenes sentences with ; between")
     add("--prompt", metavar="WORDS", help="for emoji: what to draw, such as 'red book'; several with ; between")
-    add("--style", choices=emoji.STYLES, default=emoji.STYLES[0], help="for emoji: whose drawing")
+    add("--style", choices=emoji.STYLES, help=f"for emoji: whose drawing (default: {emoji.STYLES[0]})")
     add("--n", type=int, default=100, help="pictures in all")
     add("--out", type=_path, required=True, metavar="FILE", help=".png for a grid, .npz for arrays")
     _sampling(add)
@@ -238,8 +238,8 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
 def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
     from adaln_lab.experiments import comparison  # loads the zoo, which most commands do not need
 
-    shipped = ASSETS / f"dit_{o.run.name}"
-    folder = shipped if not o.run.exists() and shipped.is_dir() else o.run
+    shipped = ASSETS / f"dit_{o.run}"
+    folder = shipped if not os.path.lexists(o.run) and os.path.isdir(shipped) else o.run
     return comparison.load_variant(folder, pick_device(o.device)), checkpoint.read_about(folder).data
 
 
@@ -283,11 +283,14 @@ def command_sample(o: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {o.out.name!r:.60}")
     check_writable(o.out)
     model, data = _load(o)
-    if data == "emoji" and o.prompt is not None:
-        rows = emoji.parse(o.prompt.split(";"), o.style)
+    is_emoji = data == "emoji"
+    if o.labels if is_emoji else o.prompt is not None or o.style:
+        raise ValueError("--prompt and --style are for models of emoji, and --labels for all others; see sample --help")
+    if o.style and o.prompt is None:
+        raise ValueError("--style is for what --prompt asks for; without a prompt both styles are drawn")
+    if is_emoji and o.prompt is not None:
+        rows = emoji.parse(o.prompt.split(";"), o.style or emoji.STYLES[0])
         labels = rows[torch.arange(whole("n", o.n, 1, MOST_PICTURES)) % len(rows)]
-    elif o.prompt is not None or (data == "emoji" and o.labels is not None):
-        raise ValueError("--prompt is for models of emoji, and --labels for all others; see sample --help")
     else:
         labels = _labels(o.labels, o.n, model, data)
     images = _draw(model, labels, **_how(o)).cpu()
@@ -340,6 +343,8 @@ def command_compare(o: argparse.Namespace) -> None:
     from adaln_lab.experiments import comparison, emoji_study
 
     if o.data == "emoji":
+        if o.models:
+            raise ValueError("--models is for --data pairs; the comparison of emoji keeps results alone")
         _log_trials(len(emoji_study.WAYS) * (o.seeds + 3), emoji_study.run(o.out, o.seeds, o.jobs))
         return
     trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)

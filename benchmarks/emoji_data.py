@@ -17,12 +17,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from adaln_lab.data.emoji import COLUMNS, SAME, SILENT, WORDS
+from adaln_lab.data.emoji import TILE as SIZE
+
 ASSET = Path(__file__).parents[1] / "adaln_lab" / "assets" / "emoji"
 STYLES = {"twemoji": "twitter", "noto": "google"}  # our name -> the packages'
-SIZE, COLUMNS = 32, 40
-WORDS = 5  # that a name keeps
-SILENT = {"a", "and", "at", "in", "of", "on", "s", "the", "with", "over", "facing"}
-SAME = {"men": "man", "women": "woman", "children": "child", "people": "person", "leaves": "leaf", "knives": "knife"}
 # with text in the picture, or many that differ by less than a pixel
 LEFT_OUT = re.compile(r"o_clock|thirty|facing right|^family")
 TONES = {"1F3FB": "light", "1F3FD": "medium", "1F3FF": "dark"}

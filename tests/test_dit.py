@@ -166,6 +166,22 @@ def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
     assert torch.allclose(c[0], c[1]) and ctx.shape == (2, 2, SMALL.width) and not torch.equal(ctx[0], ctx[1])
 
 
+@pytest.mark.parametrize("style_tokens", [0, 1, 2])
+def test_style_tokens_join_the_time_and_leave_the_context(style_tokens):
+    """c moves with the first tokens alone and ctx with the others alone; with 0 the time is alone in c, as before."""
+    model = TinyDiT(replace(SMALL, context_length=3, variant="both", style_tokens=style_tokens))
+    t, base = torch.tensor([0.5]), torch.tensor([[0, 1, 2]])
+    for place in range(3):
+        other = base.clone()
+        other[0, place] = 7
+        (c, ctx), (changed_c, changed_ctx) = (model.condition(t, y) for y in (base, other))
+        assert ctx.shape == (1, 3 - style_tokens, SMALL.width)
+        assert torch.equal(c, changed_c) == (place >= style_tokens)
+        assert torch.equal(ctx, changed_ctx) == (place < style_tokens)
+    if not style_tokens:
+        assert torch.equal(c, model.t_embed(t))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,6 +192,8 @@ def test_both_tells_the_blocks_time_by_the_vector_and_words_by_tokens():
         ({"depth": 0}, "depth must be a whole number in 1 .. "),
         ({"heads": 0}, "heads must be a whole number in 1 .. "),
         ({"patch": 0}, "patch must be a whole number in 1 .. "),
+        ({"style_tokens": 1}, "style_tokens must be below context_length, 1; got 1"),
+        ({"style_tokens": -1}, "style_tokens must be a whole number in 0 .. 10000, got -1"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):

@@ -11,7 +11,7 @@ import re
 import shlex
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -30,6 +30,7 @@ from adaln_lab.experiments import classifier, comparison, grid, sweep
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.training import checkpoint
 from adaln_lab.training.checkpoint import CHECKPOINT, PREVIOUS, newest_whole, pack_run, unpack_run
+from adaln_lab.training.recipes import recipe
 from adaln_lab.training.train import Run, TrainConfig, train
 from adaln_lab.utils.checks import Seed
 from adaln_lab.utils.environment import pick_device
@@ -58,6 +59,15 @@ def run(digits: datasets.Dataset) -> Run:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("doors") / "run"
     assert main(["train", "--out", str(out), "--steps", "2", "--batch", "8", "--device", "cpu"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def emoji_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained model with the vocabulary of emoji."""
+    out = tmp_path_factory.mktemp("doors") / "emoji"
+    model = replace(recipe("emoji")[0], width=4, depth=1, heads=1)
+    checkpoint.save_model(TinyDiT(model), out, "emoji")
     return out
 
 
@@ -193,6 +203,34 @@ OPTIONS = [
     ("sample --run {run} --out {new}/a.png --labels 1.5", "got '1.5'"),
     ("sample --run {run} --out {new}/a.png --labels 1,,2", "got '1,,2'"),
     ("sample --run {run} --out {new}/a.png --labels 99999999999999999999", "got 99999999999999999999"),
+    # emoji
+    ("sample --run {emoji} --out {new}/a.png --prompt xyzzy", "no emoji's name has the word 'xyzzy'; try dizzy"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat;boook", "has the word 'boook'; try book"),
+    ("sample --run {emoji} --out {new}/a.png --prompt ;", "a prompt needs a word .* such as red book; got ''"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat;", "a prompt needs a word"),
+    ("sample --run {emoji} --out {new}/a.png --prompt the", "a prompt needs a word .* got 'the'"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat-dog-book-red-blue-heart", "has room for 5 words, got 6"),
+    ("sample --run {emoji} --out {new}/a.png --prompt nothing", "has the word 'nothing'"),
+    ("sample --run {emoji} --out {new}/a.png --prompt {long}", "no emoji's name has the word 'xxx"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat,noto", "names the style noto, asked for is twemoji"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat,twemoji --style noto", "names the style twemoji"),
+    ("sample --run {emoji} --out {new}/a.png --prompt cat --n 0", "n must be a whole number in 1 .. 100000, got 0"),
+    ("sample --run {emoji} --out {new}/a.png --labels 3", "--labels for all others"),
+    ("sample --run {emoji} --out {new}/a.png --labels 3 --prompt cat", "--labels for all others"),
+    ("sample --run {emoji} --out {new}/a.png --style noto", "without a prompt both styles are drawn"),
+    ("sample --run {run} --out {new}/a.png --prompt cat", "--prompt and --style are for models of emoji"),
+    ("sample --run {run} --out {new}/a.png --style noto", "--prompt and --style are for models of emoji"),
+    ("sample --run scenes --out {new}/a.png --prompt cat", "--prompt and --style are for models of emoji"),
+    (
+        "sample --run {new}/digits --out {new}/a.png",
+        "digits/config.json cannot be read",
+    ),  # shipped under that name alone
+    ("evaluate --run {emoji} --n 0", "n must be a whole number in 1 .. 100000, got 0"),
+    ("compare --data emoji --out {new}/a.json --seeds 1", "seeds must be a whole number in 2 .. 100, got 1"),
+    ("compare --data emoji --out {new}/a.json --jobs 0", "jobs must be a whole number in 1 .. 61, got 0"),
+    ("compare --data emoji --out {new}/a.json --models {new}/m", "--models is for --data pairs"),
+    ("compare --data emoji --out {new}/compare.json", "holds no results of the settings"),
+    ("compare --data emoji --out {new}/folder", "folder is a folder; expected a table of results"),
     # devices
     ("train --out {new}/a --device tpu", "device must be one of cpu.* got 'tpu'"),
     ("train --out {new}/a --device cpu:abc", "got 'cpu:abc'"),
@@ -244,6 +282,8 @@ USAGE = [  # what argparse refuses, with its usage and the valid words
     ("train --out a --variant film", "choose from"),
     ("train --out a --precision fp8", "choose from"),
     ("sample --run {run} --out a.png --method rk4", "choose from"),
+    ("sample --run {run} --out a.png --style apple", "choose from"),
+    ("compare --out a.json --data digits", "choose from"),
     ("sample --run {run} --out a.png --n 1e3", "invalid int value: '1e3'"),
     ("sample --run {run}", "required: --out"),
     ("fly", "choose from"),
@@ -252,7 +292,7 @@ USAGE = [  # what argparse refuses, with its usage and the valid words
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, str]:
+def places(tmp_path_factory: pytest.TempPathFactory, folder: Path, emoji_folder: Path) -> dict[str, str]:
     """A folder with things where a file should be."""
     new = tmp_path_factory.mktemp("places")
     (new / "file").write_text("not JSON")
@@ -266,7 +306,13 @@ def places(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, 
         os.mkfifo(new / name)
     for name, settings in (("compare", comparison.asdict(comparison.Settings())), ("schemes", sweep.SETTINGS)):
         write_json(new / f"{name}.json", {"settings": settings, "made": {}, "results": {}})
-    return {"new": str(new), "run": str(folder), "long": "x" * 300, "deep": "a/" * 2000 + "a"}
+    return {
+        "new": str(new),
+        "run": str(folder),
+        "emoji": str(emoji_folder),
+        "long": "x" * 300,
+        "deep": "a/" * 2000 + "a",
+    }
 
 
 def contents(*folders: str) -> dict[str, Any]:

@@ -79,16 +79,25 @@ def test_bad_input_is_one_sentence(parts, tmp_path, capsys, monkeypatch, options
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["digits", "scenes"])
+@pytest.mark.parametrize("name", ["digits", "scenes", "emoji"])
 def test_training_to_quality_keeps_curve_and_pictures(name, tmp_path):
     bench = gpu.Bench(CPU, tmp_path, 60, {"parts": {}})
     k, config = recipe(name, "cpu")
     run = Run.new(replace(k, width=16, depth=1), replace(config, steps=20, batch=4))
-    gpu._train_to_quality(bench, "quality", name, run, datasets.load(name), 0.95)
+    gpu._train_to_quality(bench, "quality", name, run, datasets.load(name, size=k.size), 0.95)
     found = json.loads((tmp_path / "gpu.json").read_text())["parts"]["quality"][name]
     assert found["reached"] is None
     assert [point["step"] for point in found["curve"]] == [20]
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_what_is_asked_of_emoji_was_shown_and_real_pictures_pass():
+    """The bar must be in reach of the pictures themselves, and one picture for all must fail it."""
+    data = datasets.load("emoji", size=32)
+    labels, guidance, measure = gpu._asked(data)
+    real = data.images[:: len(data.images) // 500][:500]
+    assert labels.shape == (500, 6) and guidance == 2
+    assert measure(real) >= 0.9 and measure(real[:1].expand(500, -1, -1, -1)) <= 0.01
 
 
 def test_a_stepper_takes_whole_chunks(monkeypatch):

@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 from tqdm import tqdm
 
 from adaln_lab.__main__ import main
-from adaln_lab.data import datasets
+from adaln_lab.data import datasets, emoji
+from adaln_lab.dit import TinyDiT
 from adaln_lab.experiments import grid, sweep
-from adaln_lab.training.checkpoint import load_run
+from adaln_lab.training.checkpoint import load_run, save_model
+from adaln_lab.training.recipes import recipe
 from adaln_lab.training.train import train
 from adaln_lab.utils.assets import asset
 
@@ -100,6 +103,64 @@ def test_evaluate_prints_one_line_of_json(run, capsys):
     line = capsys.readouterr().out
     assert line.count("\n") == 1
     assert {"accuracy", "frechet", "frechet_real", "nearest", "seconds"} <= json.loads(line).keys()
+
+
+@pytest.fixture(scope="module")
+def emoji_run(tmp_path_factory):
+    """A tiny untrained model with the vocabulary of emoji."""
+    folder = tmp_path_factory.mktemp("emoji")
+    save_model(TinyDiT(replace(recipe("emoji")[0], width=4, depth=1, heads=1)), folder, "emoji")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "prompts"),
+    [
+        (["--prompt", "a red book"], ["red book, twemoji"] * 3),
+        (["--prompt", "cats", "--style", "noto"], ["cat, noto"] * 3),
+        (["--prompt", "red book; people hugging", "--style", "noto"], ["red book, noto", "person hugging, noto"]),
+        ([], None),
+    ],
+)
+def test_a_prompt_becomes_the_tokens_that_are_drawn(emoji_run, tmp_path, options, prompts):
+    """Prompts are cycled; without one, captions of training are drawn, of both styles."""
+    command = ["sample", "--run", str(emoji_run), *options, "--steps", "1", "--device", "cpu", "--n"]
+    assert main([*command, "3", "--out", str(tmp_path / "a.npz")]) == 0
+    assert main([*command, "2", "--out", str(tmp_path / "a.png")]) == 0
+    assert imread(tmp_path / "a.png").shape[2] == 4
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["images"].shape == (3, 3, 24, 24)
+        drawn = emoji.prompts(torch.from_numpy(file["labels"]))
+    if prompts:
+        assert drawn == (prompts * 2)[:3]
+    else:
+        assert len(set(drawn)) == 3 and {prompt.rsplit(", ")[-1] for prompt in drawn} == set(emoji.STYLES)
+
+
+def test_a_shipped_model_is_found_by_its_name_unless_a_folder_has_it(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["sample", "--run", "digits", "--n", "4", "--steps", "2", "--device", "cpu", "--out"]
+    assert main([*command, "a.npz"]) == 0
+    os.symlink(run, "digits")
+    assert main([*command, "b.npz"]) == 0
+    with np.load("a.npz") as a, np.load("b.npz") as b:
+        assert not np.array_equal(a["images"], b["images"])
+
+
+def test_evaluate_of_emoji_says_what_the_judge_sees(emoji_run, capsys):
+    assert main(["evaluate", "--run", str(emoji_run), "--n", "5", "--steps", "1", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"style", "category", "noun", "noun_in_5", "both", "seconds", "n"} == found.keys()
+
+
+def test_training_on_emoji_leaves_a_run_that_can_be_sampled(tmp_path, monkeypatch):
+    model, config = recipe("emoji", "cpu")
+    small = replace(model, width=4, depth=1, heads=1), config
+    monkeypatch.setattr("adaln_lab.__main__.recipe", lambda data, device: small)
+    arguments = ["train", "--data", "emoji", "--steps", "2", "--batch", "4", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    assert main(["sample", "--run", str(tmp_path / "run"), "--prompt", "cat", "--out", str(tmp_path / "a.png")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "in_context"), "--variant", "in_context"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ Letters: N pictures, S = 6 tokens.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,14 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.checks import one_of
-from adaln_lab.utils.files import Damaged
+from adaln_lab.utils.checks import Range, Text, check_labels, conform, construct, one_of
+from adaln_lab.utils.files import Damaged, read_json
 
 STYLES = ("twemoji", "noto")
 SPLITS = ("both", *STYLES, "new_pair", "new_noun")  # the styles in which training shows a noun; the last two: in none
 SIZES = (16, 20, 24, 28, 32)
 WORDS, TILE, COLUMNS = 5, 32, 40
 SILENT = {"a", "an", "and", "at", "in", "of", "on", "s", "the", "with", "over", "facing"}  # words without a token
+SAME = {"men": "man", "women": "woman", "children": "child", "people": "person", "leaves": "leaf", "knives": "knife"}
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,21 @@ class Noun:
 @cache
 def nouns() -> tuple[Noun, ...]:
     """All nouns by name; a noun's index is its place on the sheets."""
-    return tuple(Noun(*row) for row in _names()["nouns"])
+    return tuple(Noun(*row) for row in _names().nouns)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What names.json holds."""
+
+    nouns: list[Annotated[list[str], Range(4, 4)]]  # the fields of a Noun
+    other_words: dict[str, str]  # keyword -> the words of a noun
 
 
 @cache
-def _names() -> dict:
+def _names() -> _Names:
     path = asset("emoji") / "names.json"
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise Damaged(f"{path} is damaged ({error}); install the package again") from error
+    return construct(_Names, read_json(path, "the names of emoji; install the package again"), str(path))
 
 
 @cache
@@ -73,6 +79,7 @@ def tokens(words: str, style: str) -> list[int]:
 def prompts(rows: Tensor) -> list[str]:
     """Tokens (N, S) -> "red book, noto"."""
     known = vocabulary()
+    check_labels(rows, len(rows), len(known) - 1, 1 + WORDS)
     found = [[known[i] for i in row] for row in rows.tolist()]
     return [f"{' '.join(w for w in words if w != 'nothing')}, {style}" for style, *words in found]
 
@@ -80,21 +87,31 @@ def prompts(rows: Tensor) -> list[str]:
 def parse(texts: Sequence[str], style: str) -> Tensor:
     """Prompts like "a red book" -> tokens (N, S). ValueError for a word that no name has, with the nearest ones."""
     one_of("style", style, STYLES)
-    return torch.tensor([tokens(" ".join(_words(text)), style) for text in texts])
+    return torch.tensor([tokens(" ".join(_words(text, style)), style) for text in texts])
 
 
-def _split(text: str) -> list[str]:
-    return [word for word in re.findall(r"[^\W_]+", text.lower()) if word not in SILENT and word not in STYLES]
+def _spoken(text: str) -> list[str]:
+    """The words of a text that need a token."""
+    found = re.findall(r"[^\W_]+", conform("a prompt", text, Text).lower())
+    return [word for word in found if word not in SILENT]
 
 
-def _words(text: str) -> list[str]:
+def _known(word: str) -> str | None:
+    """The word that has the token; None for one that no name has."""
+    forms = [form for form in (SAME.get(word, word), word.removesuffix("s")) if form in _ids() and form != "nothing"]
+    return forms[0] if forms and forms[0] not in STYLES else None
+
+
+def _words(text: str, style: str) -> list[str]:
     found = []
-    for word in _split(text):
-        singular = word.removesuffix("s")
-        if word not in _ids() and singular not in _ids():
-            near = suggestions(word)
-            raise ValueError(f"no emoji's name has the word {word!r:.40}; nearest: {', '.join(near)}")
-        found.append(word if word in _ids() else singular)
+    for word in _spoken(text):
+        if word == style:
+            continue
+        if word in STYLES:
+            raise ValueError(f"the prompt names the style {word}, asked for is {style}; got {text!r:.60}")
+        if (known := _known(word)) is None:
+            raise ValueError(f"no emoji's name has the word {word!r:.40}; try {', '.join(suggestions(word))}")
+        found.append(known)
     found = list(dict.fromkeys(found))
     if not found:
         raise ValueError(f"a prompt needs a word that an emoji's name has, such as red book; got {text!r:.60}")
@@ -104,16 +121,17 @@ def _words(text: str) -> list[str]:
 
 
 def understood(text: str) -> str:
-    """The prompt with each unknown word replaced by the first of its suggestions, silent words left out."""
+    """The prompt in words that have tokens: each unknown one replaced by the first of its suggestions."""
     found = []
-    for word in _split(text):
-        found += [word] if {word, word.removesuffix("s")} & _ids().keys() else suggestions(word)[0].split()
+    for word in _spoken(text or "cat"):
+        if word not in STYLES:
+            found += [_known(word)] if _known(word) else suggestions(word)[0].split()
     return " ".join(list(dict.fromkeys(found))[:WORDS]) or suggestions("")[0]
 
 
 def suggestions(word: str) -> list[str]:
     """What to write for an unknown word: the noun that has it as a keyword, and words that look like it."""
-    meant = _names()["other_words"].get(word)
+    meant = _names().other_words.get(word)
     near = difflib.get_close_matches(word, vocabulary()[:-3], n=3, cutoff=0.6)
     return [*([meant] if meant else []), *near] or ["cat", "red heart", "book"]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from adaln_lab.data import emoji
 from adaln_lab.experiments.classifier import in_chunks
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.checks import check_tensors
+from adaln_lab.utils.checks import check_tensors, one_of
 from adaln_lab.utils.files import read_tensors
 
 FILE = "classifier_emoji.safetensors"
@@ -117,13 +117,21 @@ def load() -> Judge:
     return model.eval().requires_grad_(False)
 
 
+@cache
+def _gallery(model: Judge) -> Tensor:
+    """Features (2 M, F) of all real pictures, each of length 1."""
+    return F.normalize(in_chunks(model, emoji.pictures(SIZE).flatten(0, 1)))
+
+
 @torch.inference_mode()
 def look(x: Tensor, model: Judge | None = None) -> Seen:
     """Pictures (N, 3, size, size) in [-1, 1] -> what the judge sees."""
+    if x.dim() != 4 or x.shape[1] != 3 or not len(x) or not x.isfinite().all():
+        raise ValueError(f"pictures must be (N, 3, size, size) with N >= 1, and finite; got {tuple(x.shape)}")
     model = model or load()
     features = in_chunks(model, resized(x.cpu()))
-    gallery = F.normalize(in_chunks(model, emoji.pictures(SIZE).flatten(0, 1)))  # (2 M, F)
-    near = (F.normalize(features) @ gallery.T).unflatten(1, (len(emoji.STYLES), -1)).amax(1)  # (N, M), the better style
+    near = F.normalize(features) @ _gallery(model).T  # (N, 2 M)
+    near = near.unflatten(1, (len(emoji.STYLES), -1)).amax(1)  # (N, M), the better style
     return Seen(model.style(features).argmax(1), model.category(features).argmax(1), near.topk(5).indices)
 
 
@@ -133,13 +141,15 @@ def asked(rows: Tensor) -> tuple[Tensor, Tensor]:
     found = [prompt.rsplit(", ", 1) for prompt in emoji.prompts(rows)]
     if lost := [words for words, _ in found if words not in place]:
         raise ValueError(f"only what a noun is called can be measured, and none is called {lost[0]!r:.60}")
-    styles = torch.tensor([emoji.STYLES.index(style) for _, style in found])
+    styles = torch.tensor([emoji.STYLES.index(one_of("style", style, emoji.STYLES)) for _, style in found])
     return styles, torch.tensor([place[words] for words, _ in found])
 
 
 def quality(x: Tensor, rows: Tensor, model: Judge | None = None) -> dict[str, float]:
     """Shares of pictures (N, ...) in which the judge sees what the tokens (N, S) ask for."""
     style, noun = asked(rows)
+    if len(x) != len(rows):
+        raise ValueError(f"there must be one row of tokens for each of {len(x)} pictures, got {len(rows)}")
     seen = look(x, model)
     category = torch.tensor([categories().index(n.category) for n in emoji.nouns()])[noun]
     right = {

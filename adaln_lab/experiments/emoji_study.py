@@ -135,10 +135,12 @@ def asked_rows(data: datasets.Dataset, shown: int = SHOWN) -> dict[str, Tensor]:
 
 def shares(change: Tensor) -> dict[str, float]:
     """How much of a change (N, 3, size, size) is one colour for the whole picture, how much differs from quarter-width
-    block to block, and how much is finer: shares of its mean square, which add up to 1."""
+    block to block, and how much is finer: shares of its mean square, which add up to 1; without a change all are 0."""
     blocks = torch.nn.functional.adaptive_avg_pool2d(change, 4)
     mean = blocks.mean((2, 3), keepdim=True)
     total = change.square().mean()
+    if not total:
+        return dict.fromkeys(("whole", "coarse", "fine", "rms"), 0.0)
     whole_, coarse = mean.square().mean(), (blocks - mean).square().mean()
     parts = {"whole": whole_ / total, "coarse": coarse / total, "fine": 1 - (whole_ + coarse) / total}
     return {name: round(value.item(), 4) for name, value in parts.items()} | {"rms": round(total.sqrt().item(), 4)}
@@ -157,7 +159,7 @@ def run(out: Path, seeds: int = 3, jobs: int = 1, settings: Settings | None = No
     settings = settings or Settings()
     shared, measure = asdict(settings), partial(train_and_score, k=settings)
     command = f"python -m adaln_lab compare --data emoji --out FILE --seeds {seeds} --jobs {jobs}"
-    while trials := remaining(grid.read(out, shared)["results"], seeds, settings):
+    while trials := remaining(grid.read(out, shared, dict)["results"], seeds, settings):
         yield from grid.run(trials, measure, out, shared, command, jobs)
 
 

@@ -30,7 +30,7 @@ def test_batches_follow_their_generator_alone():
 
 
 def test_unknown_data_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="digits, scenes, pairs, mnist, fashion_mnist, cifar10; got 'imagenet'"):
+    with pytest.raises(ValueError, match="digits, scenes, pairs, emoji, mnist, fashion_mnist, cifar10; got 'imagenet'"):
         datasets.load("imagenet")
 
 

@@ -80,3 +80,28 @@ def test_an_interrupt_that_another_thread_takes_waits_for_the_workers_to_start()
         other.join()
     assert reached_the_end
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def losses_of(best, fails=()):
+    """Loss by doublings: a valley at `best`; training at `fails` is not finite."""
+    return lambda k: {"failed": "not finite"} if k in fails else {"loss": 1.0 + abs(k - best)}
+
+
+@pytest.mark.parametrize(("best", "tried"), [(0, [-1, 0, 1]), (2, [-1, 0, 1, 2, 3]), (-2, [-3, -2, -1, 0, 1])])
+def test_a_bracketed_grid_grows_until_the_best_has_a_worse_neighbour_on_both_sides(best, tried):
+    losses = grid.bracketed(losses_of(best), most=4)
+    assert sorted(losses) == tried and min(losses, key=losses.get) == best
+
+
+def test_a_bracketed_grid_tries_one_round_at_a_time_and_ends_at_its_limit():
+    results, rounds = {}, []
+    while None in (losses := grid.bracketed(results.get, most=3)).values():
+        rounds.append([k for k, loss in losses.items() if loss is None])
+        results |= {k: losses_of(9)(k) for k in rounds[-1]}
+    assert rounds == [[0], [-1, 1], [2], [3]]
+    assert min(losses, key=losses.get) == 3  # the caller sees that it is at the limit
+
+
+def test_a_learning_rate_that_fails_is_worse_than_all_others():
+    assert grid.bracketed(losses_of(3, fails=(1,)), most=4) == {0: 4.0, -1: 5.0, 1: float("inf")}
+    assert set(grid.bracketed(lambda k: {"failed": "not finite"}, most=4)) == {-1, 0, 1}
