@@ -315,7 +315,7 @@ def _gap(x: Tensor, y: Tensor) -> Tensor:
 
 def _off(x: Tensor, y: Tensor, tol: float) -> Tensor:
     """Where x differs from y by more than `tol`; NaN differs."""
-    return ~(_gap(x, y) <= tol * max(1.0, y.abs().max().item() if y.numel() else 0.0))
+    return ~(_gap(x, y) <= tol * max(1.0, y.double().abs().max().item() if y.numel() else 0.0))
 
 
 def _difference(fn: Callable, returns: tuple[str, ...], got: Outcome, want: Outcome) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adaln_lab.analysis.xray.arguments import SIDE, Arguments, B, find_pass, mended, quiet, runs
+from adaln_lab.analysis.xray.arguments import SIDE, Arguments, find_pass, mended, quiet, runs
 from adaln_lab.analysis.xray.examples import EXAMPLES
 from adaln_lab.utils.files import read_json
 
