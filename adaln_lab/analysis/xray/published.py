@@ -77,13 +77,11 @@ def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]
     except Exception as error:
         if not found:
             raise ValueError(f"{cls.__name__} cannot be built: {first_line(error)}") from error
+        full = None
+    if found and (full is None or not runs(full, found, "meta")):
         return small, [lambda: small(**found.values(found.device))]
-    if found is None:
-        found = find_pass(full)
-        return full, [lambda: full(**found.values("meta"))] if found else []
-    if runs(full, found, "meta"):
-        return full, [lambda: full(**found.values("meta"))]
-    return small, [lambda: small(**found.values(found.device))]
+    found = found or find_pass(full)
+    return full, [lambda: full(**found.values("meta"))] if found else []
 
 
 def small_with_pass(cls: type, settings: dict[str, Any]) -> "tuple[nn.Module | None, Arguments | None]":
