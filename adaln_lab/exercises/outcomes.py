@@ -134,8 +134,8 @@ def changes(got: list[Outcome]) -> str:
     if not names:
         return ""
     return (
-        f"your function changes its argument {' and '.join(names)} in place, but the caller still needs the old "
-        f"values. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
+        f"your function changes its argument {' and '.join(names)} in place, but the caller needs the old "
+        f"values, bit for bit. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
     )
 
 
