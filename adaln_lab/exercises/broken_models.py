@@ -1,4 +1,4 @@
-"""Ten broken DiTs, one per letter. Each of these bugs was once in published code.
+"""Ten broken DiTs, one per letter. Most of these bugs were reported or asked about in public; notebook 09 says where.
 
     model = broken_model("A");   report, onset = xray_and_onset(model)
 
