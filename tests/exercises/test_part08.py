@@ -1,4 +1,4 @@
-"""The exercises of notebook 08: what cannot be built is refused in one sentence, and a right table passes in any form."""
+"""The exercises of notebook 08: what cannot be built is refused in a sentence, and a right table passes in any form."""
 
 import pytest
 import torch
