@@ -567,9 +567,7 @@ register(
         ),
         mistakes=ADALN_ZERO_BLOCK_MISTAKES,
         gradients=True,
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
         solution=gate_gradient,
@@ -581,9 +579,7 @@ register(
             "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
         ),
         mistakes=GATE_GRADIENT_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Select the rows of a modulation Linear's weight that produce the gates.",
         solution=gate_rows,
@@ -595,9 +591,7 @@ register(
             "Of the axis of length 3, the gate is number 2: [:, 2].",
         ),
         mistakes=GATE_ROWS_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
         solution=block_jacobian,
@@ -609,9 +603,7 @@ register(
             "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
         ),
         mistakes=BLOCK_JACOBIAN_MISTAKES,
-    )
-)
-register(
+    ),
     Predict(
         question="Fill in the step in which each parameter first gets a gradient, or None for never.",
         solution=first_gradient,
@@ -627,9 +619,7 @@ register(
             "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
             "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Change one line so that the block still starts as the identity and learns.",
         solution=GatedBranch,
@@ -640,9 +630,7 @@ register(
             "Each of the two learns from the other one, so one of them has to differ from 0.",
             "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
         ),
-    )
-)
-register(
+    ),
     Design(
         question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
         solution=half_zero,
@@ -654,9 +642,7 @@ register(
             "A channel with both zeros never learns. How can you avoid one in all eight channels?",
             "Give each channel exactly one zero: the masks are each other's opposite.",
         ),
-    )
-)
-register(
+    ),
     Predict(
         question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
         solution=first_pass,
@@ -673,9 +659,7 @@ register(
             "A zero on the way costs one pass; zero gates and the zero weight behind them open in the same pass.",
             "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Say how far Adam's very first step moves each weight.",
         solution=adam_first_step,
@@ -687,9 +671,7 @@ register(
             "sqrt(g^2) is grad.abs().",
         ),
         mistakes=ADAM_FIRST_STEP_MISTAKES,
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
         solution=initialise,
@@ -700,5 +682,5 @@ register(
             "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
             "Initialise everything first and set those to zero last, so that nothing comes after it.",
         ),
-    )
+    ),
 )

@@ -272,9 +272,7 @@ register(
             "gradient at the start": "the gradient is multiplied by each block's Jacobian, I + a J_F",
             "stream at the end": "does each block add something of its own?",
         },
-    )
-)
-register(
+    ),
     Exercise(
         question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
         solution=pull_back,
@@ -286,9 +284,7 @@ register(
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
         mistakes=PULL_BACK_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
         solution=effective_depth,
@@ -300,9 +296,7 @@ register(
             "Add r / (1 + r) over the blocks.",
         ),
         mistakes=EFFECTIVE_DEPTH_MISTAKES,
-    )
-)
-register(
+    ),
     Design(
         question="Make 36 blocks reach a score of 0.75 within 30 updates, by changing one setting.",
         solution=deep_start,
@@ -316,9 +310,7 @@ register(
             "Look at the map: which schemes learn at 36 blocks, and what do their starts have in common?",
             'Start the gates small: {"change": "gate", "to": 0.01}.',
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Write a branch as in Lumina 2 and Z-Image: RMS norm, scale, branch, RMS norm, tanh gate.",
         solution=sandwich_branch,
@@ -331,5 +323,5 @@ register(
         ),
         mistakes=SANDWICH_BRANCH_MISTAKES,
         gradients=True,
-    )
+    ),
 )
