@@ -18,13 +18,6 @@ BLOCK = {
     "mlp.down": "mlp.fc2",
 }
 FINAL = {"to_modulation.linear": "adaLN_modulation.1", "linear": "linear"}
-DIFFUSERS = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its copy of the embedders, norm1.emb
-    "to_modulation.linear": "norm1.linear",
-    "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-    "attn.out": "attn1.to_out.0",
-    "mlp.up": "ff.net.0.proj",
-    "mlp.down": "ff.net.2",
-}
 
 
 def full_model() -> TinyDiT:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Rope, SwiGLU, attention, rotate
 from adaln_lab.blocks.spec import Facts, Spec
-from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
+from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.embed import frequencies, patchify, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, gated, modulate, split_vectors
@@ -188,16 +188,6 @@ class Stack(nn.Module):
                 x = block(x, None, encoded, shared, pos, pos)
         return x, encoded
 
-    def upstream(self) -> dict[str, str | tuple[str, ...]]:
-        names = {}
-        for mine, theirs in zip(Modulations._fields, ("attn", "xattn", "ffw"), strict=True):
-            names |= {f"shared.{mine}.layers.{i}": f"shared_adaln_{theirs}.{i}" for i in (0, 1, 3)}
-        for part in ("enc", "dec"):
-            for i, group in enumerate(getattr(self, part)):
-                for j in range(len(group)):
-                    names |= prefixed(f"{part}.{i}.{j}", f"backbone.{part}_blocks.{i}.{j}", Block.UPSTREAM)
-        return names
-
 
 def cell_centres(rows: int, columns: int) -> Tensor:
     """Row and column of each cell's centre, float64 (rows * columns, 2).
@@ -254,17 +244,6 @@ class Model(nn.Module):
         tokens = torch.cat([self.x_embed(patchify(x, self.patch)), self.text(text)], dim=1)
         tokens, _ = self.stack(tokens, c, pos)
         return unpatchify(self.linear_out(tokens[:, : rows * columns]), self.patch, rows)
-
-    def upstream(self) -> Names:
-        return {f"stack.{mine}": theirs for mine, theirs in self.stack.upstream().items()} | {
-            "x_embed": PatchConv("in_patch.proj"),
-            "text": "ctx_proj",
-            "freqs": "time_emb.freqs",
-            "time": "time_emb.proj.0",
-            "info.0": "addon_info_embs_proj.0",
-            "info.2": "addon_info_embs_proj.2",
-            "linear_out": "out_patch.proj",
-        }
 
 
 def full_model() -> nn.ModuleList:

@@ -26,8 +26,6 @@ class Block(zimage.Block):
         self.attn.rotate = rotate_halves
 
 
-FINAL = {"to_modulation.linear": "adaln_modulation", "linear": "linear"}  # of `dit.FinalLayer`
-
 SPEC = Spec(
     title="Ideogram 4",
     repository="huggingface/diffusers, transformer_ideogram4.py",

@@ -11,7 +11,6 @@ Differs from upstream in: nothing.
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +18,7 @@ from adaln_lab.blocks import parts
 from adaln_lab.blocks.parts import Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.pixart import Table
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.norms import gated, modulate
 
 ORDER = ("scale", "shift", "gate")
@@ -68,33 +67,17 @@ class Attention(parts.Attention):
         return self.out(attention(*apply_rope(q, k, rope), v) * self.gate(h).sigmoid())
 
 
-class TextBlock(nn.Module):
-    """x (B, T, D) -> (B, T, D): a plain pre-norm block, across a token's layers or across tokens."""
+class Block(nn.Module):
+    """x (B, T, D), text first, shared vectors (B, 1, 6 D) -> (B, T, D); rotary cos and sin (T, d/2)."""
 
     UPSTREAM: ClassVar = {
+        "to_modulation.table": "scale_shift_table",
         "norm_attn": "norm1",
         **prefixed("attn", "attn", Attention.UPSTREAM),
         "norm_mlp": "norm2",
         "mlp.up": ("ff.gate", "ff.up"),
         "mlp.down": "ff.down",
     }
-
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
-        super().__init__()
-        self.norm_attn = RMSNorm(width, eps=eps)
-        self.attn = Attention(width, heads, kv_heads, eps)
-        self.norm_mlp = RMSNorm(width, eps=eps)
-        self.mlp = SwiGLU(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm_attn(x))
-        return x + self.mlp(self.norm_mlp(x))
-
-
-class Block(nn.Module):
-    """x (B, T, D), text first, shared vectors (B, 1, 6 D) -> (B, T, D); rotary cos and sin (T, d/2)."""
-
-    UPSTREAM: ClassVar = TextBlock.UPSTREAM | {"to_modulation.table": "scale_shift_table"}
 
     def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
         super().__init__()
@@ -108,46 +91,6 @@ class Block(nn.Module):
         attn, mlp = self.to_modulation(shared)
         x = gated(x, self.attn(modulate(self.norm_attn(x), attn), rope), attn.gate)  # (B, T, D)
         return gated(x, self.mlp(modulate(self.norm_mlp(x), mlp)), mlp.gate)
-
-
-class Output(nn.Module):
-    """x (B, T, D), c (B, 1, D) -> (B, T, out): scale and shift are c itself plus a table, with no Linear."""
-
-    UPSTREAM: ClassVar = {"to_modulation.table": "scale_shift_table", "norm": "norm", "linear": "linear"}
-
-    def __init__(self, width: int, out: int, eps: float = 1e-5):
-        super().__init__()
-        self.to_modulation = zero_table(width, 1, ("scale", "shift"))
-        self.norm = RMSNorm(width, eps=eps)
-        self.linear = nn.Linear(width, out)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        (m,) = self.to_modulation(c.repeat(1, 1, 2))
-        return self.linear(modulate(self.norm(x), m))
-
-
-class Stack(nn.Module):
-    """x (B, T, D), ctx (B, S, D), c (B, D), rotary cos and sin (S + T, d/2) -> the output tokens (B, T, out)."""
-
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, depth: int, out: int, eps: float = 1e-5):
-        super().__init__()
-        self.to_modulation = shared_modulation(width)
-        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, hidden, eps) for _ in range(depth))
-        self.output = Output(width, out, eps)
-
-    def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> Tensor:
-        c = c.unsqueeze(1)
-        shared = self.to_modulation(c)  # (B, 1, 6 D)
-        both = torch.cat([ctx, x], dim=1)  # (B, S + T, D)
-        for block in self.blocks:
-            both = block(both, shared, rope)
-        return self.output(both[:, ctx.shape[1] :], c)
-
-    def upstream(self) -> Names:
-        names = {"to_modulation.1": "time_mod_proj"} | prefixed("output", "final_layer", Output.UPSTREAM)
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"transformer_blocks.{i}", Block.UPSTREAM)
-        return names
 
 
 SPEC = Spec(

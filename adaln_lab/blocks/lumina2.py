@@ -43,19 +43,6 @@ class Block(nn.Module):
         "mlp.down": "feed_forward.w2",
         "post_norm_mlp": "ffn_norm2",
     }
-    DIFFUSERS: ClassVar = {  # Lumina2TransformerBlock
-        "to_modulation.linear": "norm1.linear",
-        "pre_norm_attn": "norm1.norm",
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
-        "post_norm_attn": "norm2",
-        "pre_norm_mlp": "ffn_norm1",
-        "mlp.up": ("feed_forward.linear_1", "feed_forward.linear_3"),
-        "mlp.down": "feed_forward.linear_2",
-        "post_norm_mlp": "ffn_norm2",
-    }
 
     def __init__(
         self,

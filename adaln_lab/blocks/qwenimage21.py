@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from adaln_lab.blocks.flux2 import shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("scale", "gate")
@@ -95,13 +94,6 @@ class Stack(nn.Module):
         for block in self.blocks:
             x = block(x, shared, rope, mask)
         return self.output(x, c, image_ids)
-
-    def upstream(self) -> Names:
-        names = {"to_modulation.1": "modulation.1"}
-        names |= {f"output.{mine}": theirs for mine, theirs in Output.UPSTREAM.items()}
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"transformer_blocks.{i}", Block.UPSTREAM)
-        return names
 
 
 SPEC = Spec(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, apply_rope, attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import SwappedHalves, prefixed
+from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
@@ -95,7 +95,6 @@ class JointBlock(nn.Module):
         "ctx.mlp.up": "ff_context.net.0.proj",
         "ctx.mlp.down": "ff_context.net.2",
     }
-    DIFFUSERS_LAST: ClassVar = DIFFUSERS | {"ctx.to_modulation.linear": SwappedHalves("norm1_context.linear")}
 
     def __init__(
         self,

@@ -2,20 +2,17 @@
 
 from pathlib import Path
 
+import stacks
 import torch
 
 from adaln_lab.blocks import (
     dit,
-    ernie,
     flux,
     flux2,
     flux3,
     golden,
     hdm,
-    ideogram4,
-    krea2,
     minimax_h3,
-    pixart,
     qwenimage21,
 )
 from adaln_lab.blocks.golden import Replica, Stored, beside_shared, rope_of
@@ -86,7 +83,7 @@ def _dit(config, weights):
 def _pixart_stack(config, weights):
     out = len(weights["final_layer.linear.weight"])
     sizes = config["hidden_size"], config["num_heads"], config["depth"], out, config.get("mlp_ratio", 4.0)
-    stack = pixart.Stack(*sizes)
+    stack = stacks.PixArtStack(*sizes)
 
     def call(stack, x, text, t_emb):
         return dict(zip(("tokens", "x"), stack(x, text, t_emb), strict=True))
@@ -111,7 +108,7 @@ def _hdm_stack(config, weights):
         return dict(zip(("x", "enc_out"), stack(x, y[:, 0], pos_map), strict=True))
 
     parts = {"attn": "shared.attn", "xattn": "shared.cross", "ffw": "shared.mlp"}
-    return Replica(stack, stack.upstream(), call, parts)
+    return Replica(stack, stacks.hdm_stack_names(stack), call, parts)
 
 
 def _hdm(config, weights):
@@ -122,7 +119,7 @@ def _hdm(config, weights):
         info = addon_info[:, None] if addon_info is not None and addon_info.dim() == 1 else addon_info
         return {"x": model(x, t, ctx, info)}
 
-    return Replica(model, model.upstream(), call)
+    return Replica(model, stacks.hdm_names(model), call)
 
 
 def _flux2_double(config, weights):
@@ -163,7 +160,7 @@ def _flux3_stack(config, weights):
     heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
     width, out = heads * head_width, len(weights["proj_out.weight"])
     depths = config["num_layers"], config["num_single_layers"]
-    stack = flux3.Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
+    stack = stacks.Flux3Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
 
     def call(stack, ctx, x, ref, c, c_zero, cos, sin):
         return {"x": stack(ctx, x, ref, c, c_zero, (cos, sin))}
@@ -188,14 +185,14 @@ def _flux2_output(config, weights):
 
 
 def _ernie_output(config, weights):
-    output = ernie.Output(config["hidden_size"], len(weights["final_linear.weight"]))
-    return _output(output, ernie.Output.UPSTREAM)
+    output = stacks.ErnieOutput(config["hidden_size"], len(weights["final_linear.weight"]))
+    return _output(output, stacks.ErnieOutput.UPSTREAM)
 
 
 def _ernie_stack(config, weights):
     width, heads, hidden = config["hidden_size"], config["num_attention_heads"], config["ffn_hidden_size"]
     depth, out, images = config["num_layers"], len(weights["final_linear.weight"]), config["tokens_out"]
-    stack = ernie.Stack(width, heads, hidden, depth, out, config["eps"])
+    stack = stacks.ErnieStack(width, heads, hidden, depth, out, config["eps"])
 
     def call(stack, x, c, angle=None):
         return {"x": stack(x[:, :images], x[:, images:], c, angle)}
@@ -204,20 +201,21 @@ def _ernie_stack(config, weights):
 
 
 def _krea2_output(config, weights):
-    output = krea2.Output(config["hidden_size"], len(weights["linear.weight"]), config["eps"])
-    return _output(output, krea2.Output.UPSTREAM)
+    output = stacks.Krea2Output(config["hidden_size"], len(weights["linear.weight"]), config["eps"])
+    return _output(output, stacks.Krea2Output.UPSTREAM)
 
 
 def _krea2_text(config, weights):
     sizes = config["dim"], config["num_heads"], config["num_kv_heads"], config["intermediate_size"], config["eps"]
-    return Replica(krea2.TextBlock(*sizes), krea2.TextBlock.UPSTREAM, lambda block, x: {"x": block(x)})
+    block = stacks.Krea2TextBlock(*sizes)
+    return Replica(block, block.UPSTREAM, lambda block, x: {"x": block(x)})
 
 
 def _krea2_stack(config, weights):
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     width, out = heads * config["attention_head_dim"], len(weights["final_layer.linear.weight"])
     sizes = width, heads, kv_heads, config["intermediate_size"], config["num_layers"], out, config["norm_eps"]
-    stack, images = krea2.Stack(*sizes), config["tokens_out"]
+    stack, images = stacks.Krea2Stack(*sizes), config["tokens_out"]
 
     def call(stack, x, c, cos=None, sin=None):
         return {"x": stack(x[:, -images:], x[:, :-images], c, rope_of(cos, sin))}
@@ -246,17 +244,19 @@ def _qwenimage21_stack(config, weights):
         return {"x": stack(x, c, image_ids, rope_of(cos, sin))}
 
     stack = qwenimage21.Stack(*sizes)
-    return Replica(stack, stack.upstream(), call, {"block": "to_modulation", "final": "output.to_modulation"})
+    return Replica(
+        stack, stacks.qwenimage21_names(stack), call, {"block": "to_modulation", "final": "output.to_modulation"}
+    )
 
 
 def _minimax_h3_output(config, weights):
     outs = len(weights["proj_out.weight"]), len(weights["audio_proj_out.weight"])
-    output = minimax_h3.Output(config["hidden_size"], config["time_embed_dim"], *outs, config["eps"])
+    output = stacks.MiniMaxH3Output(config["hidden_size"], config["time_embed_dim"], *outs, config["eps"])
 
     def call(output, x, c, t_index):
         return dict(zip(("x", "audio"), output(x, c, t_index), strict=True))
 
-    return Replica(output, minimax_h3.Output.UPSTREAM, call, {"final": "to_modulation"})
+    return Replica(output, output.UPSTREAM, call, {"final": "to_modulation"})
 
 
 def _minimax_h3_refiner(config, weights):
@@ -268,7 +268,8 @@ def _minimax_h3_refiner(config, weights):
 def _ideogram4_output(config, weights):
     out, (rows, c_width) = len(weights["linear.weight"]), weights["adaln_modulation.weight"].shape
     output = FinalLayer(rows, c_width, out, order=("scale",))
-    return Replica(output, ideogram4.FINAL, golden.with_condition, {"final": "to_modulation"})
+    names = {"to_modulation.linear": "adaln_modulation", "linear": "linear"}
+    return Replica(output, names, golden.with_condition, {"final": "to_modulation"})
 
 
 BUILDERS = golden.BUILDERS | {
