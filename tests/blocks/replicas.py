@@ -136,11 +136,7 @@ def _flux2_double(config, weights):
 
 def _one_shared(block, names, shared):
     """A block alone, with the Linear whose vectors it reads."""
-
-    def call(parts, x, c, cos=None, sin=None):
-        return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), rope_of(cos, sin))}
-
-    return Replica(*beside_shared(block, names, shared=shared), call, {"block": "shared"})
+    return Replica(*beside_shared(block, names, shared=shared), golden.with_shared, {"block": "shared"})
 
 
 def _flux2_single(config, weights):
