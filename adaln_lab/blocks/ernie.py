@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import diffusers_attention
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import gated, modulate, split_vectors
 
@@ -54,10 +55,7 @@ class Block(nn.Module):
 
     UPSTREAM: ClassVar = {
         "norm_attn": "adaLN_sa_ln",
-        "attn.qkv": ("self_attention.to_q", "self_attention.to_k", "self_attention.to_v"),
-        "attn.norm_q": "self_attention.norm_q",
-        "attn.norm_k": "self_attention.norm_k",
-        "attn.out": "self_attention.to_out.0",
+        **diffusers_attention("attn", "self_attention"),
         "norm_mlp": "adaLN_mlp_ln",
         "mlp.gate": "mlp.gate_proj",
         "mlp.up": "mlp.up_proj",

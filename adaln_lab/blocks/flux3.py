@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from adaln_lab.blocks.flux2 import shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import diffusers_attention
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -42,10 +43,7 @@ class Block(nn.Module):
     """x (B, T, D), shared vectors (B, 1, 3 D), or (B, T, 3 D) in a joint block -> (B, T, D); rotary (T, d/2)."""
 
     UPSTREAM: ClassVar = {
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
+        **diffusers_attention("attn", "attn"),
         "mlp.up": "ff.linear_in",
         "mlp.down": "ff.linear_out",
     }

@@ -18,7 +18,7 @@ from adaln_lab.blocks import parts
 from adaln_lab.blocks.parts import Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.pixart import Table
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import prefixed
+from adaln_lab.blocks.upstream import diffusers_attention
 from adaln_lab.norms import gated, modulate
 
 ORDER = ("scale", "shift", "gate")
@@ -49,14 +49,6 @@ class RMSNorm(nn.RMSNorm):
 class Attention(parts.Attention):
     """Grouped heads whose outputs are multiplied by sigmoid(W_gate h), channel by channel, before the output Linear."""
 
-    UPSTREAM: ClassVar = {
-        "qkv": ("to_q", "to_k", "to_v"),
-        "norm_q": "norm_q",
-        "norm_k": "norm_k",
-        "gate": "to_gate",
-        "out": "to_out.0",
-    }
-
     def __init__(self, width: int, heads: int, kv_heads: int, eps: float = 1e-5):
         super().__init__(width, heads, kv_heads, bias=False, out=False)
         self.norm_q, self.norm_k = RMSNorm(self.d, eps=eps), RMSNorm(self.d, eps=eps)
@@ -73,7 +65,8 @@ class Block(nn.Module):
     UPSTREAM: ClassVar = {
         "to_modulation.table": "scale_shift_table",
         "norm_attn": "norm1",
-        **prefixed("attn", "attn", Attention.UPSTREAM),
+        **diffusers_attention("attn", "attn"),
+        "attn.gate": "attn.to_gate",
         "norm_mlp": "norm2",
         "mlp.up": ("ff.gate", "ff.up"),
         "mlp.down": "ff.down",

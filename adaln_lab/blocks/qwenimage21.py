@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adaln_lab.blocks.flux2 import shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
+from adaln_lab.blocks.upstream import diffusers_attention
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("scale", "gate")
@@ -46,10 +47,7 @@ class Block(nn.Module):
     """x (B, T, D), shared vectors (B, T, 4 D) -> (B, T, D); rotary cos and sin (T, d/2), mask (T, T)."""
 
     UPSTREAM: ClassVar = {
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
+        **diffusers_attention("attn", "attn"),
         "mlp.up": ("img_mlp.gate_layer", "img_mlp.proj"),
         "mlp.down": "img_mlp.out",
     }

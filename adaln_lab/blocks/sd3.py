@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, apply_rope, attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import prefixed
+from adaln_lab.blocks.upstream import diffusers_attention, prefixed
 from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
@@ -78,18 +78,12 @@ class JointBlock(nn.Module):
     DIFFUSERS: ClassVar = {  # JointTransformerBlock
         "x.to_modulation.linear": "norm1.linear",
         "ctx.to_modulation.linear": "norm1_context.linear",
-        "attn.x.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.x.norm_q": "attn.norm_q",
-        "attn.x.norm_k": "attn.norm_k",
-        "attn.x.out": "attn.to_out.0",
+        **diffusers_attention("attn.x", "attn"),
         "attn.ctx.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
         "attn.ctx.norm_q": "attn.norm_added_q",
         "attn.ctx.norm_k": "attn.norm_added_k",
         "attn.ctx.out": "attn.to_add_out",
-        "x.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-        "x.attn2.norm_q": "attn2.norm_q",
-        "x.attn2.norm_k": "attn2.norm_k",
-        "x.attn2.out": "attn2.to_out.0",
+        **diffusers_attention("x.attn2", "attn2"),
         "x.mlp.up": "ff.net.0.proj",
         "x.mlp.down": "ff.net.2",
         "ctx.mlp.up": "ff_context.net.0.proj",

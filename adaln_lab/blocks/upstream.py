@@ -32,6 +32,12 @@ def prefixed(ours: str, theirs: str, names: Names) -> dict[str, str | tuple[str,
     }
 
 
+def diffusers_attention(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
+    """The table of a `parts.Attention`, as most classes of diffusers name its layers."""
+    names = {"qkv": ("to_q", "to_k", "to_v"), "norm_q": "norm_q", "norm_k": "norm_k", "out": "to_out.0"}
+    return prefixed(ours, theirs, names)
+
+
 def from_upstream(names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Upstream's weights under our names. ValueError for a weight that no layer takes, or part of a split layer.
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from adaln_lab.blocks import lumina2
 from adaln_lab.blocks.spec import Spec, from_diffusers
+from adaln_lab.blocks.upstream import diffusers_attention
 
 
 def hidden_width(width: int) -> int:
@@ -26,10 +27,7 @@ class Block(lumina2.Block):
 
     UPSTREAM: ClassVar = lumina2.Block.UPSTREAM | {
         "to_modulation.linear": "adaLN_modulation.0",
-        "attn.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
-        "attn.norm_q": "attention.norm_q",
-        "attn.norm_k": "attention.norm_k",
-        "attn.out": "attention.to_out.0",
+        **diffusers_attention("attn", "attention"),
     }
 
 

@@ -12,7 +12,6 @@ from adaln_lab.blocks import (
     flux3,
     golden,
     hdm,
-    minimax_h3,
     qwenimage21,
 )
 from adaln_lab.blocks.golden import Replica, Stored, beside_shared, rope_of
@@ -257,8 +256,8 @@ def _minimax_h3_output(config, weights):
 
 def _minimax_h3_refiner(config, weights):
     eps = config["norm_eps"], config["qk_norm_eps"]
-    block = minimax_h3.Refiner(*golden.minimax_sizes(config), *eps)
-    return Replica(block, minimax_h3.Refiner.UPSTREAM, lambda block, x: {"x": block(x)})
+    block = stacks.MiniMaxH3Refiner(*golden.minimax_sizes(config), *eps)
+    return Replica(block, block.UPSTREAM, lambda block, x: {"x": block(x)})
 
 
 def _ideogram4_output(config, weights):

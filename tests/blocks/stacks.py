@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.blocks import ernie, flux2, flux3, hdm, krea2, pixart, qwenimage21
-from adaln_lab.blocks.parts import Rope, SwiGLU
+from adaln_lab.blocks import ernie, flux2, flux3, hdm, krea2, minimax_h3, pixart, qwenimage21
+from adaln_lab.blocks.parts import Rope
 from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm, modulate, split_vectors
@@ -93,17 +93,14 @@ class ErnieStack(nn.Module):
         return {"to_modulation.1": "adaLN_modulation.1"} | inside("output", ErnieOutput.UPSTREAM) | blocks
 
 
-class Krea2TextBlock(nn.Module):
-    """x (B, T, D) -> (B, T, D): a plain pre-norm block, across a token's layers or across tokens."""
+class Krea2TextBlock(krea2.Block):
+    """x (B, T, D) -> (B, T, D): the block without modulation, across a token's layers or across tokens."""
 
     UPSTREAM: ClassVar = {mine: it for mine, it in krea2.Block.UPSTREAM.items() if mine != "to_modulation.table"}
 
     def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
-        super().__init__()
-        self.norm_attn = krea2.RMSNorm(width, eps=eps)
-        self.attn = krea2.Attention(width, heads, kv_heads, eps)
-        self.norm_mlp = krea2.RMSNorm(width, eps=eps)
-        self.mlp = SwiGLU(width, hidden)
+        super().__init__(width, heads, kv_heads, hidden, eps)
+        del self.to_modulation
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm_attn(x))
@@ -184,6 +181,20 @@ class Flux3Stack(nn.Module):
             names[f"to_joint.{mode}.1"] = f"single_stream_modulations.{mode}.linear"
             names |= numbered(f"early.{mode}", theirs, len(self.early[mode]), flux3.Block.UPSTREAM)
         return names
+
+
+class MiniMaxH3Refiner(minimax_h3.Block):
+    """x (B, T, D) -> (B, T, D): the block without modulation and positions."""
+
+    UPSTREAM: ClassVar = {mine: it for mine, it in minimax_h3.Block.UPSTREAM.items() if mine != "to_modulation.1"}
+
+    def __init__(self, width: int, heads: int, head_width: int, hidden: int, eps: float = 1e-5, qk_eps: float = 1e-5):
+        super().__init__(width, heads, head_width, hidden, 1, eps, qk_eps)
+        del self.to_modulation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm_attn(x))
+        return x + self.mlp(self.norm_mlp(x))
 
 
 class MiniMaxH3Output(nn.Module):
