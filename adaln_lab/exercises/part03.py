@@ -238,10 +238,6 @@ sign flipped
 """
 
 
-def gate_gradient_cases() -> list[tuple]:
-    return [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))]
-
-
 # block_jacobian: the matrix, not 1 + gate * F'
 
 
@@ -276,10 +272,6 @@ gate on the identity
     At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch.
     return torch.diag(gate) + jacobian
 """
-
-
-def block_jacobian_cases() -> list[tuple]:
-    return [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)]
 
 
 # gate_rows: where in a 6D-wide Linear the gates are
@@ -373,10 +365,6 @@ eps squared in the root
     At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root.
     grad.abs() + eps) => grad.square() + eps * eps).sqrt()
 """
-
-
-def adam_first_step_cases() -> list[tuple]:
-    return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
 
 # a small gated branch, x + gate * W relu(V x): first_gradient, GatedBranch, half_zero
@@ -572,7 +560,7 @@ register(
         question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
         solution=gate_gradient,
         returns=("grad",),
-        cases=gate_gradient_cases,
+        cases=lambda: [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))],
         hints=(
             "In x_out = x + gate * F(h), what multiplies the gate in one token and one channel?",
             "One gate number is used by every token of its picture; the chain rule adds over all uses.",
@@ -596,7 +584,7 @@ register(
         question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
         solution=block_jacobian,
         returns=("jacobian",),
-        cases=block_jacobian_cases,
+        cases=lambda: [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)],
         hints=(
             "Derive output i by input j: the residual gives 1 where i = j, the branch gives gate_i dF_i / dx_j.",
             "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
@@ -664,7 +652,11 @@ register(
         question="Say how far Adam's very first step moves each weight.",
         solution=adam_first_step,
         returns=("step",),
-        cases=adam_first_step_cases,
+        cases=lambda: [
+            (randn64(2, 3), 0.5, 0.1),
+            (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3),
+            (randn64(1, 7, 3, seed=2), 0.25, 0.5),
+        ],
         hints=(
             "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
             "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",

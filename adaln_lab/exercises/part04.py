@@ -114,10 +114,6 @@ ratio of the sums
 """
 
 
-def effective_depth_cases() -> list[tuple]:
-    return [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)]
-
-
 # deep_start: 36 blocks that learn in 30 updates
 
 GIVEN = {"norm": "pre", "gate": 1.0, "kind": "identity", "lr": 3e-3, "warmup": 0}
@@ -289,7 +285,7 @@ register(
         question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
         solution=effective_depth,
         returns=("depth",),
-        cases=effective_depth_cases,
+        cases=lambda: [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)],
         hints=(
             "At each block a path forks: through the block with weight r, past it with weight 1.",
             "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",

@@ -268,10 +268,6 @@ tokens last
 """
 
 
-def patchify_cases() -> list[tuple]:
-    return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 5, 8, 4), 4), (randn64(1, 4, 3, 5), 1)]
-
-
 # best_guess: what x_t - t v of a trained model is, at both ends
 
 
@@ -413,7 +409,12 @@ register(
         question="Cut images into square patches, one token each.",
         solution=patchify,
         returns=("tokens",),
-        cases=patchify_cases,
+        cases=lambda: [
+            (randn64(2, 3, 4, 6), 2),
+            (randn64(3, 1, 9, 6), 3),
+            (randn64(1, 5, 8, 4), 4),
+            (randn64(1, 4, 3, 5), 1),
+        ],
         hints=(
             "First separate the patches: split H into rows times P and W into columns times P.",
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",

@@ -127,10 +127,6 @@ cells exchanged
 """
 
 
-def same_bag_cases() -> list[tuple]:
-    return [(randn64(4, 11),), (randn64(1, 11, seed=1),)]
-
-
 # pool_objects: a vector that says which colour belongs to which shape
 
 
@@ -231,7 +227,7 @@ register(
         question="Make another scene from the same bag of words: let the two objects exchange their colours.",
         solution=same_bag,
         returns=("tokens",),
-        cases=same_bag_cases,
+        cases=lambda: [(randn64(4, 11),), (randn64(1, 11, seed=1),)],
         hints=(
             "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
             "The colours stand at places 4 and 8. Work on a copy.",

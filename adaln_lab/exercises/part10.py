@@ -310,10 +310,6 @@ last rows first
 """
 
 
-def shard_cases() -> list[tuple]:
-    return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2), (randn64(15, 2, 7), 3, 5)]
-
-
 # ring_bytes: how much a process must send
 
 
@@ -444,7 +440,12 @@ register(
         question="Give the rows of a global batch that process `rank` of `size` works on.",
         solution=shard,
         returns=("rows",),
-        cases=shard_cases,
+        cases=lambda: [
+            (randn64(12, 2), 1, 3),
+            (randn64(8, 3), 0, 4),
+            (randn64(10, 1), 0, 2),
+            (randn64(15, 2, 7), 3, 5),
+        ],
         hints=(
             "Every process gets B / size rows, no row goes to two of them.",
             "Ranks count from 0, so rank 0 has the first B / size rows.",
