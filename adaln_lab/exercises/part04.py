@@ -17,7 +17,6 @@ from adaln_lab.data import datasets
 from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict
 from adaln_lab.experiments import schemes, sweep
-from adaln_lab.flow import flow_loss, flow_pair
 
 # fresh_stacks: which starts are open
 
@@ -142,20 +141,12 @@ def _score_of(setting: dict[str, Any], updates: int) -> float:
     data, trial = datasets.load("digits"), sweep.Trial("LayerScale", 36, setting["lr"], 0)
     start = float(setting["gate"])
     scheme = schemes.Scheme(norm=setting["norm"], learned="channel", start=lambda _: start, kind=setting["kind"])
-    model, generator = schemes.deep_dit("LayerScale", trial.config), torch.Generator().manual_seed(0)
+    model = schemes.deep_dit("LayerScale", trial.config)
     sizes = (trial.depth, trial.config.width, trial.config.heads, trial.config.width)
     model.blocks = torch.nn.ModuleList(schemes.SchemeBlock(scheme, *sizes) for _ in range(trial.depth))
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    batches = data.batches(32, generator)
-    for update in range(updates):
-        loss = flow_loss(model, flow_pair(*next(batches), data.n_classes, 0.0, generator))
-        if not loss.isfinite():
-            return math.inf
-        optimizer.param_groups[0]["lr"] = setting["lr"] * min(1, (update + 1) / max(1, setting["warmup"]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return sweep.score(model, data)
+    rates = [setting["lr"] * min(1, (n + 1) / max(1, setting["warmup"])) for n in range(updates)]
+    *before, model = sweep.updates(model, data, rates, seed=0, batch=32)
+    return sweep.score(model, data) if len(before) == updates else math.inf
 
 
 # sandwich_branch: a branch whose step is bounded by its gate
