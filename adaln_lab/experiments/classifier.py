@@ -128,15 +128,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be (N, F) and (M, F) with N, M >= 2; got {tuple(a.shape)}, {tuple(b.shape)}")
     a, b = a.cpu().double(), b.cpu().double()  # mps has no float64
-    root = _sqrt(a.T.cov())  # tr (S1 S2)^(1/2) = tr (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric
-    cross = _sqrt(root @ b.T.cov() @ root)
-    mean = (a.mean(0) - b.mean(0)).square().sum()
-    return (mean + a.T.cov().trace() + b.T.cov().trace() - 2 * cross.trace()).item()
-
-
-def _sqrt(symmetric: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(symmetric)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    s_1, s_2, mean = a.T.cov(), b.T.cov(), (a.mean(0) - b.mean(0)).square().sum()
+    squared = torch.linalg.eigvals(s_1 @ s_2).real.clamp(min=0)  # eigenvalues of S_1 S_2: none is below 0
+    return (mean + s_1.trace() + s_2.trace() - 2 * squared.sqrt().sum()).item()
 
 
 def nearest(images: Tensor, training: Tensor) -> float:
