@@ -82,10 +82,6 @@ def weights_for(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -
 
 
 def load_upstream(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Load upstream's weights into the block, strictly; buffers that upstream stores with them, too."""
-    ours = weights_for(block, names, weights)
-    for name, buffer in block.named_buffers():
-        if name in ours:
-            buffer.copy_(ours.pop(name).reshape(buffer.shape))
-    block.load_state_dict(ours, strict=True)
+    """Load upstream's weights into the block, strictly."""
+    block.load_state_dict(weights_for(block, names, weights))
     return block

@@ -112,13 +112,13 @@ def _hdm_stack(config, weights):
 
 def _hdm(config, weights):
     ends = config["input_dim"], config["patch_size"], config["ctx_dim"], config.get("addon_info_embs_dim")
-    model = hdm.Model(*_hdm_sizes(config), *ends)
+    model = stacks.HDM(*_hdm_sizes(config), *ends)
 
     def call(model, x, t, ctx, addon_info=None):
         info = addon_info[:, None] if addon_info is not None and addon_info.dim() == 1 else addon_info
         return {"x": model(x, t, ctx, info)}
 
-    return Replica(model, stacks.hdm_names(model), call)
+    return Replica(model, model.upstream(), call)
 
 
 def _flux2_double(config, weights):

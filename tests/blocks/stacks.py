@@ -4,6 +4,7 @@ upstream, so that stored runs of whole models can be replayed.
 B batch, T image tokens, S text tokens, R of a reference image or of times, D width, C width of c, d of a head.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from adaln_lab.blocks import ernie, flux2, flux3, hdm, krea2, minimax_h3, pixart, qwenimage21
 from adaln_lab.blocks.parts import Rope
 from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
+from adaln_lab.embed import patchify, unpatchify
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm, modulate, split_vectors
 
@@ -236,13 +238,69 @@ def hdm_stack_names(stack: hdm.Stack) -> Names:
     return names
 
 
-def hdm_names(model: hdm.Model) -> Names:
-    return inside("stack", hdm_stack_names(model.stack)) | {
-        "x_embed": PatchConv("in_patch.proj"),
-        "text": "ctx_proj",
-        "freqs": "time_emb.freqs",
-        "time": "time_emb.proj.0",
-        "info.0": "addon_info_embs_proj.0",
-        "info.2": "addon_info_embs_proj.2",
-        "linear_out": "out_patch.proj",
-    }
+def cell_centres(rows: int, columns: int) -> Tensor:
+    """Row and column of each cell's centre, float64 (rows * columns, 2).
+
+    The longer side reaches from -1 to 1, the other from -n / longest to n / longest.
+    """
+    axes = []
+    for n in (rows, columns):
+        end = n / max(rows, columns)
+        edges = torch.linspace(-end, end, n + 1, dtype=torch.float64)
+        axes.append((edges[:-1] + edges[1:]) / 2)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+class HDM(nn.Module):
+    """The whole model: x (B, channels, N, M), t (B,) in [0, 1], text (B, S, D'), info (B, I) -> like x.
+
+    c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect ratio. No final norm.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        hidden: int,
+        enc: Sequence[int],
+        dec: Sequence[int],
+        channels: int,
+        patch: int,
+        text_width: int,
+        info: int | None = None,
+    ):
+        super().__init__()
+        self.patch = patch
+        self.x_embed = nn.Linear(channels * patch**2, width)
+        self.text = nn.Linear(text_width, width)
+        self.register_buffer("freqs", torch.empty(1, width // 2))  # stored with the weights
+        self.time = nn.Linear(width, width)
+        self.info = None
+        if info is not None:
+            self.info = nn.Sequential(nn.Linear(info, width), nn.Mish(), zero_linear(width, width))
+        self.stack = hdm.Stack(width, heads, head_width, hidden, enc, dec)
+        self.linear_out = nn.Linear(width, channels * patch**2)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, info: Tensor | None = None) -> Tensor:
+        rows, columns = (n // self.patch for n in x.shape[2:])
+        angle = 1000 * t[:, None] * self.freqs  # (B, D/2)
+        c = F.mish(self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)))  # (B, D)
+        if self.info is not None and info is not None:
+            c = c + self.info(info)
+        pos = cell_centres(rows, columns).to(x)
+        pos = torch.cat([pos, pos.new_zeros(text.shape[1], 2)]).expand(len(x), -1, -1)  # text at the centre
+        tokens = torch.cat([self.x_embed(patchify(x, self.patch)), self.text(text)], dim=1)
+        tokens, _ = self.stack(tokens, c, pos)
+        return unpatchify(self.linear_out(tokens[:, : rows * columns]), self.patch, rows)
+
+    def upstream(self) -> Names:
+        return inside("stack", hdm_stack_names(self.stack)) | {
+            "x_embed": PatchConv("in_patch.proj"),
+            "text": "ctx_proj",
+            "freqs": "time_emb.freqs",
+            "time": "time_emb.proj.0",
+            "info.0": "addon_info_embs_proj.0",
+            "info.2": "addon_info_embs_proj.2",
+            "linear_out": "out_patch.proj",
+        }

@@ -1,6 +1,7 @@
 """Blocks of the zoo against the installed diffusers, on fresh random weights, in shapes that no stored file has."""
 
 import pytest
+import stacks
 import torch
 from replicas import randomised
 
@@ -9,7 +10,6 @@ from adaln_lab.blocks import (
     flux,
     flux2,
     flux3,
-    hdm,
     ideogram4,
     krea2,
     lumina2,
@@ -392,4 +392,4 @@ def test_weights_that_are_missing_or_of_another_size_are_named():
 def test_cell_centres_of_hdm_are_exact_in_float64(rows, columns):
     """Cell i of n lies at (2 i + 1 - n) / longest; with a float32 box, a 3:2 picture is off by 1e-8."""
     axes = [(2 * torch.arange(n).double() + 1 - n) / max(rows, columns) for n in (rows, columns)]
-    torch.testing.assert_close(hdm.cell_centres(rows, columns), torch.cartesian_prod(*axes), atol=1e-15, rtol=0)
+    torch.testing.assert_close(stacks.cell_centres(rows, columns), torch.cartesian_prod(*axes), atol=1e-15, rtol=0)
