@@ -118,30 +118,29 @@ def cell_shares(picture: Tensor) -> Tensor:
     return cells / cells.sum()
 
 
-class _Launches(TorchDispatchMode):
-    """Counts views, which launch nothing, and all other operations but those that only reserve memory."""
+class Operations(TorchDispatchMode):
+    """The schemas of torch's operations that run inside the context, in their order."""
 
     def __init__(self):
         super().__init__()
-        self.views = self.kernels = 0
+        self.seen: list[torch.FunctionSchema] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        aliases = [result.alias_info for result in operation._schema.returns]
-        if any(alias is not None and not alias.is_write for alias in aliases):
-            self.views += 1
-        elif "empty" not in operation._schema.name:
-            self.kernels += 1
+        self.seen.append(operation._schema)
         return operation(*args, **(kwargs or {}))
 
 
 def launches(run: Callable[[], object]) -> tuple[int, int]:
-    """(operations, views) of one call of `run`, counted on any device.
+    """(operations, views) of one call of `run`, counted on any device, but for those that only reserve memory.
 
     On a GPU a view starts no kernel and most operations one; one on a long list of tensors, or a fused one, a few.
     """
-    with _Launches() as counted:
+    with Operations() as operations:
         run()
-    return counted.kernels, counted.views
+    aliases = [[result.alias_info for result in schema.returns] for schema in operations.seen]
+    is_view = [any(alias is not None and not alias.is_write for alias in found) for found in aliases]
+    works = [not view and "empty" not in schema.name for schema, view in zip(operations.seen, is_view, strict=True)]
+    return sum(works), sum(is_view)
 
 
 def kept_bytes(run: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
