@@ -10,6 +10,7 @@ attention among image tokens only, with three more vectors. In the last block th
 SD3 (arXiv 2403.03206), Sec. 4. B batch, T image tokens, S text tokens, D width. Differs from upstream in: nothing.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -53,21 +54,12 @@ def _names(ours: str, theirs: str) -> dict[str, str]:
 class Stream(nn.Module):
     """One stream's own layers beside the joint attention. `pre_only`: it only gives q, k, v and is not updated."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        bias: bool = True,
-        qk_norm: bool = False,
-        pre_only: bool = False,
-        dual: bool = False,
-    ):
+    def __init__(self, width: int, mlp_ratio: float, attn2: Attention | None = None, pre_only: bool = False):
         super().__init__()
         order = ("shift", "scale") if pre_only else ("shift", "scale", "gate")
-        branches = 1 if pre_only else 3 if dual else 2  # attention, MLP, second attention
+        branches = 1 if pre_only else 2 if attn2 is None else 3  # attention, MLP, second attention
         self.to_modulation = ToModulation(width, width, branches, order, zero=False)
-        self.attn2 = Attention(width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None) if dual else None
+        self.attn2 = attn2
         self.mlp = None if pre_only else MLP(width, mlp_ratio)
 
 
@@ -101,13 +93,10 @@ class JointBlock(nn.Module):
         dual: bool = False,
     ):
         super().__init__()
-        qk_eps, ctx_out = 1e-6 if qk_norm else None, None if ctx_pre_only else True
-        self.attn = JointAttention(
-            Attention(width, heads, bias=bias, qk_eps=qk_eps),
-            Attention(width, heads, bias=bias, qk_eps=qk_eps, out=ctx_out),
-        )
-        self.x = Stream(width, heads, mlp_ratio, bias, qk_norm, dual=dual)
-        self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, pre_only=ctx_pre_only)
+        make = partial(Attention, width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None)
+        self.attn = JointAttention(make(), make(out=None if ctx_pre_only else True))
+        self.x = Stream(width, mlp_ratio, make() if dual else None)
+        self.ctx = Stream(width, mlp_ratio, pre_only=ctx_pre_only)
 
     def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
         attn, mlp, *attn2 = self.x.to_modulation(c)
