@@ -31,11 +31,6 @@ SPEC = Spec(
     title="DiT-XL/2",
     repository="facebookresearch/DiT, models.py",
     facts=Facts(c="time + label", zero="modulation, the last Linear"),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{MLP}(\mathrm{LN}(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = W\,\mathrm{SiLU}(c) + w",
-    ),
     build=lambda width=16, heads=2: AdaLNZeroBlock(width, heads, width),
     inputs=("x", "cond"),
     width=1152,

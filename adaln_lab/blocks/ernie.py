@@ -90,11 +90,6 @@ SPEC = Spec(
         text="tokens in the same stream",
         zero="modulation, the last Linear",
     ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{GEGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w,\; \mathrm{the\ same\ for\ all\ blocks}",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, 3 * width),
     inputs=("x", "shared"),
     width=4096,

@@ -79,11 +79,6 @@ SPEC = Spec(
         qk_norm="RMSNorm",
         text="a stream of its own, then in the same one",
     ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{GELU}(W_m n)]",
-        r"[b, s, g] = W\,\mathrm{SiLU}(c) + w",
-    ),
     build=lambda width=16, heads=2: SingleBlock(width, heads),
     inputs=("x", "c"),
     width=3072,

@@ -155,11 +155,6 @@ SPEC = Spec(
         text="a stream of its own, then in the same one",
         zero="nothing",
     ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{SiLU}(W_g n) \odot W_v n]",
-        r"[b, s, g] = W\,\mathrm{SiLU}(c),\; \mathrm{the\ same\ for\ all\ blocks}",
-    ),
     build=lambda width=16, heads=2: SingleBlock(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),
     width=6144,

@@ -70,11 +70,6 @@ SPEC = Spec(
         text="a stream of its own, then in the same one",
         zero="nothing",
     ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot (\mathrm{Attn}(n) + \mathrm{SwiGLU}(n))",
-        r"[b, s, g]_m = W_m\,\mathrm{SiLU}(c_m),\; \mathrm{the\ same\ for\ all\ blocks\ of\ mode}\ m",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),
     width=3072,

@@ -217,11 +217,6 @@ SPEC = Spec(
         text="tokens in the same stream",
         zero="the last Linear of each shared MLP",
     ),
-    formula=(
-        r"a = \mathrm{RMS}_1(x)(1 + s_1) + b_1,\quad u = a + (1 + g_1) \odot \mathrm{Attn}(a)",
-        r"m = \mathrm{RMS}_2(u)(1 + s_2) + b_2,\quad \mathrm{out} = m + (1 + g_2) \odot \mathrm{SwiGLU}(m)",
-        r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \mathrm{the\ same\ for\ all\ blocks}",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "c"),
     width=1024,

@@ -100,11 +100,6 @@ SPEC = Spec(
         text="tokens in the same stream",
         zero="tables and norm weights, not the Linear",
     ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{SwiGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[s_1, b_1, g_1, s_2, b_2, g_2] = S + E_i,\quad S = W\,\mathrm{GELU}(t_{emb}) + w",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, max(1, heads // 4), 8 * width // 3),
     inputs=("x", "shared"),
     width=6144,

@@ -86,15 +86,10 @@ FACTS = Facts(
     text="tokens in the same stream",
     zero="modulation, the last Linear",
 )
-FORMULA = (  # also Z-Image's, but for the last line
-    r"u = x + \tanh(g_1) \odot \mathrm{RMS}_2(\mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1)))",
-    r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{RMS}_4(\mathrm{SwiGLU}(\mathrm{RMS}_3(u)(1 + s_2)))",
-)
 SPEC = Spec(
     title="Lumina-Image 2.0",
     repository="Alpha-VLLM/Lumina-Image-2.0, models/model.py",
     facts=FACTS,
-    formula=(*FORMULA, r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w"),
     build=lambda width=16, heads=2: Block(
         width, heads, max(1, heads // 3), hidden_width(width, multiple_of=8), min(width, 1024)
     ),

@@ -79,11 +79,6 @@ SPEC = Spec(
         text="tokens in the same stream",
         zero="nothing",
     ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{SwiGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2]_{t, m} = W_m\,\mathrm{SiLU}(t_{emb}) + w_m,\; \mathrm{token}\ j:\ (t_j, m_j)",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, 4 * width // (3 * heads), 8 * width // 3, min(width, 2688)),
     inputs=("x", "c", "row"),
     width=5376,

@@ -70,12 +70,6 @@ SPEC = Spec(
         text="cross-attention",
         zero="cross-attention's and the last Linear",
     ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
-        r"m = u + \mathrm{CrossAttn}(u, \mathrm{text})",
-        r"\mathrm{out} = m + g_2 \odot \mathrm{MLP}(\mathrm{LN}(m)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = S + E_i,\quad S = W\,\mathrm{SiLU}(t_{emb}) + w",
-    ),
     build=lambda width=16, heads=2: Block(width, heads),
     inputs=("x", "text", "shared"),
     width=1152,

@@ -106,11 +106,6 @@ SPEC = Spec(
         text="tokens in the same stream",
         zero="nothing",
     ),
-    formula=(
-        r"u = x + \tanh(g_1) \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1))",
-        r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{SwiGLU}(\mathrm{LN}(u)(1 + s_2))",
-        r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}),\; \mathrm{the\ same\ for\ all\ blocks}",
-    ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),
     width=4096,

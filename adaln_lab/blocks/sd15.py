@@ -167,11 +167,6 @@ SPEC = Spec(
         text="cross-attention",
         zero="the last convolution of each branch (CompVis)",
     ),
-    formula=(
-        r"u = x + \mathrm{SelfAttn}(\mathrm{LN}_1(x))",
-        r"m = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
-        r"\mathrm{out} = m + \mathrm{GEGLU}(\mathrm{LN}_3(m))",
-    ),
     build=lambda width=16, heads=2: TransformerBlock(width, heads, width),
     inputs=("x", "text"),
     width=320,

@@ -114,16 +114,10 @@ class JointBlock(nn.Module):
         return x, ctx
 
 
-FORMULA = (  # also Qwen-Image's, but for the last line
-    r"q, k, v \ \mathrm{of}\ \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{x, ctx\}:\ \mathrm{one\ softmax}",
-    r"x_a \leftarrow x_a + g_{a1} \odot P_a(\mathrm{attn}_a)",
-    r"x_a \leftarrow x_a + g_{a2} \odot \mathrm{MLP}_a(\mathrm{LN}(x_a)(1 + s_{a2}) + b_{a2})",
-)
 SPEC = Spec(
     title="Stable Diffusion 3 (medium)",
     repository="Stability-AI/sd3.5, mmditx.py",
     facts=Facts(c="time + pooled text", qk_norm="RMSNorm from 3.5 on", text="a stream of its own"),
-    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(c) + w_a"),
     build=lambda width=16, heads=2: JointBlock(width, heads),
     inputs=("x", "ctx", "c"),
     width=1536,

@@ -45,7 +45,6 @@ class Spec:
     title: str
     repository: str  # where the original block is
     facts: Facts
-    formula: tuple[str, ...]  # LaTeX, one string a line
     build: Callable[..., nn.Module]  # (width, heads) -> a block
     inputs: tuple[str, ...]  # of the block's forward, by name
     width: int  # of the published model

@@ -35,7 +35,6 @@ SPEC = Spec(
     title="Z-Image",
     repository="Tongyi-MAI/Z-Image, src/zimage/transformer.py",
     facts=replace(lumina2.FACTS, act="none", shared="no; c is 256 wide", zero="not published"),
-    formula=(*lumina2.FORMULA, r"[s_1, g_1, s_2, g_2] = W\,t_{emb} + w"),
     build=lambda width=16, heads=2: Block(width, heads, heads, hidden_width(width), min(width, 256)),
     inputs=("x", "c"),
     width=3840,
