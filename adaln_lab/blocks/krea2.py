@@ -91,7 +91,6 @@ SPEC = Spec(
     repository="huggingface/diffusers, transformer_krea2.py",
     facts=Facts(
         norm="RMSNorm",
-        eps=1e-5,
         affine=True,
         act="GELU",
         order=2 * ORDER,

@@ -76,7 +76,6 @@ class Block(nn.Module):
 
 FACTS = Facts(
     norm="RMSNorm",
-    eps=1e-5,
     affine=True,
     order=2 * ("scale", "gate"),
     gate="tanh",

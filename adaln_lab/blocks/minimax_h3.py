@@ -72,7 +72,6 @@ SPEC = Spec(
     repository="huggingface/diffusers, transformer_minimax_h3.py",
     facts=Facts(
         norm="RMSNorm",
-        eps=1e-5,
         affine=True,
         qk_norm="RMSNorm",
         rows="one for each time and modality",

@@ -159,7 +159,6 @@ SPEC = Spec(
     title="Stable Diffusion 1.5",
     repository="huggingface/diffusers, attention.py",
     facts=Facts(
-        eps=1e-5,
         affine=True,
         c="time, in the ResNet blocks only",
         order=(),
