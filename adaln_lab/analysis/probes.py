@@ -1,11 +1,7 @@
 """The size of a residual stream and of its gradient at each depth, what each block adds, and where words act.
 
-    r_l = |x_l - x_{l-1}| / |x_{l-1}|           relative update: what block l adds, relative to its input
-    effective depth = sum_l r_l / (1 + r_l)     number of blocks on an average path
+    r_l = |x_l - x_{l-1}| / |x_{l-1}|       relative update: what block l adds, relative to its input
 
-A stack of residual blocks is a sum over paths; a path goes through each block or around it (Veit et al., arXiv
-1605.06431). With weight r_l for block l and 1 for its skip connection, a path goes through it with probability
-r_l / (1 + r_l).
 L blocks, B batch, T tokens, D width.
 """
 
@@ -52,11 +48,6 @@ def depth_profile(blocks: Sequence[nn.Module], x: Tensor, cond: Condition, g: Te
 def relative_update(xs: Sequence[Tensor]) -> Tensor:
     """r (L,): the size of what each block adds, relative to its input."""
     return torch.stack([rms(after - before) / rms(before) for before, after in pairwise(xs)])
-
-
-def effective_depth(r: Tensor) -> Tensor:
-    """Number of blocks on an average path through the stack: sum of r / (1 + r), between 0 and L."""
-    return (r / (1 + r)).sum()
 
 
 @contextlib.contextmanager

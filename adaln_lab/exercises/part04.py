@@ -80,7 +80,8 @@ def pull_back_cases() -> list[tuple]:
     return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
 
 
-# effective_depth: how many blocks an average path goes through
+# effective_depth: how many blocks an average path goes through. A stack of residual blocks is a sum over paths, each
+# through a block or around it (Veit et al., arXiv 1605.06431): of those that meet a block, r / (1 + r) go through it
 
 
 def effective_depth(r: Tensor) -> Tensor:
