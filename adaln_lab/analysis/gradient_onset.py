@@ -34,11 +34,7 @@ ROLES = {  # text in a part's name -> what the part is in a TinyDiT; the first m
 }
 
 
-class Part(NamedTuple):
-    """Some rows of a parameter."""
-
-    parameter: nn.Parameter
-    rows: slice
+Part = tuple[nn.Parameter, slice]  # some rows of a parameter
 
 
 class GradientOnset(NamedTuple):
@@ -74,10 +70,10 @@ def named_parts(model: nn.Module) -> dict[str, Part]:
     for name, p in model.named_parameters():
         groups = row_groups.get(name.rpartition(".")[0])
         if groups is None:
-            parts[name] = Part(p, slice(None))
+            parts[name] = p, slice(None)
             continue
         n = len(p) // len(groups)
-        parts |= {f"{name}:{group}": Part(p, slice(i * n, (i + 1) * n)) for i, group in enumerate(groups)}
+        parts |= {f"{name}:{group}": (p, slice(i * n, (i + 1) * n)) for i, group in enumerate(groups)}
     return parts
 
 
