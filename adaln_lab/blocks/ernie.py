@@ -7,7 +7,7 @@
 Text tokens follow the image tokens in one sequence. The output layer has no SiLU, and LN where the blocks have RMS.
 Rotary positions: channel j turns by angle j // 2, but its partner is k + d/2, which turns by another angle. So the map
 is no rotation: it changes |q|, and q k depends on more than relative positions.
-huggingface/diffusers, transformer_ernie_image.py. B batch, T tokens, S text tokens, D width, d of a head.
+huggingface/diffusers, transformer_ernie_image.py. B batch, T tokens, D width, d of a head.
 Differs from upstream in: no padding mask.
 """
 

@@ -6,8 +6,8 @@
 
 Encoder groups, then decoder groups; the first block of each decoder group has a third branch, cross-attention to the
 encoder's output, between the two above. Text tokens follow the image tokens. Rotary positions have learned frequencies,
-for each head its own. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head, P patch.
-Differs from upstream in: no token dropping in training (TREAD), no masks; positions in float64, there in float32.
+for each head its own. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head.
+Differs from upstream in: no token dropping in training (TREAD), no masks.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@
     Attn(h) = W_o [softmax-attention(h) * sigmoid(W_gate h)],   RMS(x) = x / rms(x) * (1 + w)
 
 Heads are grouped. The output layer adds its table to c itself. Text blocks have no modulation, no gate, no positions.
-huggingface/diffusers, transformer_krea2.py. B batch, T tokens, S text tokens, D width, d of a head.
+huggingface/diffusers, transformer_krea2.py. B batch, T tokens, D width, d of a head.
 Differs from upstream in: nothing.
 """
 

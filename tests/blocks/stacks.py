@@ -255,6 +255,7 @@ class HDM(nn.Module):
     """The whole model: x (B, channels, N, M), t (B,) in [0, 1], text (B, S, D'), info (B, I) -> like x.
 
     c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect ratio. No final norm.
+    Differs from upstream in: positions in float64, there in float32.
     """
 
     def __init__(
