@@ -32,6 +32,7 @@ def recipe_given(x, c, mlp_adaln, norm, mlp):
     return x
 
 
+@torch.no_grad()  # weights are set in place
 def recipe_examined(answer: Callable) -> tuple[bool, str]:
     """Four symptoms, one after another; then the numbers."""
     linear, norm, mlp = nn.Linear(8, 24).double(), nn.LayerNorm(8).double(), nn.Linear(8, 8).double()
@@ -63,11 +64,6 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     if not off < 1e-3:
         return False, f"each picture has its own vectors, but the numbers are off by up to {off:.2g}: keep SiLU"
     return True, f"each picture has its own scale, gamma has one owner, and time meets label (by {interplay:.2g})"
-
-
-def _frozen(examine: Callable) -> Callable:
-    """Without gradients, so that weights can be set in place."""
-    return torch.no_grad()(examine)
 
 
 # read_off: scale and shift, from what went in and what came out
@@ -271,7 +267,7 @@ register(
         question="Mend the three lines: each picture gets its own vectors, gamma has one owner, and time meets label.",
         solution=recipe,
         given=recipe_given,
-        examine=_frozen(recipe_examined),
+        examine=recipe_examined,
         hints=(
             "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
             "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
