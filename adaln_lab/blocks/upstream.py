@@ -85,3 +85,13 @@ def load_upstream(block: nn.Module, names: Names, weights: Mapping[str, Tensor])
     """Load upstream's weights into the block, strictly."""
     block.load_state_dict(weights_for(block, names, weights))
     return block
+
+
+def numbered(ours: str, theirs: str, n: int, names: Names) -> Names:
+    """The table of n equal blocks in a row: ours.0 is theirs.0, and so on."""
+    return {k: v for i in range(n) for k, v in prefixed(f"{ours}.{i}", f"{theirs}.{i}", names).items()}
+
+
+def inside(ours: str, names: Names) -> Names:
+    """The table of a part that has no prefix upstream."""
+    return {f"{ours}.{mine}": theirs for mine, theirs in names.items()}
