@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from adaln_lab.analysis.probes import Operations
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
 NEAR = 2e-5  # the same, for answers that were computed in float32
@@ -214,17 +215,9 @@ def missing_gradients(fn: Callable, solution: Callable, arguments: tuple, return
 
 def count_products(fn: Callable, arguments: tuple) -> int:
     """How many matrix products one call computes."""
-    with _Products() as products:
+    with Operations() as operations:
         call(fn, arguments, 1)
-    return products.count
-
-
-class _Products(TorchDispatchMode):
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket.__name__ in PRODUCTS
-        return func(*args, **(kwargs or {}))
+    return sum(schema.name.removeprefix("aten::") in PRODUCTS for schema in operations.seen)
 
 
 def _gradients(fn: Callable, arguments: tuple, results: int) -> dict[str, Tensor | None]:
