@@ -16,18 +16,12 @@ from adaln_lab.utils.checks import check_labels
 TIME_SCALE = 1000.0  # t in [0, 1] is stretched to the range the frequencies were made for; once, here, nowhere else
 
 
-def frequencies(n: int, max_period: float = 10_000.0, like: Tensor | None = None) -> Tensor:
-    """n frequencies (n,), geometrically spaced from 1 to just above 1 / max_period, on the device of `like`."""
-    like = torch.empty(0) if like is None else like
-    return torch.exp(-math.log(max_period) * torch.arange(n, device=like.device, dtype=like.dtype) / n)
-
-
-def sinusoidal(s: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines, then sines, of s (B,) at geometrically spaced frequencies -> (B, features)."""
+def sinusoidal(s: Tensor, features: int) -> Tensor:
+    """Cosines, then sines, of s (B,) at frequencies geometrically spaced from 1 to 1 / 10,000 -> (B, features)."""
     if features < 2 or features % 2:
         raise ValueError(f"features must be even, a cosine and a sine for each frequency; got {features}")
     half = features // 2
-    w = frequencies(half, max_period, like=s)
+    w = torch.exp(-math.log(10_000.0) * torch.arange(half, device=s.device, dtype=s.dtype) / half)
     angle = s[:, None] * w  # (B, F/2)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 

@@ -34,15 +34,7 @@ ROLES = {  # text in a part's name -> what the part is in a TinyDiT; the first m
 }
 
 
-class Part(NamedTuple):
-    """Some rows of a parameter."""
-
-    parameter: nn.Parameter
-    rows: slice
-
-    @property
-    def numel(self) -> int:
-        return self.parameter[self.rows].numel()
+Part = tuple[nn.Parameter, slice]  # some rows of a parameter
 
 
 class GradientOnset(NamedTuple):
@@ -51,14 +43,13 @@ class GradientOnset(NamedTuple):
     names: list[str]  # of the parts, or of their roles
     steps: list[int]  # number of the backward pass, from 0
     norms: Tensor  # (names, steps): exactly 0 where no gradient arrives
-    losses: Tensor  # (steps,): before the update
 
     def by_role(self) -> "GradientOnset":
         """One row per role in a TinyDiT: the norm over all parts with that role. Other parts keep their names."""
         roles = [role(name) for name in self.names]
         names = sorted(set(roles), key=[*ROLES.values(), *roles].index)
         rows = [self.norms[[r == name for r in roles]].square().sum(0).sqrt() for name in names]
-        return GradientOnset(names, self.steps, torch.stack(rows), self.losses)
+        return GradientOnset(names, self.steps, torch.stack(rows))
 
 
 def role(name: str) -> str:
@@ -79,10 +70,10 @@ def named_parts(model: nn.Module) -> dict[str, Part]:
     for name, p in model.named_parameters():
         groups = row_groups.get(name.rpartition(".")[0])
         if groups is None:
-            parts[name] = Part(p, slice(None))
+            parts[name] = p, slice(None)
             continue
         n = len(p) // len(groups)
-        parts |= {f"{name}:{group}": Part(p, slice(i * n, (i + 1) * n)) for i, group in enumerate(groups)}
+        parts |= {f"{name}:{group}": (p, slice(i * n, (i + 1) * n)) for i, group in enumerate(groups)}
     return parts
 
 
@@ -97,13 +88,10 @@ def measure_gradient_onset(
     whole("steps", steps, 1, 10_000)
     model = copy.deepcopy(model)
     parts, update = named_parts(model), OPTIMIZERS[optimizer](model.parameters(), lr=lr)
-    norms, losses = [], []
+    norms = []
     for _ in range(steps):
         update.zero_grad()
-        value = loss(model)
-        value.backward()
+        loss(model).backward()
         norms.append([0.0 if p.grad is None else p.grad[rows].norm().item() for p, rows in parts.values()])
-        losses.append(value.item())
         update.step()
-    norms, losses = torch.tensor(norms, dtype=torch.float64), torch.tensor(losses, dtype=torch.float64)
-    return GradientOnset(list(parts), list(range(steps)), norms.T, losses)
+    return GradientOnset(list(parts), list(range(steps)), torch.tensor(norms, dtype=torch.float64).T)

@@ -1,11 +1,7 @@
 """The size of a residual stream and of its gradient at each depth, what each block adds, and where words act.
 
-    r_l = |x_l - x_{l-1}| / |x_{l-1}|           relative update: what block l adds, relative to its input
-    effective depth = sum_l r_l / (1 + r_l)     number of blocks on an average path
+    r_l = |x_l - x_{l-1}| / |x_{l-1}|       relative update: what block l adds, relative to its input
 
-A stack of residual blocks is a sum over paths; a path goes through each block or around it (Veit et al., arXiv
-1605.06431). With weight r_l for block l and 1 for its skip connection, a path goes through it with probability
-r_l / (1 + r_l).
 L blocks, B batch, T tokens, D width.
 """
 
@@ -52,11 +48,6 @@ def depth_profile(blocks: Sequence[nn.Module], x: Tensor, cond: Condition, g: Te
 def relative_update(xs: Sequence[Tensor]) -> Tensor:
     """r (L,): the size of what each block adds, relative to its input."""
     return torch.stack([rms(after - before) / rms(before) for before, after in pairwise(xs)])
-
-
-def effective_depth(r: Tensor) -> Tensor:
-    """Number of blocks on an average path through the stack: sum of r / (1 + r), between 0 and L."""
-    return (r / (1 + r)).sum()
 
 
 @contextlib.contextmanager
@@ -118,30 +109,29 @@ def cell_shares(picture: Tensor) -> Tensor:
     return cells / cells.sum()
 
 
-class _Launches(TorchDispatchMode):
-    """Counts views, which launch nothing, and all other operations but those that only reserve memory."""
+class Operations(TorchDispatchMode):
+    """The schemas of torch's operations that run inside the context, in their order."""
 
     def __init__(self):
         super().__init__()
-        self.views = self.kernels = 0
+        self.seen: list[torch.FunctionSchema] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        aliases = [result.alias_info for result in operation._schema.returns]
-        if any(alias is not None and not alias.is_write for alias in aliases):
-            self.views += 1
-        elif "empty" not in operation._schema.name:
-            self.kernels += 1
+        self.seen.append(operation._schema)
         return operation(*args, **(kwargs or {}))
 
 
 def launches(run: Callable[[], object]) -> tuple[int, int]:
-    """(operations, views) of one call of `run`, counted on any device.
+    """(operations, views) of one call of `run`, counted on any device, but for those that only reserve memory.
 
     On a GPU a view starts no kernel and most operations one; one on a long list of tensors, or a fused one, a few.
     """
-    with _Launches() as counted:
+    with Operations() as operations:
         run()
-    return counted.kernels, counted.views
+    aliases = [[result.alias_info for result in schema.returns] for schema in operations.seen]
+    is_view = [any(alias is not None and not alias.is_write for alias in found) for found in aliases]
+    works = [not view and "empty" not in schema.name for schema, view in zip(operations.seen, is_view, strict=True)]
+    return sum(works), sum(is_view)
 
 
 def kept_bytes(run: Callable[[], object], but: Iterable[Tensor] = ()) -> int:

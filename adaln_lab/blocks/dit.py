@@ -18,13 +18,6 @@ BLOCK = {
     "mlp.down": "mlp.fc2",
 }
 FINAL = {"to_modulation.linear": "adaLN_modulation.1", "linear": "linear"}
-DIFFUSERS = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its copy of the embedders, norm1.emb
-    "to_modulation.linear": "norm1.linear",
-    "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-    "attn.out": "attn1.to_out.0",
-    "mlp.up": "ff.net.0.proj",
-    "mlp.down": "ff.net.2",
-}
 
 
 def full_model() -> TinyDiT:
@@ -38,11 +31,6 @@ SPEC = Spec(
     title="DiT-XL/2",
     repository="facebookresearch/DiT, models.py",
     facts=Facts(c="time + label", zero="modulation, the last Linear"),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{MLP}(\mathrm{LN}(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = W\,\mathrm{SiLU}(c) + w",
-    ),
     build=lambda width=16, heads=2: AdaLNZeroBlock(width, heads, width),
     inputs=("x", "cond"),
     width=1152,

@@ -7,7 +7,7 @@
 Text tokens follow the image tokens in one sequence. The output layer has no SiLU, and LN where the blocks have RMS.
 Rotary positions: channel j turns by angle j // 2, but its partner is k + d/2, which turns by another angle. So the map
 is no rotation: it changes |q|, and q k depends on more than relative positions.
-huggingface/diffusers, transformer_ernie_image.py. B batch, T tokens, S text tokens, D width, d of a head.
+huggingface/diffusers, transformer_ernie_image.py. B batch, T tokens, D width, d of a head.
 Differs from upstream in: no padding mask.
 """
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import Names, diffusers_attention, inside, numbered
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
@@ -55,10 +55,7 @@ class Block(nn.Module):
 
     UPSTREAM: ClassVar = {
         "norm_attn": "adaLN_sa_ln",
-        "attn.qkv": ("self_attention.to_q", "self_attention.to_k", "self_attention.to_v"),
-        "attn.norm_q": "self_attention.norm_q",
-        "attn.norm_k": "self_attention.norm_k",
-        "attn.out": "self_attention.to_out.0",
+        **diffusers_attention("attn", "self_attention"),
         "norm_mlp": "adaLN_mlp_ln",
         "mlp.gate": "mlp.gate_proj",
         "mlp.up": "mlp.up_proj",
@@ -115,11 +112,8 @@ class Stack(nn.Module):
         return self.output(both[:, : x.shape[1]], c)
 
     def upstream(self) -> Names:
-        names = {"to_modulation.1": "adaLN_modulation.1"}
-        names |= {f"output.{mine}": theirs for mine, theirs in Output.UPSTREAM.items()}
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"layers.{i}", Block.UPSTREAM)
-        return names
+        blocks = numbered("blocks", "layers", len(self.blocks), Block.UPSTREAM)
+        return {"to_modulation.1": "adaLN_modulation.1"} | inside("output", Output.UPSTREAM) | blocks
 
 
 SPEC = Spec(
@@ -132,11 +126,6 @@ SPEC = Spec(
         shared="one Linear for the whole model",
         text="tokens in the same stream",
         zero="modulation, the last Linear",
-    ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{GEGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w,\; \mathrm{the\ same\ for\ all\ blocks}",
     ),
     build=lambda width=16, heads=2: Block(width, heads, 3 * width),
     inputs=("x", "shared"),

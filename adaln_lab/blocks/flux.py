@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from adaln_lab.blocks.parts import Rope, apply_rope, attention
 from adaln_lab.blocks.sd3 import JointBlock
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import SwappedHalves
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
 
@@ -52,13 +51,6 @@ class SingleBlock(nn.Module):
         "norm_k.weight": "norm.key_norm.scale",
         "linear2": "linear2",
     }
-    DIFFUSERS: ClassVar = {  # FluxSingleTransformerBlock
-        "to_modulation.linear": "norm.linear",
-        "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-        "norm_q": "attn.norm_q",
-        "norm_k": "attn.norm_k",
-        "linear2": "proj_out",
-    }
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -78,9 +70,6 @@ class SingleBlock(nn.Module):
         return gated(x, branch, m.gate)
 
 
-# The last layer is DiT's, with (shift, scale); diffusers stores (scale, shift):
-DIFFUSERS_LAST_LAYER = {"to_modulation.linear": SwappedHalves("norm_out.linear"), "linear": "proj_out"}
-
 SPEC = Spec(
     title="Flux.1 (dev)",
     repository="black-forest-labs/flux, src/flux/modules/layers.py",
@@ -89,11 +78,6 @@ SPEC = Spec(
         order=("shift", "scale", "gate"),
         qk_norm="RMSNorm",
         text="a stream of its own, then in the same one",
-    ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{GELU}(W_m n)]",
-        r"[b, s, g] = W\,\mathrm{SiLU}(c) + w",
     ),
     build=lambda width=16, heads=2: SingleBlock(width, heads),
     inputs=("x", "c"),

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.sd3 import JointAttention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import Names, diffusers_attention, prefixed
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -35,10 +35,7 @@ class DoubleBlock(nn.Module):
     """x (B, T, D), ctx (B, S, D), the shared vectors of each (B, 1, 6 D) -> both; rotary cos and sin (S + T, d/2)."""
 
     UPSTREAM: ClassVar = {
-        "attn.x.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.x.norm_q": "attn.norm_q",
-        "attn.x.norm_k": "attn.norm_k",
-        "attn.x.out": "attn.to_out.0",
+        **diffusers_attention("attn.x", "attn"),
         "attn.ctx.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
         "attn.ctx.norm_q": "attn.norm_added_q",
         "attn.ctx.norm_k": "attn.norm_added_k",
@@ -157,11 +154,6 @@ SPEC = Spec(
         shared="three Linears for the whole model",
         text="a stream of its own, then in the same one",
         zero="nothing",
-    ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot W_2\,[\mathrm{Attn}(n);\; \mathrm{SiLU}(W_g n) \odot W_v n]",
-        r"[b, s, g] = W\,\mathrm{SiLU}(c),\; \mathrm{the\ same\ for\ all\ blocks}",
     ),
     build=lambda width=16, heads=2: SingleBlock(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),

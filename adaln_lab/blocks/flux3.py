@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adaln_lab.blocks.flux2 import Output, shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import Names, diffusers_attention, inside, numbered
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -43,10 +43,7 @@ class Block(nn.Module):
     """x (B, T, D), shared vectors (B, 1, 3 D), or (B, T, 3 D) in a joint block -> (B, T, D); rotary (T, d/2)."""
 
     UPSTREAM: ClassVar = {
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
+        **diffusers_attention("attn", "attn"),
         "mlp.up": "ff.linear_in",
         "mlp.down": "ff.linear_out",
     }
@@ -76,9 +73,7 @@ class Stack(nn.Module):
         self.joint = blocks(joint)
         self.output = Output(width, out)
 
-    def forward(
-        self, ctx: Tensor, x: Tensor, ref: Tensor, c: Tensor, c_zero: Tensor, rope: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def forward(self, ctx: Tensor, x: Tensor, ref: Tensor, c: Tensor, c_zero: Tensor, rope: Rope) -> Tensor:
         streams, lengths = [ctx, x, ref], [ctx.shape[1], x.shape[1], ref.shape[1]]
         parts = zip(*(a.split(lengths, dim=-2) for a in rope), strict=True)  # cos and sin of each mode
         vectors = self.to_early(c, c_zero)
@@ -92,14 +87,12 @@ class Stack(nn.Module):
         return self.output(tokens.split(lengths, dim=1)[1], c.unsqueeze(1))
 
     def upstream(self) -> Names:
-        names = {f"output.{mine}": theirs for mine, theirs in Output.UPSTREAM.items()}
+        names = inside("output", Output.UPSTREAM)
+        names |= numbered("joint", "single_transformer_blocks", len(self.joint), Block.UPSTREAM)
         for mode, theirs in MODES.items():
             names[f"to_early.{mode}.1"] = f"early_stream_modulations.{mode}.linear"
             names[f"to_joint.{mode}.1"] = f"single_stream_modulations.{mode}.linear"
-            for i in range(len(self.early[mode])):
-                names |= prefixed(f"early.{mode}.{i}", f"{theirs}.{i}", Block.UPSTREAM)
-        for i in range(len(self.joint)):
-            names |= prefixed(f"joint.{i}", f"single_transformer_blocks.{i}", Block.UPSTREAM)
+            names |= numbered(f"early.{mode}", theirs, len(self.early[mode]), Block.UPSTREAM)
         return names
 
 
@@ -113,11 +106,6 @@ SPEC = Spec(
         rows="one for each mode; t = 0 for text and reference",
         text="a stream of its own, then in the same one",
         zero="nothing",
-    ),
-    formula=(
-        r"n = \mathrm{LN}(x)(1 + s) + b",
-        r"\mathrm{out} = x + g \odot (\mathrm{Attn}(n) + \mathrm{SwiGLU}(n))",
-        r"[b, s, g]_m = W_m\,\mathrm{SiLU}(c_m),\; \mathrm{the\ same\ for\ all\ blocks\ of\ mode}\ m",
     ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),

@@ -6,8 +6,8 @@
 
 Encoder groups, then decoder groups; the first block of each decoder group has a third branch, cross-attention to the
 encoder's output, between the two above. Text tokens follow the image tokens. Rotary positions have learned frequencies,
-for each head its own. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head, P patch.
-Differs from upstream in: no token dropping in training (TREAD), no masks; positions in float64, there in float32.
+for each head its own. KohakuBlueleaf/HDM, src/xut. B batch, T tokens, D width, H heads, d width of a head.
+Differs from upstream in: no token dropping in training (TREAD), no masks.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Rope, SwiGLU, attention, rotate
 from adaln_lab.blocks.spec import Facts, Spec
-from adaln_lab.blocks.upstream import Names, PatchConv, prefixed
-from adaln_lab.embed import frequencies, patchify, unpatchify
+from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import Modulation, ToModulation, gated, modulate, split_vectors
 
@@ -188,90 +186,21 @@ class Stack(nn.Module):
                 x = block(x, None, encoded, shared, pos, pos)
         return x, encoded
 
-    def upstream(self) -> dict[str, str | tuple[str, ...]]:
-        names = {}
-        for mine, theirs in zip(Modulations._fields, ("attn", "xattn", "ffw"), strict=True):
-            names |= {f"shared.{mine}.layers.{i}": f"shared_adaln_{theirs}.{i}" for i in (0, 1, 3)}
-        for part in ("enc", "dec"):
-            for i, group in enumerate(getattr(self, part)):
-                for j in range(len(group)):
-                    names |= prefixed(f"{part}.{i}.{j}", f"backbone.{part}_blocks.{i}.{j}", Block.UPSTREAM)
-        return names
 
-
-def cell_centres(rows: int, columns: int) -> Tensor:
-    """Row and column of each cell's centre, float64 (rows * columns, 2).
-
-    The longer side reaches from -1 to 1, the other from -n / longest to n / longest.
-    """
-    axes = []
-    for n in (rows, columns):
-        end = n / max(rows, columns)
-        edges = torch.linspace(-end, end, n + 1, dtype=torch.float64)
-        axes.append((edges[:-1] + edges[1:]) / 2)
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-class Model(nn.Module):
-    """The whole model: x (B, channels, N, M), t (B,) in [0, 1], text (B, S, D'), info (B, I) -> like x.
-
-    c = Mish(Linear(sinusoids of 1000 t)) + MLP(info), where info is the picture's size or aspect ratio. No final norm.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        head_width: int,
-        hidden: int,
-        enc: Sequence[int],
-        dec: Sequence[int],
-        channels: int,
-        patch: int,
-        text_width: int,
-        info: int | None = None,
-    ):
-        super().__init__()
-        self.patch = patch
-        self.x_embed = nn.Linear(channels * patch**2, width)
-        self.text = nn.Linear(text_width, width)
-        self.register_buffer("freqs", frequencies(width // 2)[None], persistent=False)
-        self.time = nn.Linear(width, width)
-        self.info = None
-        if info is not None:
-            self.info = nn.Sequential(nn.Linear(info, width), nn.Mish(), zero_linear(width, width))
-        self.stack = Stack(width, heads, head_width, hidden, enc, dec)
-        self.linear_out = nn.Linear(width, channels * patch**2)
-
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, info: Tensor | None = None) -> Tensor:
-        rows, columns = (n // self.patch for n in x.shape[2:])
-        angle = 1000 * t[:, None] * self.freqs  # (B, D/2)
-        c = F.mish(self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)))  # (B, D)
-        if self.info is not None and info is not None:
-            c = c + self.info(info)
-        pos = cell_centres(rows, columns).to(x)
-        pos = torch.cat([pos, pos.new_zeros(text.shape[1], 2)]).expand(len(x), -1, -1)  # text at the centre
-        tokens = torch.cat([self.x_embed(patchify(x, self.patch)), self.text(text)], dim=1)
-        tokens, _ = self.stack(tokens, c, pos)
-        return unpatchify(self.linear_out(tokens[:, : rows * columns]), self.patch, rows)
-
-    def upstream(self) -> Names:
-        return {f"stack.{mine}": theirs for mine, theirs in self.stack.upstream().items()} | {
-            "x_embed": PatchConv("in_patch.proj"),
-            "text": "ctx_proj",
-            "freqs": "time_emb.freqs",
-            "time": "time_emb.proj.0",
-            "info.0": "addon_info_embs_proj.0",
-            "info.2": "addon_info_embs_proj.2",
-            "linear_out": "out_patch.proj",
-        }
-
-
-def full_model() -> nn.ModuleList:
-    """XUT-base: the model, one block before token dropping and three after it (see "differs" above)."""
-    sizes = {"width": 1024, "heads": 16, "head_width": 64, "hidden": 3072}
-    model = Model(**sizes, enc=4 * (1,), dec=4 * (3,), channels=4, patch=2, text_width=1024, info=1)
-    return nn.ModuleList([model, *(Block(**sizes, own_modulation=False) for _ in range(4))])
+def full_model() -> nn.ModuleDict:
+    """XUT-base: its layers, with one block before token dropping and three after it (see "differs" above)."""
+    width, sizes = 1024, {"heads": 16, "head_width": 64, "hidden": 3072}
+    more = (Block(width, **sizes, own_modulation=False) for _ in range(4))
+    layers = {
+        "stack": Stack(width, **sizes, enc=4 * (1,), dec=4 * (3,)),
+        "dropping": nn.ModuleList(more),
+        "x_embed": nn.Linear(4 * 2**2, width),
+        "text": nn.Linear(1024, width),
+        "time": nn.Linear(width, width),
+        "info": nn.Sequential(nn.Linear(1, width), nn.Mish(), nn.Linear(width, width)),
+        "linear_out": nn.Linear(width, 4 * 2**2),
+    }
+    return nn.ModuleDict(layers)
 
 
 SPEC = Spec(
@@ -287,11 +216,6 @@ SPEC = Spec(
         shared="three MLPs for the whole model",
         text="tokens in the same stream",
         zero="the last Linear of each shared MLP",
-    ),
-    formula=(
-        r"a = \mathrm{RMS}_1(x)(1 + s_1) + b_1,\quad u = a + (1 + g_1) \odot \mathrm{Attn}(a)",
-        r"m = \mathrm{RMS}_2(u)(1 + s_2) + b_2,\quad \mathrm{out} = m + (1 + g_2) \odot \mathrm{SwiGLU}(m)",
-        r"[s_k, b_k, g_k] = \mathrm{MLP}_k(c),\; \mathrm{the\ same\ for\ all\ blocks}",
     ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "c"),

@@ -26,13 +26,10 @@ class Block(zimage.Block):
         self.attn.rotate = rotate_halves
 
 
-FINAL = {"to_modulation.linear": "adaln_modulation", "linear": "linear"}  # of `dit.FinalLayer`
-
 SPEC = Spec(
     title="Ideogram 4",
     repository="huggingface/diffusers, transformer_ideogram4.py",
     facts=replace(lumina2.FACTS, act="none (c ends in SiLU)", shared="no; c is 512 wide", zero="nothing"),
-    formula=(*lumina2.FORMULA, r"[s_1, g_1, s_2, g_2] = W c + w,\quad c = \mathrm{SiLU}(W_c\,t_{emb} + w_c)"),
     build=lambda width=16, heads=2: Block(width, heads, heads, 8 * width // 3, min(width, 512)),
     inputs=("x", "c"),
     width=4608,

@@ -5,7 +5,7 @@
     Attn(h) = W_o [softmax-attention(h) * sigmoid(W_gate h)],   RMS(x) = x / rms(x) * (1 + w)
 
 Heads are grouped. The output layer adds its table to c itself. Text blocks have no modulation, no gate, no positions.
-huggingface/diffusers, transformer_krea2.py. B batch, T tokens, S text tokens, D width, d of a head.
+huggingface/diffusers, transformer_krea2.py. B batch, T tokens, D width, d of a head.
 Differs from upstream in: nothing.
 """
 
@@ -19,7 +19,7 @@ from adaln_lab.blocks import parts
 from adaln_lab.blocks.parts import Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.pixart import Table
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import Names, diffusers_attention, numbered, prefixed
 from adaln_lab.norms import gated, modulate
 
 ORDER = ("scale", "shift", "gate")
@@ -50,14 +50,6 @@ class RMSNorm(nn.RMSNorm):
 class Attention(parts.Attention):
     """Grouped heads whose outputs are multiplied by sigmoid(W_gate h), channel by channel, before the output Linear."""
 
-    UPSTREAM: ClassVar = {
-        "qkv": ("to_q", "to_k", "to_v"),
-        "norm_q": "norm_q",
-        "norm_k": "norm_k",
-        "gate": "to_gate",
-        "out": "to_out.0",
-    }
-
     def __init__(self, width: int, heads: int, kv_heads: int, eps: float = 1e-5):
         super().__init__(width, heads, kv_heads, bias=False, out=False)
         self.norm_q, self.norm_k = RMSNorm(self.d, eps=eps), RMSNorm(self.d, eps=eps)
@@ -68,33 +60,18 @@ class Attention(parts.Attention):
         return self.out(attention(*apply_rope(q, k, rope), v) * self.gate(h).sigmoid())
 
 
-class TextBlock(nn.Module):
-    """x (B, T, D) -> (B, T, D): a plain pre-norm block, across a token's layers or across tokens."""
+class Block(nn.Module):
+    """x (B, T, D), text first, shared vectors (B, 1, 6 D) -> (B, T, D); rotary cos and sin (T, d/2)."""
 
     UPSTREAM: ClassVar = {
+        "to_modulation.table": "scale_shift_table",
         "norm_attn": "norm1",
-        **prefixed("attn", "attn", Attention.UPSTREAM),
+        **diffusers_attention("attn", "attn"),
+        "attn.gate": "attn.to_gate",
         "norm_mlp": "norm2",
         "mlp.up": ("ff.gate", "ff.up"),
         "mlp.down": "ff.down",
     }
-
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
-        super().__init__()
-        self.norm_attn = RMSNorm(width, eps=eps)
-        self.attn = Attention(width, heads, kv_heads, eps)
-        self.norm_mlp = RMSNorm(width, eps=eps)
-        self.mlp = SwiGLU(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm_attn(x))
-        return x + self.mlp(self.norm_mlp(x))
-
-
-class Block(nn.Module):
-    """x (B, T, D), text first, shared vectors (B, 1, 6 D) -> (B, T, D); rotary cos and sin (T, d/2)."""
-
-    UPSTREAM: ClassVar = TextBlock.UPSTREAM | {"to_modulation.table": "scale_shift_table"}
 
     def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
         super().__init__()
@@ -144,10 +121,9 @@ class Stack(nn.Module):
         return self.output(both[:, ctx.shape[1] :], c)
 
     def upstream(self) -> Names:
-        names = {"to_modulation.1": "time_mod_proj"} | prefixed("output", "final_layer", Output.UPSTREAM)
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"transformer_blocks.{i}", Block.UPSTREAM)
-        return names
+        output = prefixed("output", "final_layer", Output.UPSTREAM)
+        blocks = numbered("blocks", "transformer_blocks", len(self.blocks), Block.UPSTREAM)
+        return {"to_modulation.1": "time_mod_proj"} | output | blocks
 
 
 SPEC = Spec(
@@ -155,7 +131,6 @@ SPEC = Spec(
     repository="huggingface/diffusers, transformer_krea2.py",
     facts=Facts(
         norm="RMSNorm",
-        eps=1e-5,
         affine=True,
         act="GELU",
         order=2 * ORDER,
@@ -163,11 +138,6 @@ SPEC = Spec(
         shared="one Linear; a table in each block",
         text="tokens in the same stream",
         zero="tables and norm weights, not the Linear",
-    ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{SwiGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[s_1, b_1, g_1, s_2, b_2, g_2] = S + E_i,\quad S = W\,\mathrm{GELU}(t_{emb}) + w",
     ),
     build=lambda width=16, heads=2: Block(width, heads, max(1, heads // 4), 8 * width // 3),
     inputs=("x", "shared"),

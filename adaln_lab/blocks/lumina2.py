@@ -43,19 +43,6 @@ class Block(nn.Module):
         "mlp.down": "feed_forward.w2",
         "post_norm_mlp": "ffn_norm2",
     }
-    DIFFUSERS: ClassVar = {  # Lumina2TransformerBlock
-        "to_modulation.linear": "norm1.linear",
-        "pre_norm_attn": "norm1.norm",
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
-        "post_norm_attn": "norm2",
-        "pre_norm_mlp": "ffn_norm1",
-        "mlp.up": ("feed_forward.linear_1", "feed_forward.linear_3"),
-        "mlp.down": "feed_forward.linear_2",
-        "post_norm_mlp": "ffn_norm2",
-    }
 
     def __init__(
         self,
@@ -89,7 +76,6 @@ class Block(nn.Module):
 
 FACTS = Facts(
     norm="RMSNorm",
-    eps=1e-5,
     affine=True,
     order=2 * ("scale", "gate"),
     gate="tanh",
@@ -99,15 +85,10 @@ FACTS = Facts(
     text="tokens in the same stream",
     zero="modulation, the last Linear",
 )
-FORMULA = (  # also Z-Image's, but for the last line
-    r"u = x + \tanh(g_1) \odot \mathrm{RMS}_2(\mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1)))",
-    r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{RMS}_4(\mathrm{SwiGLU}(\mathrm{RMS}_3(u)(1 + s_2)))",
-)
 SPEC = Spec(
     title="Lumina-Image 2.0",
     repository="Alpha-VLLM/Lumina-Image-2.0, models/model.py",
     facts=FACTS,
-    formula=(*FORMULA, r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}) + w"),
     build=lambda width=16, heads=2: Block(
         width, heads, max(1, heads // 3), hidden_width(width, multiple_of=8), min(width, 1024)
     ),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU, rotate_halves
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import SwappedHalves
+from adaln_lab.blocks.upstream import SwappedHalves, diffusers_attention
 from adaln_lab.norms import gated, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -29,38 +29,17 @@ def rows(t_index: Tensor, modality: Tensor) -> Tensor:
     return MODALITIES * t_index + modality
 
 
-class Refiner(nn.Module):
-    """x (B, T, D) -> (B, T, D): a plain pre-norm block."""
+class Block(nn.Module):
+    """x (B, T, D), c (R, C), row (T,) int64, below 3 R -> (B, T, D); rotary cos and sin (T, r), r <= d/2."""
 
     UPSTREAM: ClassVar = {
         "norm_attn": "norm1",
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
+        **diffusers_attention("attn", "attn"),
         "norm_mlp": "norm2",
         "mlp.up": SwappedHalves("ff.net.0.proj"),  # upstream has the value first, then the gate
         "mlp.down": "ff.net.2",
+        "to_modulation.1": "adaln_proj.linear",
     }
-
-    def __init__(self, width: int, heads: int, head_width: int, hidden: int, eps: float = 1e-5, qk_eps: float = 1e-5):
-        super().__init__()
-        self.norm_attn = nn.RMSNorm(width, eps=eps)
-        self.attn = Attention(
-            width, heads, head_width=head_width, bias=False, out=False, qk_eps=qk_eps, rotate=rotate_halves
-        )
-        self.norm_mlp = nn.RMSNorm(width, eps=eps)
-        self.mlp = SwiGLU(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm_attn(x))
-        return x + self.mlp(self.norm_mlp(x))
-
-
-class Block(Refiner):
-    """x (B, T, D), c (R, C), row (T,) int64, below 3 R -> (B, T, D); rotary cos and sin (T, r), r <= d/2."""
-
-    UPSTREAM: ClassVar = Refiner.UPSTREAM | {"to_modulation.1": "adaln_proj.linear"}
 
     def __init__(
         self,
@@ -72,7 +51,13 @@ class Block(Refiner):
         eps: float = 1e-5,
         qk_eps: float = 1e-5,
     ):
-        super().__init__(width, heads, head_width, hidden, eps, qk_eps)
+        super().__init__()
+        self.norm_attn = nn.RMSNorm(width, eps=eps)
+        self.attn = Attention(
+            width, heads, head_width=head_width, bias=False, out=False, qk_eps=qk_eps, rotate=rotate_halves
+        )
+        self.norm_mlp = nn.RMSNorm(width, eps=eps)
+        self.mlp = SwiGLU(width, hidden)
         self.to_modulation = nn.Sequential(nn.SiLU(), nn.Linear(c_width, MODALITIES * 6 * width))
 
     def forward(self, x: Tensor, c: Tensor, row: Tensor, rope: Rope | None = None) -> Tensor:
@@ -111,17 +96,11 @@ SPEC = Spec(
     repository="huggingface/diffusers, transformer_minimax_h3.py",
     facts=Facts(
         norm="RMSNorm",
-        eps=1e-5,
         affine=True,
         qk_norm="RMSNorm",
         rows="one for each time and modality",
         text="tokens in the same stream",
         zero="nothing",
-    ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{RMS}_1(x)(1 + s_1) + b_1)",
-        r"\mathrm{out} = u + g_2 \odot \mathrm{SwiGLU}(\mathrm{RMS}_2(u)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2]_{t, m} = W_m\,\mathrm{SiLU}(t_{emb}) + w_m,\; \mathrm{token}\ j:\ (t_j, m_j)",
     ),
     build=lambda width=16, heads=2: Block(width, heads, 4 * width // (3 * heads), 8 * width // 3, min(width, 2688)),
     inputs=("x", "c", "row"),

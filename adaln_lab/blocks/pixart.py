@@ -11,10 +11,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import prefixed
 from adaln_lab.layers import MLP, CrossAttention, SelfAttention, zero_linear
 from adaln_lab.norms import Modulation, gated, layer_norm, modulate, split_vectors
 
@@ -47,16 +45,6 @@ class Block(nn.Module):
         "mlp.up": "mlp.fc1",
         "mlp.down": "mlp.fc2",
     }
-    DIFFUSERS: ClassVar = {  # BasicTransformerBlock(norm_type="ada_norm_single")
-        "to_modulation.table": "scale_shift_table",
-        "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-        "attn.out": "attn1.to_out.0",
-        "cross.q": "attn2.to_q",
-        "cross.kv": ("attn2.to_k", "attn2.to_v"),
-        "cross.out": "attn2.to_out.0",
-        "mlp.up": "ff.net.0.proj",
-        "mlp.down": "ff.net.2",
-    }
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -74,38 +62,6 @@ class Block(nn.Module):
         return x
 
 
-class Stack(nn.Module):
-    """x (B, T, D), text (B, S, D), t_emb (B, D) -> the residual stream after the last block, and the output tokens.
-
-    The final layer adds its table to the raw t_emb: no SiLU, no Linear.
-    """
-
-    def __init__(self, width: int, heads: int, depth: int, out: int, mlp_ratio: float = 4.0):
-        super().__init__()
-        self.shared = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
-        self.final_modulation = Table(width, branches=1, order=("shift", "scale"))
-        self.linear = zero_linear(width, out)
-
-    def forward(self, x: Tensor, text: Tensor, t_emb: Tensor) -> tuple[Tensor, Tensor]:
-        t_emb = t_emb.unsqueeze(1)
-        shared = self.shared(F.silu(t_emb))  # (B, 1, 6 D)
-        for block in self.blocks:
-            x = block(x, text, shared)
-        (final,) = self.final_modulation(t_emb.repeat(1, 1, 2))
-        return x, self.linear(modulate(layer_norm(x), final))
-
-    def upstream(self) -> dict[str, str | tuple[str, ...]]:
-        names = {
-            "shared": "t_block.1",
-            "final_modulation.table": "final_layer.scale_shift_table",
-            "linear": "final_layer.linear",
-        }
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"blocks.{i}", Block.UPSTREAM)
-        return names
-
-
 SPEC = Spec(
     title="PixArt-alpha",
     repository="PixArt-alpha/PixArt-alpha, diffusion/model/nets/PixArt.py",
@@ -113,12 +69,6 @@ SPEC = Spec(
         shared="one Linear; a table in each block",
         text="cross-attention",
         zero="cross-attention's and the last Linear",
-    ),
-    formula=(
-        r"u = x + g_1 \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1) + b_1)",
-        r"m = u + \mathrm{CrossAttn}(u, \mathrm{text})",
-        r"\mathrm{out} = m + g_2 \odot \mathrm{MLP}(\mathrm{LN}(m)(1 + s_2) + b_2)",
-        r"[b_1, s_1, g_1, b_2, s_2, g_2] = S + E_i,\quad S = W\,\mathrm{SiLU}(t_{emb}) + w",
     ),
     build=lambda width=16, heads=2: Block(width, heads),
     inputs=("x", "text", "shared"),

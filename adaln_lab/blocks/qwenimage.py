@@ -8,7 +8,7 @@ Qwen-Image (arXiv 2508.02324); diffusers is its reference implementation. Differ
 from typing import ClassVar
 
 from adaln_lab.blocks.flux import DoubleBlock
-from adaln_lab.blocks.sd3 import FORMULA, JointBlock
+from adaln_lab.blocks.sd3 import JointBlock
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
 
 
@@ -29,7 +29,6 @@ SPEC = Spec(
     title="Qwen-Image",
     repository="huggingface/diffusers, transformer_qwenimage.py",
     facts=Facts(qk_norm="RMSNorm", text="a stream of its own"),
-    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(t_{emb}) + w_a"),
     build=lambda width=16, heads=2: Block(width, heads),
     inputs=("x", "ctx", "c"),
     width=3072,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from adaln_lab.blocks.flux2 import shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, prefixed
+from adaln_lab.blocks.upstream import diffusers_attention
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("scale", "gate")
@@ -47,10 +47,7 @@ class Block(nn.Module):
     """x (B, T, D), shared vectors (B, T, 4 D) -> (B, T, D); rotary cos and sin (T, d/2), mask (T, T)."""
 
     UPSTREAM: ClassVar = {
-        "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.norm_q": "attn.norm_q",
-        "attn.norm_k": "attn.norm_k",
-        "attn.out": "attn.to_out.0",
+        **diffusers_attention("attn", "attn"),
         "mlp.up": ("img_mlp.gate_layer", "img_mlp.proj"),
         "mlp.down": "img_mlp.out",
     }
@@ -96,13 +93,6 @@ class Stack(nn.Module):
             x = block(x, shared, rope, mask)
         return self.output(x, c, image_ids)
 
-    def upstream(self) -> Names:
-        names = {"to_modulation.1": "modulation.1"}
-        names |= {f"output.{mine}": theirs for mine, theirs in Output.UPSTREAM.items()}
-        for i in range(len(self.blocks)):
-            names |= prefixed(f"blocks.{i}", f"transformer_blocks.{i}", Block.UPSTREAM)
-        return names
-
 
 SPEC = Spec(
     title="Qwen-Image-2.1",
@@ -115,11 +105,6 @@ SPEC = Spec(
         rows="two: the sample's time, and t = 0 for text and condition images",
         text="tokens in the same stream",
         zero="nothing",
-    ),
-    formula=(
-        r"u = x + \tanh(g_1) \odot \mathrm{Attn}(\mathrm{LN}(x)(1 + s_1))",
-        r"\mathrm{out} = u + \tanh(g_2) \odot \mathrm{SwiGLU}(\mathrm{LN}(u)(1 + s_2))",
-        r"[s_1, g_1, s_2, g_2] = W\,\mathrm{SiLU}(t_{emb}),\; \mathrm{the\ same\ for\ all\ blocks}",
     ),
     build=lambda width=16, heads=2: Block(width, heads, width // heads, 3 * width),
     inputs=("x", "shared"),

@@ -159,18 +159,12 @@ SPEC = Spec(
     title="Stable Diffusion 1.5",
     repository="huggingface/diffusers, attention.py",
     facts=Facts(
-        eps=1e-5,
         affine=True,
         c="time, in the ResNet blocks only",
         order=(),
         gate="none",
         text="cross-attention",
         zero="the last convolution of each branch (CompVis)",
-    ),
-    formula=(
-        r"u = x + \mathrm{SelfAttn}(\mathrm{LN}_1(x))",
-        r"m = u + \mathrm{CrossAttn}(\mathrm{LN}_2(u), \mathrm{text})",
-        r"\mathrm{out} = m + \mathrm{GEGLU}(\mathrm{LN}_3(m))",
     ),
     build=lambda width=16, heads=2: TransformerBlock(width, heads, width),
     inputs=("x", "text"),

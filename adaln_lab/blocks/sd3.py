@@ -10,6 +10,7 @@ attention among image tokens only, with three more vectors. In the last block th
 SD3 (arXiv 2403.03206), Sec. 4. B batch, T image tokens, S text tokens, D width. Differs from upstream in: nothing.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from adaln_lab.blocks.parts import Attention, Rope, apply_rope, attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import SwappedHalves, prefixed
+from adaln_lab.blocks.upstream import diffusers_attention, prefixed
 from adaln_lab.layers import MLP
 from adaln_lab.norms import ToModulation, gated, layer_norm, modulate
 
@@ -53,21 +54,12 @@ def _names(ours: str, theirs: str) -> dict[str, str]:
 class Stream(nn.Module):
     """One stream's own layers beside the joint attention. `pre_only`: it only gives q, k, v and is not updated."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        bias: bool = True,
-        qk_norm: bool = False,
-        pre_only: bool = False,
-        dual: bool = False,
-    ):
+    def __init__(self, width: int, mlp_ratio: float, attn2: Attention | None = None, pre_only: bool = False):
         super().__init__()
         order = ("shift", "scale") if pre_only else ("shift", "scale", "gate")
-        branches = 1 if pre_only else 3 if dual else 2  # attention, MLP, second attention
+        branches = 1 if pre_only else 2 if attn2 is None else 3  # attention, MLP, second attention
         self.to_modulation = ToModulation(width, width, branches, order, zero=False)
-        self.attn2 = Attention(width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None) if dual else None
+        self.attn2 = attn2
         self.mlp = None if pre_only else MLP(width, mlp_ratio)
 
 
@@ -78,24 +70,17 @@ class JointBlock(nn.Module):
     DIFFUSERS: ClassVar = {  # JointTransformerBlock
         "x.to_modulation.linear": "norm1.linear",
         "ctx.to_modulation.linear": "norm1_context.linear",
-        "attn.x.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn.x.norm_q": "attn.norm_q",
-        "attn.x.norm_k": "attn.norm_k",
-        "attn.x.out": "attn.to_out.0",
+        **diffusers_attention("attn.x", "attn"),
         "attn.ctx.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
         "attn.ctx.norm_q": "attn.norm_added_q",
         "attn.ctx.norm_k": "attn.norm_added_k",
         "attn.ctx.out": "attn.to_add_out",
-        "x.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-        "x.attn2.norm_q": "attn2.norm_q",
-        "x.attn2.norm_k": "attn2.norm_k",
-        "x.attn2.out": "attn2.to_out.0",
+        **diffusers_attention("x.attn2", "attn2"),
         "x.mlp.up": "ff.net.0.proj",
         "x.mlp.down": "ff.net.2",
         "ctx.mlp.up": "ff_context.net.0.proj",
         "ctx.mlp.down": "ff_context.net.2",
     }
-    DIFFUSERS_LAST: ClassVar = DIFFUSERS | {"ctx.to_modulation.linear": SwappedHalves("norm1_context.linear")}
 
     def __init__(
         self,
@@ -108,13 +93,10 @@ class JointBlock(nn.Module):
         dual: bool = False,
     ):
         super().__init__()
-        qk_eps, ctx_out = 1e-6 if qk_norm else None, None if ctx_pre_only else True
-        self.attn = JointAttention(
-            Attention(width, heads, bias=bias, qk_eps=qk_eps),
-            Attention(width, heads, bias=bias, qk_eps=qk_eps, out=ctx_out),
-        )
-        self.x = Stream(width, heads, mlp_ratio, bias, qk_norm, dual=dual)
-        self.ctx = Stream(width, heads, mlp_ratio, bias, qk_norm, pre_only=ctx_pre_only)
+        make = partial(Attention, width, heads, bias=bias, qk_eps=1e-6 if qk_norm else None)
+        self.attn = JointAttention(make(), make(out=None if ctx_pre_only else True))
+        self.x = Stream(width, mlp_ratio, make() if dual else None)
+        self.ctx = Stream(width, mlp_ratio, pre_only=ctx_pre_only)
 
     def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor | None]:
         attn, mlp, *attn2 = self.x.to_modulation(c)
@@ -132,16 +114,10 @@ class JointBlock(nn.Module):
         return x, ctx
 
 
-FORMULA = (  # also Qwen-Image's, but for the last line
-    r"q, k, v \ \mathrm{of}\ \mathrm{LN}(x_a)(1 + s_{a1}) + b_{a1},\; a \in \{x, ctx\}:\ \mathrm{one\ softmax}",
-    r"x_a \leftarrow x_a + g_{a1} \odot P_a(\mathrm{attn}_a)",
-    r"x_a \leftarrow x_a + g_{a2} \odot \mathrm{MLP}_a(\mathrm{LN}(x_a)(1 + s_{a2}) + b_{a2})",
-)
 SPEC = Spec(
     title="Stable Diffusion 3 (medium)",
     repository="Stability-AI/sd3.5, mmditx.py",
     facts=Facts(c="time + pooled text", qk_norm="RMSNorm from 3.5 on", text="a stream of its own"),
-    formula=(*FORMULA, r"[b_1, s_1, g_1, b_2, s_2, g_2]_a = W_a\,\mathrm{SiLU}(c) + w_a"),
     build=lambda width=16, heads=2: JointBlock(width, heads),
     inputs=("x", "ctx", "c"),
     width=1536,

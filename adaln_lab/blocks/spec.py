@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adaln_lab.conditioning import Condition
 
@@ -16,7 +16,6 @@ class Facts:
     """How a block modulates its image stream. The defaults are DiT's, so that an entry names what differs from it."""
 
     norm: str = "LayerNorm"  # what is modulated
-    eps: float = 1e-6
     affine: bool = False  # whether that norm has learned weights
     c: str = "time"  # what the conditioning vector is made from
     act: str = "SiLU"  # between c and the modulation Linear
@@ -29,14 +28,6 @@ class Facts:
     text: str = "none"  # how the text tokens enter
     zero: str = "not published"  # what the original code initialises to zero
 
-    @property
-    def shift(self) -> bool:
-        return "shift" in self.order
-
-    @property
-    def vectors(self) -> int:
-        return len(self.order)
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -45,7 +36,6 @@ class Spec:
     title: str
     repository: str  # where the original block is
     facts: Facts
-    formula: tuple[str, ...]  # LaTeX, one string a line
     build: Callable[..., nn.Module]  # (width, heads) -> a block
     inputs: tuple[str, ...]  # of the block's forward, by name
     width: int  # of the published model
@@ -63,7 +53,7 @@ class Spec:
             "ctx": (batch, text_tokens, width),
             "text": (batch, text_tokens, width),
             "c": (batch, c_width),
-            "shared": (batch, 1, self.facts.vectors * width),
+            "shared": (batch, 1, len(self.facts.order) * width),
             "cond": (batch, c_width),
         }
         values = {
@@ -71,11 +61,6 @@ class Spec:
             for name in self.inputs
         }
         return tuple(Condition(value) if name == "cond" else value for name, value in values.items())
-
-    def out(self, block: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
-        """The image stream after the block."""
-        found = block(*inputs)
-        return found[0] if isinstance(found, tuple) else found
 
 
 def from_diffusers(name: str, **config: Any) -> Callable[[], nn.Module]:

@@ -32,6 +32,12 @@ def prefixed(ours: str, theirs: str, names: Names) -> dict[str, str | tuple[str,
     }
 
 
+def diffusers_attention(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
+    """The table of a `parts.Attention`, as most classes of diffusers name its layers."""
+    names = {"qkv": ("to_q", "to_k", "to_v"), "norm_q": "norm_q", "norm_k": "norm_k", "out": "to_out.0"}
+    return prefixed(ours, theirs, names)
+
+
 def from_upstream(names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Upstream's weights under our names. ValueError for a weight that no layer takes, or part of a split layer.
 
@@ -76,10 +82,16 @@ def weights_for(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -
 
 
 def load_upstream(block: nn.Module, names: Names, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Load upstream's weights into the block, strictly; buffers that upstream stores with them, too."""
-    ours = weights_for(block, names, weights)
-    for name, buffer in block.named_buffers():
-        if name in ours:
-            buffer.copy_(ours.pop(name).reshape(buffer.shape))
-    block.load_state_dict(ours, strict=True)
+    """Load upstream's weights into the block, strictly."""
+    block.load_state_dict(weights_for(block, names, weights))
     return block
+
+
+def numbered(ours: str, theirs: str, n: int, names: Names) -> Names:
+    """The table of n equal blocks in a row: ours.0 is theirs.0, and so on."""
+    return {k: v for i in range(n) for k, v in prefixed(f"{ours}.{i}", f"{theirs}.{i}", names).items()}
+
+
+def inside(ours: str, names: Names) -> Names:
+    """The table of a part that has no prefix upstream."""
+    return {f"{ours}.{mine}": theirs for mine, theirs in names.items()}

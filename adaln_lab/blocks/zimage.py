@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from adaln_lab.blocks import lumina2
 from adaln_lab.blocks.spec import Spec, from_diffusers
+from adaln_lab.blocks.upstream import diffusers_attention
 
 
 def hidden_width(width: int) -> int:
@@ -26,10 +27,7 @@ class Block(lumina2.Block):
 
     UPSTREAM: ClassVar = lumina2.Block.UPSTREAM | {
         "to_modulation.linear": "adaLN_modulation.0",
-        "attn.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
-        "attn.norm_q": "attention.norm_q",
-        "attn.norm_k": "attention.norm_k",
-        "attn.out": "attention.to_out.0",
+        **diffusers_attention("attn", "attention"),
     }
 
 
@@ -37,7 +35,6 @@ SPEC = Spec(
     title="Z-Image",
     repository="Tongyi-MAI/Z-Image, src/zimage/transformer.py",
     facts=replace(lumina2.FACTS, act="none", shared="no; c is 256 wide", zero="not published"),
-    formula=(*lumina2.FORMULA, r"[s_1, g_1, s_2, g_2] = W\,t_{emb} + w"),
     build=lambda width=16, heads=2: Block(width, heads, heads, hidden_width(width), min(width, 256)),
     inputs=("x", "c"),
     width=3840,

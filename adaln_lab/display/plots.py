@@ -239,14 +239,12 @@ def plot_shared(mask: Any, ax: Axes, title: str = "") -> Axes:
     return ax
 
 
-def plot_gradient_onset(
-    names: Sequence[str], steps: Sequence[int], norms: Any, ax: Axes, title: str = "", floor: float = 1e-15
-) -> Axes:
-    """Gradient norms (names, steps), rounded to powers of ten: shaded and written; hatched: `floor` or less."""
+def plot_gradient_onset(names: Sequence[str], steps: Sequence[int], norms: Any, ax: Axes, title: str = "") -> Axes:
+    """Gradient norms (names, steps), rounded to powers of ten: shaded and written; hatched: 1e-15 or less."""
     norms = np.asarray(norms, dtype=float)
     if not np.isfinite(norms).all():
         raise ValueError("a gradient norm is not finite: the model has diverged")
-    powers = np.log10(np.where(norms > floor, norms, np.nan)).round()
+    powers = np.log10(np.where(norms > 1e-15, norms, np.nan)).round()
     edges = np.arange(len(steps) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
     ax.patch.set(facecolor="#E4E4E4", hatch="////", edgecolor="white")  # seen where there is no gradient
     ax.pcolormesh(*edges, powers, cmap="viridis", vmin=-8, vmax=1, edgecolors="white", linewidth=1)

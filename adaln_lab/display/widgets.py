@@ -171,7 +171,7 @@ class Explorer:
             artist.set_animated(True)  # left out of a full draw, hence out of the stored background
         self.sliders = {name: slider.control(continuous) for name, slider in self.specs.items()}
         self.picture, self.error = W.HTML(), W.HTML()
-        self.widget = W.VBox([*self.sliders.values(), self.picture, _caption(self.caption), self.error])
+        self.widget = W.VBox([*self.sliders.values(), self.picture, W.HTML(_paragraph(self.caption)), self.error])
         self.redraw()
         for control in self.sliders.values():
             control.observe(self._on_change, names="value")
@@ -316,8 +316,8 @@ class Card:
             button.on_click(self._on_click)
         last = [self.done] if self.has_several else []
         layout = W.Layout(align_items="flex-start")
-        self.widget = W.VBox([_caption(f"{title}: {question}"), *self.buttons, *last, self.line], layout=layout)
-        self.widget.children[0].value += CARD_STYLE
+        head = W.HTML(_paragraph(f"{title}: {question}") + CARD_STYLE)
+        self.widget = W.VBox([head, *self.buttons, *last, self.line], layout=layout)
         self.widget.add_class("adaln-card")
         if self.pick is None:
             self.pick = self.clicked.get((question, self.options))
@@ -363,7 +363,7 @@ class Card:
         """Mark what was chosen, and write lines that screen readers announce."""
         if self.pick is None:
             choose = "tick all that are right, then commit" if self.has_several else "choose one"
-            self.line.value = _paragraphs([f"Commit before you read on: {choose}."])
+            self.line.value = _status([f"Commit before you read on: {choose}."])
             return
         for i, button in enumerate(self.buttons):
             button.disabled = self.has_several or i not in self.pick  # a chosen button keeps the focus for Shift+Enter
@@ -375,7 +375,7 @@ class Card:
         said = "; ".join(self.options[i] for i in self.pick) or "none"
         first, *more = self._feedback()
         details = html.escape("\n".join(self._others())).replace("\n", "<br>")
-        self.line.value = _paragraphs([f"You said: {said}. {first}", *more]) + (
+        self.line.value = _status([f"You said: {said}. {first}", *more]) + (
             f"<details><summary>The other options</summary>{details}</details>" if details else ""
         )
 
@@ -437,13 +437,12 @@ def _img(image: Image.Image, alt: str) -> str:
     )
 
 
-def _paragraphs(lines: Sequence[str]) -> str:
-    text = "".join(f'<p style="margin:0;line-height:1.4;max-width:60em">{html.escape(line)}</p>' for line in lines)
-    return f'<div role="status">{text}</div>'
+def _paragraph(text: str) -> str:
+    return f'<p style="margin:0;line-height:1.4;max-width:60em">{html.escape(text)}</p>'
 
 
-def _caption(text: str) -> W.HTML:
-    return W.HTML(f'<p style="margin:0;line-height:1.4;max-width:60em">{html.escape(text)}</p>')
+def _status(lines: Sequence[str]) -> str:
+    return f'<div role="status">{"".join(map(_paragraph, lines))}</div>'
 
 
 def _publish(how: Callable[..., Any], widget: W.Widget, png: bytes, text: str, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Ten broken DiTs, one per letter. Each of these bugs was once in published code.
+"""Ten broken DiTs, one per letter. Most of these bugs were reported or asked about in public; notebook 09 says where.
 
     model = broken_model("A");   report, onset = xray_and_onset(model)
 
@@ -161,14 +161,14 @@ def two_starts(name: str, seed: int) -> TinyDiT:
         return with_blocks({"block A": AdaLNZeroBlock, "block B": ZeroTimesZero}[name]).double()
 
 
-def mystery_block(number: int, width: int = 12) -> AdaLNZeroBlock:
+def mystery_block(number: int) -> AdaLNZeroBlock:
     """One of four broken blocks, 1 to 4, fresh and in float64; 0 is the right one. All are called Block."""
     kinds = (AdaLNZeroBlock, NoOnePlus, AttentionTwice, GateOnSum, SigmoidGate)
     if number not in range(len(kinds)):
         raise ValueError(f"number must be 0 to {len(kinds) - 1}, got {number!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return type("Block", (kinds[number],), {})(width, 2, width).double()
+        return type("Block", (kinds[number],), {})(12, 2, 12).double()
 
 
 def broken_model(letter: str) -> TinyDiT:

@@ -64,10 +64,12 @@ def faint(x: Tensor) -> Tensor:
     return torch.cat([x[:, :-1], x[:, -1:] / 200], dim=1)
 
 
-def register(exercise: Any) -> None:
-    if exercise.name in EXERCISES:
-        raise ValueError(f"two exercises are called {exercise.name!r}: give one of them another name")
-    EXERCISES[exercise.name] = exercise
+def register(*exercises: Any) -> None:
+    """Make exercises known, in the order of the notebook."""
+    for exercise in exercises:
+        if exercise.name in EXERCISES:
+            raise ValueError(f"two exercises are called {exercise.name!r}: give one of them another name")
+        EXERCISES[exercise.name] = exercise
 
 
 def find(name: str) -> Any:

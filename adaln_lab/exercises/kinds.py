@@ -115,6 +115,7 @@ class Predict(Kind):
 
     def _agree(self, mine: Any, right: Any) -> bool:
         mine = mine.item() if isinstance(mine, Tensor) and mine.numel() == 1 else mine
+        mine = {True: "yes", False: "no"}[mine] if isinstance(mine, bool) and right in ("yes", "no") else mine
         if isinstance(mine, int | float) and isinstance(right, int | float):
             return math.isclose(mine, right, rel_tol=self.tolerance)
         return str(mine).strip().lower() == str(right).lower()

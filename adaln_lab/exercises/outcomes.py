@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from adaln_lab.analysis.probes import Operations
 
 TOL = 1e-9  # of float64 answers, relative to the largest number in the solution
 NEAR = 2e-5  # the same, for answers that were computed in float32
@@ -134,8 +135,8 @@ def changes(got: list[Outcome]) -> str:
     if not names:
         return ""
     return (
-        f"your function changes its argument {' and '.join(names)} in place, but the caller still needs the old "
-        f"values. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
+        f"your function changes its argument {' and '.join(names)} in place, but the caller needs the old "
+        f"values, bit for bit. Look for +=, for an assignment to {names[0]}[...], or for a method whose name ends in _"
     )
 
 
@@ -214,17 +215,9 @@ def missing_gradients(fn: Callable, solution: Callable, arguments: tuple, return
 
 def count_products(fn: Callable, arguments: tuple) -> int:
     """How many matrix products one call computes."""
-    with _Products() as products:
+    with Operations() as operations:
         call(fn, arguments, 1)
-    return products.count
-
-
-class _Products(TorchDispatchMode):
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket.__name__ in PRODUCTS
-        return func(*args, **(kwargs or {}))
+    return sum(schema.name.removeprefix("aten::") in PRODUCTS for schema in operations.seen)
 
 
 def _gradients(fn: Callable, arguments: tuple, results: int) -> dict[str, Tensor | None]:
@@ -315,7 +308,7 @@ def _gap(x: Tensor, y: Tensor) -> Tensor:
 
 def _off(x: Tensor, y: Tensor, tol: float) -> Tensor:
     """Where x differs from y by more than `tol`; NaN differs."""
-    return ~(_gap(x, y) <= tol * max(1.0, y.abs().max().item() if y.numel() else 0.0))
+    return ~(_gap(x, y) <= tol * max(1.0, y.double().abs().max().item() if y.numel() else 0.0))
 
 
 def _difference(fn: Callable, returns: tuple[str, ...], got: Outcome, want: Outcome) -> str:

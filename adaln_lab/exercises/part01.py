@@ -315,9 +315,7 @@ register(
         mistakes=NORMALISED_MISTAKES,
         gradients=True,
         later=lambda: [(randn64(8, 5), randn64(5, seed=1), randn64(5, seed=2), 1e-6)],
-    )
-)
-register(
+    ),
     Predict(
         question="For each change of x, say what happens to the norm of the first token: same, mirrored or changed.",
         solution=survives,
@@ -337,9 +335,7 @@ register(
             "Write numerator and divisor separately: x - mean(x) over std(x), and x over the root of mean(x^2).",
             "Try it: layer_norm(5 - 3 * x, 0.0) beside layer_norm(x, 0.0) for a token x of three numbers.",
         ),
-    )
-)
-register(
+    ),
     Design(
         question="Add one channel to x, so that the token's size can be read behind a layer norm.",
         solution=carry_size,
@@ -352,9 +348,7 @@ register(
             "Let the new channel not grow with x. Then dividing makes it small where x is large.",
             "return torch.cat([x, something of shape (N, 1) that is the same for all tokens], -1)",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the gradient of this norm; its output is right already.",
         solution=trainable_norm,
@@ -365,9 +359,7 @@ register(
             "In the backward pass mean and var are constants. In truth both change with every channel of x.",
             "Compute mean and var from x itself, not from x.detach().",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Layer norm backwards: from the gradient of y to those of x, gamma and beta.",
         solution=norm_backward,
@@ -379,9 +371,7 @@ register(
             "dx = (g - mean(g) - x_hat * mean(g * x_hat)) / sigma; dgamma sums dy * x_hat over axes 0 and 1.",
         ),
         mistakes=NORM_BACKWARD_MISTAKES,
-    )
-)
-register(
+    ),
     Repair(
         question="Change one line, so that the gradient at a blank token stays below 10,000 "
         "and others come out as before.",
@@ -393,5 +383,5 @@ register(
             "d sqrt(u) / du = 1 / (2 sqrt(u)): infinite at u = 0. Then infinity times 0 is nan.",
             "Keep the number under the root away from 0. eps can do that.",
         ),
-    )
+    ),
 )

@@ -32,6 +32,7 @@ def recipe_given(x, c, mlp_adaln, norm, mlp):
     return x
 
 
+@torch.no_grad()  # weights are set in place
 def recipe_examined(answer: Callable) -> tuple[bool, str]:
     """Four symptoms, one after another; then the numbers."""
     linear, norm, mlp = nn.Linear(8, 24).double(), nn.LayerNorm(8).double(), nn.Linear(8, 8).double()
@@ -63,11 +64,6 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     if not off < 1e-3:
         return False, f"each picture has its own vectors, but the numbers are off by up to {off:.2g}: keep SiLU"
     return True, f"each picture has its own scale, gamma has one owner, and time meets label (by {interplay:.2g})"
-
-
-def _frozen(examine: Callable) -> Callable:
-    """Without gradients, so that weights can be set in place."""
-    return torch.no_grad()(examine)
 
 
 # read_off: scale and shift, from what went in and what came out
@@ -271,15 +267,13 @@ register(
         question="Mend the three lines: each picture gets its own vectors, gamma has one owner, and time meets label.",
         solution=recipe,
         given=recipe_given,
-        examine=_frozen(recipe_examined),
+        examine=recipe_examined,
         hints=(
             "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
             "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
             "mlp_adaln(F.silu(c)).unsqueeze(1).chunk(3, dim=-1), and layer_norm(x) instead of norm(x).",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Read scale and shift off from normalised tokens and what modulation made of them.",
         solution=read_off,
@@ -291,9 +285,7 @@ register(
             "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
         ),
         mistakes=READ_OFF_MISTAKES,
-    )
-)
-register(
+    ),
     Design(
         question="Make at most 8 numbers of a time, from which a small network learns a bump and a switch.",
         solution=time_features,
@@ -306,9 +298,7 @@ register(
             "Waves that are all fast repeat: two times then share all features. Combine slow and fast ones.",
             "Cosine and sine of four frequencies from about 2 to about 100, each by the same factor above the last.",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
         solution=fold_into_linear,
@@ -320,9 +310,7 @@ register(
             "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
         ),
         mistakes=FOLD_INTO_LINEAR_MISTAKES,
-    )
-)
-register(
+    ),
     Predict(
         question="Count the parameters that make the modulation of 28 blocks, in five designs.",
         solution=modulation_sizes,
@@ -340,9 +328,7 @@ register(
             "a Linear in each block, c of width 256": "only the number of inputs changes",
             "no Linear: rows for 50 fixed times": "each row holds the 6 D numbers of one block at one time",
         },
-    )
-)
-register(
+    ),
     Exercise(
         question="Give each channel of content the mean and standard deviation that style has there.",
         solution=ada_in,
@@ -354,5 +340,5 @@ register(
             "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
         ),
         mistakes=ADA_IN_MISTAKES,
-    )
+    ),
 )

@@ -238,10 +238,6 @@ sign flipped
 """
 
 
-def gate_gradient_cases() -> list[tuple]:
-    return [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))]
-
-
 # block_jacobian: the matrix, not 1 + gate * F'
 
 
@@ -276,10 +272,6 @@ gate on the identity
     At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch.
     return torch.diag(gate) + jacobian
 """
-
-
-def block_jacobian_cases() -> list[tuple]:
-    return [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)]
 
 
 # gate_rows: where in a 6D-wide Linear the gates are
@@ -373,10 +365,6 @@ eps squared in the root
     At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root.
     grad.abs() + eps) => grad.square() + eps * eps).sqrt()
 """
-
-
-def adam_first_step_cases() -> list[tuple]:
-    return [(randn64(2, 3), 0.5, 0.1), (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3), (randn64(1, 7, 3, seed=2), 0.25, 0.5)]
 
 
 # a small gated branch, x + gate * W relu(V x): first_gradient, GatedBranch, half_zero
@@ -567,23 +555,19 @@ register(
         ),
         mistakes=ADALN_ZERO_BLOCK_MISTAKES,
         gradients=True,
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
         solution=gate_gradient,
         returns=("grad",),
-        cases=gate_gradient_cases,
+        cases=lambda: [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))],
         hints=(
             "In x_out = x + gate * F(h), what multiplies the gate in one token and one channel?",
             "One gate number is used by every token of its picture; the chain rule adds over all uses.",
             "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
         ),
         mistakes=GATE_GRADIENT_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Select the rows of a modulation Linear's weight that produce the gates.",
         solution=gate_rows,
@@ -595,23 +579,19 @@ register(
             "Of the axis of length 3, the gate is number 2: [:, 2].",
         ),
         mistakes=GATE_ROWS_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
         solution=block_jacobian,
         returns=("jacobian",),
-        cases=block_jacobian_cases,
+        cases=lambda: [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)],
         hints=(
             "Derive output i by input j: the residual gives 1 where i = j, the branch gives gate_i dF_i / dx_j.",
             "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
             "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
         ),
         mistakes=BLOCK_JACOBIAN_MISTAKES,
-    )
-)
-register(
+    ),
     Predict(
         question="Fill in the step in which each parameter first gets a gradient, or None for never.",
         solution=first_gradient,
@@ -627,9 +607,7 @@ register(
             "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
             "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Change one line so that the block still starts as the identity and learns.",
         solution=GatedBranch,
@@ -640,9 +618,7 @@ register(
             "Each of the two learns from the other one, so one of them has to differ from 0.",
             "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
         ),
-    )
-)
-register(
+    ),
     Design(
         question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
         solution=half_zero,
@@ -654,9 +630,7 @@ register(
             "A channel with both zeros never learns. How can you avoid one in all eight channels?",
             "Give each channel exactly one zero: the masks are each other's opposite.",
         ),
-    )
-)
-register(
+    ),
     Predict(
         question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
         solution=first_pass,
@@ -673,23 +647,23 @@ register(
             "A zero on the way costs one pass; zero gates and the zero weight behind them open in the same pass.",
             "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Say how far Adam's very first step moves each weight.",
         solution=adam_first_step,
         returns=("step",),
-        cases=adam_first_step_cases,
+        cases=lambda: [
+            (randn64(2, 3), 0.5, 0.1),
+            (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3),
+            (randn64(1, 7, 3, seed=2), 0.25, 0.5),
+        ],
         hints=(
             "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
             "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
             "sqrt(g^2) is grad.abs().",
         ),
         mistakes=ADAM_FIRST_STEP_MISTAKES,
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
         solution=initialise,
@@ -700,5 +674,5 @@ register(
             "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
             "Initialise everything first and set those to zero last, so that nothing comes after it.",
         ),
-    )
+    ),
 )

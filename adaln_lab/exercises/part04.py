@@ -17,7 +17,6 @@ from adaln_lab.data import datasets
 from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict
 from adaln_lab.experiments import schemes, sweep
-from adaln_lab.flow import flow_loss, flow_pair
 
 # fresh_stacks: which starts are open
 
@@ -81,7 +80,8 @@ def pull_back_cases() -> list[tuple]:
     return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
 
 
-# effective_depth: how many blocks an average path goes through
+# effective_depth: how many blocks an average path goes through. A stack of residual blocks is a sum over paths, each
+# through a block or around it (Veit et al., arXiv 1605.06431): of those that meet a block, r / (1 + r) go through it
 
 
 def effective_depth(r: Tensor) -> Tensor:
@@ -114,10 +114,6 @@ ratio of the sums
 """
 
 
-def effective_depth_cases() -> list[tuple]:
-    return [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)]
-
-
 # deep_start: 36 blocks that learn in 30 updates
 
 GIVEN = {"norm": "pre", "gate": 1.0, "kind": "identity", "lr": 3e-3, "warmup": 0}
@@ -146,20 +142,12 @@ def _score_of(setting: dict[str, Any], updates: int) -> float:
     data, trial = datasets.load("digits"), sweep.Trial("LayerScale", 36, setting["lr"], 0)
     start = float(setting["gate"])
     scheme = schemes.Scheme(norm=setting["norm"], learned="channel", start=lambda _: start, kind=setting["kind"])
-    model, generator = schemes.deep_dit("LayerScale", trial.config), torch.Generator().manual_seed(0)
+    model = schemes.deep_dit("LayerScale", trial.config)
     sizes = (trial.depth, trial.config.width, trial.config.heads, trial.config.width)
     model.blocks = torch.nn.ModuleList(schemes.SchemeBlock(scheme, *sizes) for _ in range(trial.depth))
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    batches = data.batches(32, generator)
-    for update in range(updates):
-        loss = flow_loss(model, flow_pair(*next(batches), data.n_classes, 0.0, generator))
-        if not loss.isfinite():
-            return math.inf
-        optimizer.param_groups[0]["lr"] = setting["lr"] * min(1, (update + 1) / max(1, setting["warmup"]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return sweep.score(model, data)
+    rates = [setting["lr"] * min(1, (n + 1) / max(1, setting["warmup"])) for n in range(updates)]
+    *before, model = sweep.updates(model, data, rates, seed=0, batch=32)
+    return sweep.score(model, data) if len(before) == updates else math.inf
 
 
 # sandwich_branch: a branch whose step is bounded by its gate
@@ -272,9 +260,7 @@ register(
             "gradient at the start": "the gradient is multiplied by each block's Jacobian, I + a J_F",
             "stream at the end": "does each block add something of its own?",
         },
-    )
-)
-register(
+    ),
     Exercise(
         question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
         solution=pull_back,
@@ -286,23 +272,19 @@ register(
             "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
         ),
         mistakes=PULL_BACK_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
         solution=effective_depth,
         returns=("depth",),
-        cases=effective_depth_cases,
+        cases=lambda: [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)],
         hints=(
             "At each block a path forks: through the block with weight r, past it with weight 1.",
             "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
             "Add r / (1 + r) over the blocks.",
         ),
         mistakes=EFFECTIVE_DEPTH_MISTAKES,
-    )
-)
-register(
+    ),
     Design(
         question="Make 36 blocks reach a score of 0.75 within 30 updates, by changing one setting.",
         solution=deep_start,
@@ -316,9 +298,7 @@ register(
             "Look at the map: which schemes learn at 36 blocks, and what do their starts have in common?",
             'Start the gates small: {"change": "gate", "to": 0.01}.',
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Write a branch as in Lumina 2 and Z-Image: RMS norm, scale, branch, RMS norm, tanh gate.",
         solution=sandwich_branch,
@@ -331,5 +311,5 @@ register(
         ),
         mistakes=SANDWICH_BRANCH_MISTAKES,
         gradients=True,
-    )
+    ),
 )

@@ -268,10 +268,6 @@ tokens last
 """
 
 
-def patchify_cases() -> list[tuple]:
-    return [(randn64(2, 3, 4, 6), 2), (randn64(3, 1, 9, 6), 3), (randn64(1, 5, 8, 4), 4), (randn64(1, 4, 3, 5), 1)]
-
-
 # best_guess: what x_t - t v of a trained model is, at both ends
 
 
@@ -383,9 +379,7 @@ register(
             "t = t.reshape(-1, 1, 1, 1); x_t is (1 - t) * x_0 + t * noise; v does not depend on t.",
         ),
         mistakes=FLOW_PAIR_MISTAKES,
-    )
-)
-register(
+    ),
     Predict(
         question="Say which picture the trained model's x_t - t v is closest to.",
         solution=best_guess,
@@ -399,9 +393,7 @@ register(
             "At t = 1 every picture of the data, or of the class, is possible. At t = 0.02 only one is.",
             "Row t = 1 has two averages, row t = 0.02 has the picture twice.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the four wrong lines of this loss; each is a bug that has been shipped.",
         solution=training_loss,
@@ -412,23 +404,24 @@ register(
             "Each picture needs its own t. The noise in v is the noise in x_t.",
             "torch.rand(len(x_0)); < 0.1; v = noise - x_0; model(x_t, t, y).",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Cut images into square patches, one token each.",
         solution=patchify,
         returns=("tokens",),
-        cases=patchify_cases,
+        cases=lambda: [
+            (randn64(2, 3, 4, 6), 2),
+            (randn64(3, 1, 9, 6), 3),
+            (randn64(1, 5, 8, 4), 4),
+            (randn64(1, 4, 3, 5), 1),
+        ],
         hints=(
             "First separate the patches: split H into rows times P and W into columns times P.",
             "After the reshape the axes are (B, C, rows, P, columns, P); the tokens want rows and columns in front.",
             "permute(0, 2, 4, 1, 3, 5), then join rows with columns, and C with P and P.",
         ),
         mistakes=PATCHIFY_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Write one adaLN-Zero branch: normalise, modulate, branch, gate, add to the stream.",
         solution=modulated_branch,
@@ -441,9 +434,7 @@ register(
         ),
         mistakes=MODULATED_BRANCH_MISTAKES,
         gradients=True,
-    )
-)
-register(
+    ),
     Design(
         question="Reach 80 % of 500 samples read right after at most 60 steps of 64 pictures.",
         solution=fast_recipe,
@@ -457,9 +448,7 @@ register(
             "A falling rate wastes a short run. Let labels differ from the start. Which t decide the digit?",
             "decay 0, label_std about 1, muon_lr .05, and t_mean 1 (more noise, where the label decides).",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Move the prediction away from the unconditional one, by a factor `guidance`.",
         solution=guided,
@@ -471,5 +460,5 @@ register(
             "Start at v_null and add guidance times the direction.",
         ),
         mistakes=GUIDED_MISTAKES,
-    )
+    ),
 )

@@ -245,9 +245,7 @@ register(
             "change[inside].sum() / change.sum()",
         ),
         mistakes=FOOTPRINT_MISTAKES,
-    )
-)
-register(
+    ),
     Predict(
         question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
         solution=order_of_patches,
@@ -262,9 +260,7 @@ register(
             "Attention alone lets a token see another one. A gate of 0 removes it.",
             "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
         solution=variance_shares,
@@ -276,9 +272,7 @@ register(
             "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
         ),
         mistakes=VARIANCE_SHARES_MISTAKES,
-    )
-)
-register(
+    ),
     Design(
         question="Choose the times that the model is told in six steps: at most two different ones.",
         solution=told_times,
@@ -292,9 +286,7 @@ register(
             "The last steps finish the strokes and need a time near the data. Where does the first group end?",
             "0.6 for the first four steps and 0.3 for the last two.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the two wrong lines, so that the samples are those of the model.",
         solution=draw_from_table,
@@ -305,5 +297,5 @@ register(
             "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
             "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
         ),
-    )
+    ),
 )

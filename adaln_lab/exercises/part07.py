@@ -127,10 +127,6 @@ cells exchanged
 """
 
 
-def same_bag_cases() -> list[tuple]:
-    return [(randn64(4, 11),), (randn64(1, 11, seed=1),)]
-
-
 # pool_objects: a vector that says which colour belongs to which shape
 
 
@@ -231,16 +227,14 @@ register(
         question="Make another scene from the same bag of words: let the two objects exchange their colours.",
         solution=same_bag,
         returns=("tokens",),
-        cases=same_bag_cases,
+        cases=lambda: [(randn64(4, 11),), (randn64(1, 11, seed=1),)],
         hints=(
             "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
             "The colours stand at places 4 and 8. Work on a copy.",
             "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
         ),
         mistakes=SAME_BAG_MISTAKES,
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the pooling: other pairs, another vector; the same objects in another order, the same vector.",
         solution=pool_objects,
@@ -251,9 +245,7 @@ register(
             "Something that is not linear, and the same for both objects.",
             "F.gelu(first.sum(1)) + F.gelu(second.sum(1)), with the light added as it is.",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Write cross-attention with one head: from image tokens h to the words ctx.",
         solution=cross_attention,
@@ -266,9 +258,7 @@ register(
         ),
         mistakes=CROSS_ATTENTION_MISTAKES,
         gradients=True,
-    )
-)
-register(
+    ),
     Predict(
         question="Say whether every image token gets the same vector from cross-attention, whatever the picture is.",
         solution=same_for_all,
@@ -286,9 +276,7 @@ register(
             "With one value, or equal values, every mean is the same.",
             "no only for two different tokens, and for a token beside a null token.",
         ),
-    )
-)
-register(
+    ),
     Design(
         question="Let time, style and 512 words enter with at most 3 % more parameters and 20 % more operations.",
         solution=ways_in,
@@ -302,5 +290,5 @@ register(
             "A modulation Linear in each block is half of the block. Can blocks share it?",
             "Time and style by adaLN with shared modulation, words in context.",
         ),
-    )
+    ),
 )

@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: blocks from their formulas, halves that are swapped, modulation counted and shared.
+"""Exercises of notebook 08: blocks from what they changed, halves that are swapped, modulation counted and shared.
 
 For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
@@ -62,6 +62,10 @@ one plus gates
     At g = 0 your branches are fully on: only the scale has a 1 +.
     torch.tanh(g1) => (1 + torch.tanh(g1))
     torch.tanh(g2) => (1 + torch.tanh(g2))
+tanh of the whole branch
+    Large branches add at most 1: your tanh acts on the product. It bounds the gate alone.
+    torch.tanh(g1) * norms[1](attn(norms[0](x) * (1 + s1))) => torch.tanh(g1 * norms[1](attn(norms[0](x) * (1 + s1))))
+    torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2))) => torch.tanh(g2 * norms[3](mlp(norms[2](x) * (1 + s2))))
 attention without a gate
     Whatever g1 is, your result is the same: the attention branch has no gate.
     torch.tanh(g1) * =>
@@ -141,7 +145,7 @@ def lumina_block_cases() -> list[tuple]:
 
 register(
     Exercise(
-        question="Write Lumina 2's block from its formula: norm, scale, branch, norm, bounded gate, twice.",
+        question="Write Lumina 2's block from the lines that it changed in DiT's.",
         solution=lumina_block,
         returns=("out",),
         cases=lumina_block_cases,
@@ -167,7 +171,7 @@ def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Ten
 
 HDM_STEP_MISTAKES = """
 skip carries x
-    Your residual is x, as in other models. HDM replaces it: its residual is the modulated norm, a.
+    Your residual is x, as in other models. HDM assigns x twice: its residual is the modulated norm.
     return a => return x
 gate from zero
     Your gate is g; HDM's is 1 + g: at the start every gate is 1.
@@ -176,7 +180,7 @@ shift first
     You took the shift first, as DiT does. HDM's chunk order is scale, shift, gate.
     s, b, g => b, s, g
 skip carries the norm
-    Your residual is norm(x) before its modulation; it must be a, scaled and shifted.
+    Your residual is norm(x) before its modulation; it must be scaled and shifted, too.
     return a => return norm(x)
 no skip at all
     You return the gated branch alone. HDM has a residual, too: which one?
@@ -190,14 +194,17 @@ sigmoid gate
 gate missing here
     Whatever g is, your result is the same: nothing multiplies the branch.
     (1 + g) * =>
+tanh inside the gate
+    Gates beyond 0 and 2 are missing: HDM's gate is 1 + g, without a tanh.
+    (1 + g) => (1 + torch.tanh(g))
 gate on the sum
     At g = -1 your stream is 0 after the step: the gate multiplies the residual as well as the branch.
     a + (1 + g) * branch(a) => (1 + g) * (a + branch(a))
 branch reads the norm
-    Scale and shift do not change what the branch receives: it must read a, which has been modulated.
+    Scale and shift do not change what the branch receives: it must read the modulated norm.
     branch(a) => branch(norm(x))
 branch reads x
-    Your branch receives x without norm and modulation: it must read a.
+    Your branch receives x without norm and modulation: it must read the modulated norm.
     branch(a) => branch(x)
 gate on the input
     At g = -1 your branch still adds something: the gate multiplies what it receives, not what it gives.
@@ -316,6 +323,12 @@ biases forgotten
 last block like the others
     In the last block the text only gives q, k, v: it has two vectors, shift and scale, not six.
     (6 + 2) => 12
+last block counted twice
+    You count the last block among those of two streams, and once more: depth - 1 blocks have twelve vectors.
+    (depth - 1) => depth
+last block without six
+    In the last block the text has two vectors and the image still has its six.
+    (6 + 2) => 4
 two vectors missing
     The final layer has a shift and a scale, and so has the text in the last block: one pair is not counted.
     + (6 + 2) + 2 => + (6 + 2)
@@ -399,6 +412,18 @@ text returned
 text from before the blocks
     The single blocks get the text as it came in: double returns the image and the text, and both are new.
     x, ctx = double( => x, _ = double(
+first tokens returned
+    You return as many tokens as there are image tokens, but from the front: there the text is.
+    [:, ctx.shape[1] :] => [:, : x.shape[1]]
+called for each block
+    double stands for all eight double blocks, single for all 48 single blocks: each is called once.
+    img, txt, one = (F.linear(F.silu(c), w).unsqueeze(1) for w in weights)
+    for _ in range(8):
+        x, ctx = double(x, ctx, img, txt)
+    both = torch.cat([ctx, x], dim=1)
+    for _ in range(48):
+        both = single(both, one)
+    return both[:, ctx.shape[1] :]
 single blocks without text
     Your single blocks see the image alone: text and image go through them as one sequence.
     single(torch.cat([ctx, x], dim=1), one) => single(x, one)

@@ -1,6 +1,6 @@
-"""Exercises of notebook 09: what varies over tokens and over items, what moves, how far a gate is open, ten diagnoses.
+"""Exercises of notebook 09: a tracer's two questions, a block that it misses, how far a gate is open, ten diagnoses.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
+For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
 import torch
@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from adaln_lab.analysis.xray import xray
 from adaln_lab.exercises.core import Exercise, randn64, register
-from adaln_lab.exercises.kinds import Predict
+from adaln_lab.exercises.kinds import Design, Predict
+from adaln_lab.layers import MLP, xavier_linear
+from adaln_lab.norms import layer_norm
 
 # varies: is it a vector for all tokens, and was it told anything?
 
@@ -43,6 +45,15 @@ smallest not largest
 deviation for range
     One token that differs hardly moves your numbers: a deviation averages. Take the largest minus the least.
     return made.std(1, correction=0).max(), made.std(0, correction=0).max()
+unbiased deviation for range
+    One token that differs hardly moves your numbers, and one item gives nan. Take the largest minus the least.
+    return made.std(1).max(), made.std(0).max()
+compared with the first
+    You compare with the first token and the first item: two others may lie further apart, one above and one below it.
+    return (made - made[:, :1]).abs().max(), (made - made[:1]).abs().max()
+compared with the next
+    You compare neighbours: many small steps in one direction are a large range.
+    return made.diff(dim=1).abs().max(), torch.cat([made, made[-1:]]).diff(dim=0).abs().max()
 mean of the ranges
     One channel that varies hardly moves your numbers: you average the ranges, and the largest counts.
     every .max() => .mean()
@@ -95,11 +106,11 @@ not put back
     moved, p = moves(x, module, name)
     return moved, p.add_(0.5)
 put back by subtracting
-    (p + nudge) - nudge is p up to rounding. Keep a copy, and copy it back: bit for bit.
+    (p + nudge) - nudge is p up to rounding only. Keep a copy, and copy it back: bit for bit.
     moved, p = moves(x, module, name)
     return moved, p.add_(0.7).sub_(0.7)
 a copy was nudged
-    You nudged a copy, so the output never moves. Change its parameter in place.
+    Your output never moves: you nudged a copy, or by too little. Change the module's own parameter.
     p += => nudged = p +
     p.copy_(kept) => p
 the parameter was compared
@@ -150,6 +161,91 @@ register(
             "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
         ),
         mistakes=MOVES_MISTAKES,
+    )
+)
+
+# out_of_touch: AdaLN that the notebook's tracer does not see
+
+
+class out_of_touch(nn.Module):
+    """A block of width 32 with AdaLN: x (B, T, 32), c (B, 32) -> (B, T, 32). Its vectors come from a plain matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp, self.w = MLP(32), nn.Parameter(torch.randn(32, 3 * 32) / 32**0.5)
+
+    def forward(self, x, c):
+        shift, scale, gate = (F.silu(c) @ self.w)[:, None].chunk(3, dim=-1)
+        return x + gate * self.mlp(layer_norm(x) * (1 + scale) + shift)
+
+
+class InTouch(nn.Module):
+    """A block of width 32 with AdaLN: x (B, T, 32), c (B, 32) -> (B, T, 32)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp, self.w = MLP(32), xavier_linear(32, 3 * 32)
+
+    def forward(self, x, c):
+        shift, scale, gate = self.w(F.silu(c))[:, None].chunk(3, dim=-1)
+        return x + gate * self.mlp(layer_norm(x) * (1 + scale) + shift)
+
+
+class TwoBlocks(nn.Module):
+    """Two blocks of a kind and a head, as the notebook's Tower."""
+
+    def __init__(self, kind: type[nn.Module]):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([kind(), kind()]), xavier_linear(32, 4)
+        self.c = randn64(2, 32, seed=1).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, self.c)
+        return self.head(layer_norm(x))
+
+
+@torch.no_grad()
+def found_by_touch(model: nn.Module, x: Tensor) -> list[str]:
+    """The notebook's `by_touch`."""
+    linears = {part: name for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    made: dict[nn.Module, Tensor] = {}
+    hooks = [part.register_forward_hook(lambda part, _, out: made.update({part: out})) for part in linears]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    ranges = {part: varies(out if out.dim() == 3 else out[:, None]) for part, out in made.items()}
+    asked = [part for part, (over_tokens, over_items) in ranges.items() if over_tokens == 0 and over_items > 0]
+    return [linears[part] for part in asked if moves(x, model, f"{linears[part]}.weight")[0]]
+
+
+def measure_out_of_touch(kind: type[nn.Module]) -> tuple[float, float] | str:
+    """How many of shift, scale and gate the x-ray sees in the block, and how many Linears the tracer reports."""
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        return "give check the class, as in check('out_of_touch', out_of_touch)"
+    model, x = TwoBlocks(kind), randn64(2, 16, 32).float()
+    report = xray(model, lambda: model(x))
+    if len(report.groups) != 1:
+        return f"the x-ray must see AdaLN in both blocks. It says {report.verdict}: {report.sentence()}"
+    (group,) = report.groups
+    return sum(group[f"has_{role}"] is True for role in ("shift", "scale", "gate")), len(found_by_touch(model, x))
+
+
+register(
+    Design(
+        question="Make AdaLN with shift, scale and gate that the x-ray sees and the tracer does not.",
+        solution=out_of_touch,
+        given=InTouch,
+        measure=measure_out_of_touch,
+        goal=3,
+        budget=0,
+        unit="Linears that the tracer reports",
+        is_lower_better=False,
+        hints=(
+            "Read by_touch line by line. What does it take for granted of the part that makes the vectors?",
+            "It hooks nn.Linear, and it asks whether all that a Linear gives is the same for all tokens.",
+            "A matrix product needs no nn.Linear. Or: let one Linear make vectors and something else for the tokens.",
+        ),
     )
 )
 
@@ -268,58 +364,31 @@ register(
 # diagnoses: ten broken models
 
 
-def diagnoses(doors: Tensor) -> Tensor:
-    """doors (10,): 0 for A to 9 for J -> for each the number of its bug in BUGS."""
-    found = {"A": 5, "B": 3, "C": 8, "D": 0, "E": 9, "F": 4, "G": 7, "H": 2, "I": 1, "J": 6}
-    return torch.tensor([*found.values()]).to(doors)
-
-
-DIAGNOSES_MISTAKES = """
-missing and undone
-    C and E: neither is zero. An init of the whole model changes the head, too: which parts start in pass 0?
-    "C": 8, => "C": 9,
-    "E": 9, => "E": 8,
-twice and dead
-    B and G: in both the MLP never gets a gradient. Look at the other parts of the block, first the gate rows.
-    "B": 3, => "B": 7,
-    "G": 7, => "G": 3,
-weights and order
-    D and F: both start as the correct model. One differs in the norm's weights, one in the order of vectors.
-    "D": 0, => "D": 4,
-    "F": 4, => "F": 0,
-one gate and rebound
-    I and J: in both the scale rows start in pass 1. Count the vectors, and look when attention starts.
-    "I": 1, => "I": 6,
-    "J": 6 => "J": 1
-sigmoid and missing
-    A and C: in both all of a block starts in pass 1. A gate can be open also where its Linear gives zero.
-    "A": 5, => "A": 8,
-    "C": 8, => "C": 5,
-end and norm
-    D and H: the blocks start alike. Look at the part "final AdaLN" and at the column of the norm's weights.
-    "D": 0, => "D": 2,
-    "H": 2, => "H": 0,
-counted from one
-    Every number is too large by one: the list of bugs is counted from 0, as Python counts.
-    .to(doors) => .to(doors) + 1
-"""
-
-
-def diagnoses_cases() -> list[tuple]:
-    return [(torch.arange(10, dtype=torch.float64),)]
+def diagnoses() -> dict[str, tuple[int]]:
+    return {letter: (bug,) for letter, bug in zip("ABCDEFGHIJ", (5, 3, 8, 0, 9, 4, 7, 2, 1, 6), strict=True)}
 
 
 register(
-    Exercise(
+    Predict(
         question="Name the bug of each of the ten broken DiTs: its number in BUGS.",
         solution=diagnoses,
-        returns=("bugs",),
-        cases=diagnoses_cases,
+        columns=("bug",),
+        notes={
+            "A": "its vectors are zero, and yet its branches get a gradient early. At what number is a gate open at 0?",
+            "B": "the gate rows get a gradient as usual, the MLP's weights never. What runs in the MLP's place?",
+            "C": "not zero, and the output layer is as usual: something happened to the modulation alone.",
+            "D": "it starts as the correct model. What does the x-ray say of its norm?",
+            "E": "not zero, and everything starts in pass 0. Which zero is missing besides the modulation's?",
+            "F": "it starts as the correct model. What does the x-ray say of the order?",
+            "G": "no part of a block ever gets a gradient. What multiplies the gate in its own gradient?",
+            "H": "one part alone never gets a gradient, and it is in no block.",
+            "I": "count its vectors. Which branch is open, then, from the start?",
+            "J": "only the scale rows start early. Which way to the output does not lead through a gate?",
+        },
         hints=(
             "Cross out what is as in the correct model. Most of the ten differ from it in one place of the two tables.",
             "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
-            "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; scale and shift in J)?",
+            "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; the scale rows in J)?",
         ),
-        mistakes=DIAGNOSES_MISTAKES,
     )
 )

@@ -310,10 +310,6 @@ last rows first
 """
 
 
-def shard_cases() -> list[tuple]:
-    return [(randn64(12, 2), 1, 3), (randn64(8, 3), 0, 4), (randn64(10, 1), 0, 2), (randn64(15, 2, 7), 3, 5)]
-
-
 # ring_bytes: how much a process must send
 
 
@@ -372,9 +368,7 @@ register(
             "So the table is smaller if c takes fewer values than it has channels.",
             "100 < 1152; 50,050 > 1152; 50 < 1152; no end of captions; 50 < 2688.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Give the same result, and keep at most a quarter of the bytes for the backward pass.",
         solution=modulate_segments,
@@ -385,9 +379,7 @@ register(
             "scale[:, which] copies a row for each token. Where do all tokens share a row?",
             "Modulate h[:, :first] and h[:, first:] with one row each, (B, 1, D), and concatenate.",
         ),
-    )
-)
-register(
+    ),
     Predict(
         question="Say how much the velocity changes if one quantity is rounded to 8 bits.",
         solution=eight_bits,
@@ -405,9 +397,7 @@ register(
             "The format ends at 448.",
             "over 10 % for 1000 t, 2 to 10 % for t and for the stream, below 2 % for the three others.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the average, so that it arrives; its value stays bfloat16.",
         solution=steady_average,
@@ -418,9 +408,7 @@ register(
             "The sum needs more bits than the weights.",
             "Keep self.average in float32, and turn it into bfloat16 only in value().",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Make the modulation of all blocks with one matrix product.",
         solution=stacked,
@@ -433,9 +421,7 @@ register(
         ),
         mistakes=STACKED_MISTAKES,
         products=1,
-    )
-)
-register(
+    ),
     Design(
         question="Do the same update with at most 10 operations.",
         solution=few_launches,
@@ -449,14 +435,17 @@ register(
             "AdamW has a switch that makes one operation of its loop. For lists torch has _foreach functions.",
             "AdamW(..., fused=True) and torch._foreach_lerp_(averages, weights, 0.02).",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Give the rows of a global batch that process `rank` of `size` works on.",
         solution=shard,
         returns=("rows",),
-        cases=shard_cases,
+        cases=lambda: [
+            (randn64(12, 2), 1, 3),
+            (randn64(8, 3), 0, 4),
+            (randn64(10, 1), 0, 2),
+            (randn64(15, 2, 7), 3, 5),
+        ],
         hints=(
             "Every process gets B / size rows, no row goes to two of them.",
             "Ranks count from 0, so rank 0 has the first B / size rows.",
@@ -464,9 +453,7 @@ register(
         ),
         mistakes=SHARD_MISTAKES,
         later=lambda: [(torch.arange(12), 1, 3), (randn64(12, 1, 4, 4), 2, 3)],  # labels and images
-    )
-)
-register(
+    ),
     Exercise(
         question="Count the bytes that each of N processes sends to average its float32 gradients around a ring.",
         solution=ring_bytes,
@@ -479,5 +466,5 @@ register(
         ),
         mistakes=RING_BYTES_MISTAKES,
         later=lambda: [(torch.tensor(1e6).double(), torch.arange(1, 6).double())],  # several rings at once
-    )
+    ),
 )

@@ -49,20 +49,26 @@ def all_trials(seeds: int = len(SEEDS)) -> list[Trial]:
     return [Trial(name, depth, lr, seed) for seed, depth, name, lr in product(chosen, DEPTHS, SCHEMES, RATES)]
 
 
-def train_trial(trial: Trial, data: Dataset, steps: int = STEPS) -> Iterator[TinyDiT]:
-    """The model of a trial before its first update and after each; ends early if the loss is not finite."""
-    model, generator = deep_dit(trial.scheme, trial.config, trial.seed), torch.Generator().manual_seed(trial.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    batches = data.batches(BATCH, generator)
+def updates(model: TinyDiT, data: Dataset, rates: list[float], seed: int, batch: int = BATCH) -> Iterator[TinyDiT]:
+    """The model before its first update and after each, one at each rate; ends early if the loss is not finite."""
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    batches = data.batches(batch, generator)
     yield model
-    for _ in range(steps):
+    for lr in rates:
         loss = flow_loss(model, flow_pair(*next(batches), data.n_classes, 0.0, generator))
         if not loss.isfinite():
             return
+        optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         yield model
+
+
+def train_trial(trial: Trial, data: Dataset, steps: int = STEPS) -> Iterator[TinyDiT]:
+    """`updates` of a trial's model."""
+    return updates(deep_dit(trial.scheme, trial.config, trial.seed), data, steps * [trial.lr], trial.seed)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from adaln_lab.data.datasets import Dataset
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.training.train import Run
 
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
+
 
 def explain(error: RuntimeError, run: Run, data: Dataset, folder: Path) -> str | None:
     """A sentence for memory, a missing compiler, a lost GPU or a lost process; None for any other error."""
@@ -17,7 +19,7 @@ def explain(error: RuntimeError, run: Run, data: Dataset, folder: Path) -> str |
         fits = batch_that_fits(run, data)
         remedy = f"a batch of {fits} fits: --batch {fits}, with another --out" if fits else "not even one picture fits"
         return f"out of memory with a batch of {run.config.batch} at step {step}; {remedy}"
-    if run.config.compile and _is_compiler(error):
+    if run.config.compile and type(error).__module__.startswith(COMPILERS):
         return (
             f"torch.compile could not compile the loss ({text}). It needs a C++ compiler, and Triton on a GPU; "
             "install them, or leave out --compile"
@@ -37,10 +39,6 @@ def explain(error: RuntimeError, run: Run, data: Dataset, folder: Path) -> str |
 
 def _is_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _is_compiler(error: RuntimeError) -> bool:
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
 def batch_that_fits(run: Run, data: Dataset) -> int:

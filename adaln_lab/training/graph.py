@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adaln_lab.training.train import Run
 
 
-def captured(run: "Run", compute: Callable[[], Tensor], world: World, warm_up: int = 3) -> Callable[[], Tensor]:
+def captured(run: "Run", compute: Callable[[], Tensor], world: World) -> Callable[[], Tensor]:
     """`compute` as a graph: the same function, one launch. The run is left as it was. ValueError without a GPU."""
     device = run.generator.device.type
     if device != "cuda" or world.size > 1:
@@ -25,7 +25,7 @@ def captured(run: "Run", compute: Callable[[], Tensor], world: World, warm_up: i
     stream = torch.cuda.Stream()  # warm-up on another stream, as recording demands
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(warm_up):
+        for _ in range(3):
             compute()
     torch.cuda.current_stream().wait_stream(stream)
     run.undo()

@@ -28,7 +28,7 @@ NEWEST = (
 
 
 def test_most_classes_have_a_verdict_and_the_others_a_reason():
-    assert len(CENSUS["rows"]) >= 70 and len(TOLD) > 0.8 * len(CENSUS["rows"])
+    assert len(CENSUS["rows"]) >= 70 and len(TOLD) >= 0.9 * len(CENSUS["rows"])
     assert all(row["reason"] for row in CENSUS["rows"] if row["verdict"] == "unknown")
     told = " ".join(row["class"] for row in TOLD)
     assert [name for name in NEWEST if name not in told] == []

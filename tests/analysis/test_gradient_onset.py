@@ -39,7 +39,8 @@ def test_parts_are_all_parameters_and_nothing_twice():
         for parameter, rows in named_parts(model).values():
             parameter[rows] += 1
     assert all((p == 1).all() for p in model.parameters())
-    assert sum(part.numel for part in named_parts(model).values()) == sum(p.numel() for p in model.parameters())
+    sizes = [parameter[rows].numel() for parameter, rows in named_parts(model).values()]
+    assert sum(sizes) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("order", [("shift", "scale", "gate"), ("scale", "gate")])
@@ -109,15 +110,13 @@ def test_the_key_bias_never_gets_a_gradient():
         assert len(rows) == 2 and torch.stack(rows).max() <= FLOOR
 
 
-def test_norms_and_losses_are_those_of_a_loop_by_hand():
+def test_norms_are_those_of_a_loop_by_hand():
     model = make()
     onset = measure_gradient_onset(model, loss, 3, "sgd", lr=0.1)
     by_hand = copy.deepcopy(model)
     for step in range(3):
         by_hand.zero_grad()
-        value = loss(by_hand)
-        value.backward()
-        assert onset.losses[step] == value.item()
+        loss(by_hand).backward()
         norms = dict(zip(onset.names, onset.norms[:, step], strict=True))
         for name, p in by_hand.named_parameters():
             pieces = [norm for part, norm in norms.items() if part.split(":")[0] == name]
@@ -140,7 +139,6 @@ def test_roles_share_the_norm_of_their_parts():
     roles = onset.by_role()
     assert roles.names == list(ROLES.values()) and roles.steps == [0, 1, 2]
     torch.testing.assert_close(roles.norms.square().sum(0), onset.norms.square().sum(0))
-    assert torch.equal(roles.losses, onset.losses)
 
 
 def test_a_parameter_without_a_gradient_has_norm_zero():

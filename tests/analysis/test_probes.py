@@ -8,6 +8,7 @@ from adaln_lab.analysis import probes
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.embed import unpatchify
+from adaln_lab.exercises.part04 import effective_depth
 from adaln_lab.layers import CrossAttention
 
 
@@ -37,13 +38,13 @@ def test_relative_update_and_effective_depth():
     xs = probes.stream([Scale(1.0), Scale(0.0), Scale(3.0)], torch.ones(2, 3, 8), COND)
     r = probes.relative_update(xs)
     torch.testing.assert_close(r, torch.tensor([1.0, 0.0, 3.0]))
-    assert probes.effective_depth(r).item() == pytest.approx(0.5 + 0 + 0.75)
+    assert effective_depth(r).item() == pytest.approx(0.5 + 0 + 0.75)
 
 
 def test_a_closed_stack_has_no_depth():
     torch.manual_seed(0)
     xs = probes.stream([AdaLNZeroBlock(8, 2, 8) for _ in range(3)], torch.randn(2, 3, 8), COND)
-    assert probes.effective_depth(probes.relative_update(xs)).item() == 0
+    assert effective_depth(probes.relative_update(xs)).item() == 0
 
 
 @pytest.mark.parametrize("variant", ["in_context", "cross_attention", "adaln", "adaln_zero"])

@@ -367,8 +367,8 @@ def test_blocks_of_the_zoo_are_what_their_facts_say(key):
     block, inputs = spec.build(), spec.example()
     (group,) = xray(block, lambda: block(*inputs)).groups
     facts, streams = spec.facts, 2 if key in ("sd3", "qwenimage") else 1
-    assert group["n_vectors_per_block"] == streams * facts.vectors
-    assert group["has_shift"] == facts.shift
+    assert group["n_vectors_per_block"] == streams * len(facts.order)
+    assert group["has_shift"] == ("shift" in facts.order)
     assert group["gate_bounding"] == {"1 + g": "1+g"}.get(facts.gate, facts.gate)
     assert (group["base_norm"], group["base_norm_affine"]) == (facts.norm, facts.affine)
     assert (group["post_norm"] != "none") == facts.post_norm

@@ -479,6 +479,30 @@ def test_an_adapter_beside_a_full_linear_is_not_its_source(options, source, acti
     assert activation is None or group["activation_before_linear"] in (activation, "unknown")
 
 
+# ---------------------------------------------------------------------------------------- vectors that no Linear makes
+
+
+def test_vectors_that_no_linear_makes_are_seen_and_not_counted():
+    """A bilinear form, a norm behind the Linear: shift, scale and gate are there, and no outputs tell them apart."""
+
+    class Form(nn.Bilinear):
+        def forward(self, c):
+            return super().forward(c, c)
+
+    def bilinear(self):
+        Block.__init__(self)
+        self.mod = Form(D, D, 3 * D)
+
+    def normalised(self):
+        Block.__init__(self)
+        self.mod = nn.Sequential(L(D, 3 * D), nn.LayerNorm(3 * D))
+
+    for init in (bilinear, normalised):
+        (group,) = look(Net(kind(__init__=init))).groups
+        assert group["has_scale"] and group["has_shift"] and group["has_gate"]
+        assert group["n_vectors_per_block"] == "unknown"
+
+
 # ---------------------------------------------------------------------------------------- tokens without a batch axis
 
 

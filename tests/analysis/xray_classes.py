@@ -795,6 +795,34 @@ add(
 )
 
 add(
+    "hunyuan_video_framepack", "HunyuanVideoFramepackTransformer3DModel",
+    HEADS | dict(
+        in_channels=4, out_channels=4, num_layers=2, num_single_layers=2, num_refiner_layers=2, text_embed_dim=24,
+        pooled_projection_dim=12, rope_axes_dim=(2, 2, 4), has_image_proj=True, image_proj_dim=20,
+        has_clean_x_embedder=True,
+    ),
+    lambda: dict(
+        hidden_states=image(4, 2, 8, 8), timestep=steps(), encoder_hidden_states=text(), image_embeds=text(20, 3),
+        encoder_attention_mask=torch.ones(B, 5, dtype=torch.bool), pooled_projections=randn(B, 12),
+        guidance=torch.rand(B), indices_latents=torch.arange(11, 13), latents_clean=image(4, 2, 8, 8),
+        indices_latents_clean=torch.tensor([0, 10]), latents_history_2x=image(4, 2, 8, 8),
+        indices_latents_history_2x=torch.arange(8, 10), latents_history_4x=image(4, 4, 8, 8),
+        indices_latents_history_4x=torch.arange(4, 8),
+    ),
+    group(
+        "transformer_blocks.*", "HunyuanVideoTransformerBlock", 2,
+        {"norm1.linear": 2 * SSG, "norm1_context.linear": 2 * SSG},
+    ),
+    group("single_transformer_blocks.*", "HunyuanVideoSingleTransformerBlock", 2, {"norm.linear": SSG}),
+    group(
+        "context_embedder.token_refiner.refiner_blocks.*", "HunyuanVideoIndividualTokenRefinerBlock", 2,
+        {"norm_out.linear": "gate gate"}, base_norm_affine=True,
+    ),
+    final_layer=final("norm_out.linear"),
+    note="Earlier frames are tokens of the same stream, embedded more coarsely the older they are.",
+)
+
+add(
     "stable_audio3", "StableAudio3DiTModel",
     dict(
         io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=24, global_cond_dim=12,
@@ -870,6 +898,20 @@ add(
 )
 
 add(
+    "joyimage_edit_plus", "JoyImageEditPlusTransformer3DModel",
+    dict(in_channels=4, hidden_size=16, num_attention_heads=2, text_dim=24, num_layers=2, rope_dim_list=[4, 2, 2]),
+    lambda: dict(
+        hidden_states=randn(B, 8, 4, 1, 2, 2), timestep=steps(), encoder_hidden_states=text(),
+        shape_list=B * [[(1, 2, 2), (1, 2, 2)]],
+    ),
+    table_group(
+        "double_blocks.*", "JoyImageEditPlusTransformerBlock", 2, {"/condition_embedder.time_proj": 2 * SSG},
+        table=("img_mod.modulate_table", "txt_mod.modulate_table"), n_vectors_per_block=either(12, 6),
+    ),
+    note="As joyimage_edit; patches of several images come as one list.",
+)
+
+add(
     "wan_vace", "WanVACETransformer3DModel",
     dict(
         num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=20, freq_dim=16,
@@ -885,6 +927,24 @@ add(
     ],
     final_layer=TABLE_FINAL,
     note="The control's blocks stand beside the main ones and hand them hints.",
+)
+
+add(
+    "wan_animate", "WanAnimateTransformer3DModel",
+    dict(
+        num_attention_heads=2, attention_head_dim=12, in_channels=12, latent_channels=4, out_channels=4, text_dim=20,
+        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, image_dim=16, motion_encoder_size=16,
+        motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8}, motion_style_dim=8, motion_dim=4, motion_encoder_dim=8,
+        face_encoder_hidden_dim=16, face_encoder_num_heads=2, inject_face_latents_blocks=2,
+    ),
+    lambda: dict(
+        hidden_states=image(12, 5, 8, 8), timestep=torch.tensor([3, 700]), encoder_hidden_states=text(20),
+        encoder_hidden_states_image=text(16, 3), pose_hidden_states=image(4, 4, 8, 8),
+        face_pixel_values=image(3, 13, 16, 16),
+    ),
+    table_group("blocks.*", "WanTransformerBlock", 2, {"/condition_embedder.time_proj": 2 * SSG}),
+    final_layer=TABLE_FINAL,
+    note="Wan's blocks. Pose is added to the tokens, the face comes by cross-attention after a block: no vectors.",
 )
 
 SINGLE = [f"single_stream_modulations.{stream}.linear" for stream in ("image", "txt")]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import stacks
 import torch
 
 from adaln_lab.blocks import (
@@ -12,10 +13,8 @@ from adaln_lab.blocks import (
     flux3,
     golden,
     hdm,
-    ideogram4,
     krea2,
     minimax_h3,
-    pixart,
     qwenimage21,
 )
 from adaln_lab.blocks.golden import Replica, Stored, beside_shared, rope_of
@@ -86,7 +85,7 @@ def _dit(config, weights):
 def _pixart_stack(config, weights):
     out = len(weights["final_layer.linear.weight"])
     sizes = config["hidden_size"], config["num_heads"], config["depth"], out, config.get("mlp_ratio", 4.0)
-    stack = pixart.Stack(*sizes)
+    stack = stacks.PixArtStack(*sizes)
 
     def call(stack, x, text, t_emb):
         return dict(zip(("tokens", "x"), stack(x, text, t_emb), strict=True))
@@ -111,12 +110,12 @@ def _hdm_stack(config, weights):
         return dict(zip(("x", "enc_out"), stack(x, y[:, 0], pos_map), strict=True))
 
     parts = {"attn": "shared.attn", "xattn": "shared.cross", "ffw": "shared.mlp"}
-    return Replica(stack, stack.upstream(), call, parts)
+    return Replica(stack, stacks.hdm_stack_names(stack), call, parts)
 
 
 def _hdm(config, weights):
     ends = config["input_dim"], config["patch_size"], config["ctx_dim"], config.get("addon_info_embs_dim")
-    model = hdm.Model(*_hdm_sizes(config), *ends)
+    model = stacks.HDM(*_hdm_sizes(config), *ends)
 
     def call(model, x, t, ctx, addon_info=None):
         info = addon_info[:, None] if addon_info is not None and addon_info.dim() == 1 else addon_info
@@ -139,11 +138,7 @@ def _flux2_double(config, weights):
 
 def _one_shared(block, names, shared):
     """A block alone, with the Linear whose vectors it reads."""
-
-    def call(parts, x, c, cos=None, sin=None):
-        return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), rope_of(cos, sin))}
-
-    return Replica(*beside_shared(block, names, shared=shared), call, {"block": "shared"})
+    return Replica(*beside_shared(block, names, shared=shared), golden.with_shared, {"block": "shared"})
 
 
 def _flux2_single(config, weights):
@@ -210,7 +205,8 @@ def _krea2_output(config, weights):
 
 def _krea2_text(config, weights):
     sizes = config["dim"], config["num_heads"], config["num_kv_heads"], config["intermediate_size"], config["eps"]
-    return Replica(krea2.TextBlock(*sizes), krea2.TextBlock.UPSTREAM, lambda block, x: {"x": block(x)})
+    block = stacks.Krea2TextBlock(*sizes)
+    return Replica(block, block.UPSTREAM, lambda block, x: {"x": block(x)})
 
 
 def _krea2_stack(config, weights):
@@ -246,7 +242,9 @@ def _qwenimage21_stack(config, weights):
         return {"x": stack(x, c, image_ids, rope_of(cos, sin))}
 
     stack = qwenimage21.Stack(*sizes)
-    return Replica(stack, stack.upstream(), call, {"block": "to_modulation", "final": "output.to_modulation"})
+    return Replica(
+        stack, stacks.qwenimage21_names(stack), call, {"block": "to_modulation", "final": "output.to_modulation"}
+    )
 
 
 def _minimax_h3_output(config, weights):
@@ -256,19 +254,20 @@ def _minimax_h3_output(config, weights):
     def call(output, x, c, t_index):
         return dict(zip(("x", "audio"), output(x, c, t_index), strict=True))
 
-    return Replica(output, minimax_h3.Output.UPSTREAM, call, {"final": "to_modulation"})
+    return Replica(output, output.UPSTREAM, call, {"final": "to_modulation"})
 
 
 def _minimax_h3_refiner(config, weights):
     eps = config["norm_eps"], config["qk_norm_eps"]
-    block = minimax_h3.Refiner(*golden.minimax_sizes(config), *eps)
-    return Replica(block, minimax_h3.Refiner.UPSTREAM, lambda block, x: {"x": block(x)})
+    block = stacks.MiniMaxH3Refiner(*golden.minimax_sizes(config), *eps)
+    return Replica(block, block.UPSTREAM, lambda block, x: {"x": block(x)})
 
 
 def _ideogram4_output(config, weights):
     out, (rows, c_width) = len(weights["linear.weight"]), weights["adaln_modulation.weight"].shape
     output = FinalLayer(rows, c_width, out, order=("scale",))
-    return Replica(output, ideogram4.FINAL, golden.with_condition, {"final": "to_modulation"})
+    names = {"to_modulation.linear": "adaln_modulation", "linear": "linear"}
+    return Replica(output, names, golden.with_condition, {"final": "to_modulation"})
 
 
 BUILDERS = golden.BUILDERS | {

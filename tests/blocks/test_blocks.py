@@ -1,16 +1,15 @@
 """Blocks of the zoo against the installed diffusers, on fresh random weights, in shapes that no stored file has."""
 
 import pytest
+import stacks
 import torch
 from replicas import randomised
 
 from adaln_lab.blocks import (
-    dit,
     ernie,
     flux,
     flux2,
     flux3,
-    hdm,
     ideogram4,
     krea2,
     lumina2,
@@ -27,6 +26,46 @@ from adaln_lab.dit import FinalLayer
 D, HEADS, T, S = 32, 4, 6, 5  # width, heads, image tokens, text tokens
 EXACT = {"atol": 1e-12, "rtol": 1e-9}
 FLOAT32_NORM = {"atol": 1e-6, "rtol": 1e-6}  # diffusers' RMSNorm takes the variance in float32, also of float64
+# diffusers' names for our layers, where its blocks differ from the originals
+DIT = {  # BasicTransformerBlock(norm_type="ada_norm_zero"), without its copy of the embedders, norm1.emb
+    "to_modulation.linear": "norm1.linear",
+    "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "attn.out": "attn1.to_out.0",
+    "mlp.up": "ff.net.0.proj",
+    "mlp.down": "ff.net.2",
+}
+PIXART = {  # BasicTransformerBlock(norm_type="ada_norm_single")
+    "to_modulation.table": "scale_shift_table",
+    "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "attn.out": "attn1.to_out.0",
+    "cross.q": "attn2.to_q",
+    "cross.kv": ("attn2.to_k", "attn2.to_v"),
+    "cross.out": "attn2.to_out.0",
+    "mlp.up": "ff.net.0.proj",
+    "mlp.down": "ff.net.2",
+}
+SD3_LAST = sd3.JointBlock.DIFFUSERS | {"ctx.to_modulation.linear": SwappedHalves("norm1_context.linear")}
+FLUX_SINGLE = {  # FluxSingleTransformerBlock
+    "to_modulation.linear": "norm.linear",
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "norm_q": "attn.norm_q",
+    "norm_k": "attn.norm_k",
+    "linear2": "proj_out",
+}
+FLUX_LAST = {"to_modulation.linear": SwappedHalves("norm_out.linear"), "linear": "proj_out"}  # of `dit.FinalLayer`
+LUMINA2 = {  # Lumina2TransformerBlock
+    "to_modulation.linear": "norm1.linear",
+    "pre_norm_attn": "norm1.norm",
+    "attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "attn.norm_q": "attn.norm_q",
+    "attn.norm_k": "attn.norm_k",
+    "attn.out": "attn.to_out.0",
+    "post_norm_attn": "norm2",
+    "pre_norm_mlp": "ffn_norm1",
+    "mlp.up": ("feed_forward.linear_1", "feed_forward.linear_3"),
+    "mlp.down": "feed_forward.linear_2",
+    "post_norm_mlp": "ffn_norm2",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +106,7 @@ def test_dit(diffusers):
         )
     )
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("norm1.emb.")}
-    ours = load_upstream(AdaLNZeroBlock(D, HEADS, D), dit.DIFFUSERS, weights)
+    ours = load_upstream(AdaLNZeroBlock(D, HEADS, D), DIT, weights)
     x, t, y = torch.randn(2, T, D), torch.tensor([3, 700]), torch.tensor([1, 9])
     c = theirs.norm1.emb(t, y, hidden_dtype=x.dtype)
     torch.testing.assert_close(ours(x, Condition(c)), theirs(x, timestep=t, class_labels=y), **EXACT)
@@ -87,7 +126,7 @@ def test_pixart(diffusers):
             norm_eps=1e-6,
         )
     )
-    ours = load_upstream(pixart.Block(D, HEADS), pixart.Block.DIFFUSERS, theirs.state_dict())
+    ours = load_upstream(pixart.Block(D, HEADS), PIXART, theirs.state_dict())
     x, text, _ = inputs()
     shared = torch.randn(3, 6 * D)
     torch.testing.assert_close(
@@ -110,7 +149,7 @@ def test_sd3_in_all_combinations(diffusers, qk_norm, last, dual):
         )
     )
     ours = sd3.JointBlock(D, HEADS, qk_norm=qk_norm, ctx_pre_only=last, dual=dual)
-    names = sd3.JointBlock.DIFFUSERS_LAST if last else sd3.JointBlock.DIFFUSERS
+    names = SD3_LAST if last else sd3.JointBlock.DIFFUSERS
     weights = theirs.state_dict()
     if last and qk_norm:
         assert "attn.norm_added_q.weight" in weights  # stored, although that query is never used
@@ -145,7 +184,7 @@ def test_flux_single(diffusers, rotary):
     theirs = randomised(
         diffusers("models.transformers.transformer_flux", "FluxSingleTransformerBlock")(D, HEADS, D // HEADS)
     )
-    ours = load_upstream(flux.SingleBlock(D, HEADS), flux.SingleBlock.DIFFUSERS, theirs.state_dict())
+    ours = load_upstream(flux.SingleBlock(D, HEADS), FLUX_SINGLE, theirs.state_dict())
     x, ctx, c = inputs()
     rope, _ = angles(S + T)
     found = theirs(hidden_states=x, encoder_hidden_states=ctx, temb=c, image_rotary_emb=pairs(rope) if rotary else None)
@@ -193,7 +232,7 @@ def test_lumina2(diffusers, monkeypatch, kv_heads, modulated, rotary):
     hidden = theirs.state_dict()["feed_forward.linear_1.weight"].shape[0]
     assert hidden == lumina2.hidden_width(D, 8, 1.3)
     ours = lumina2.Block(D, HEADS, kv_heads, hidden, D if modulated else None)
-    names = lumina2.Block.DIFFUSERS if modulated else lumina2.Block.DIFFUSERS | {"pre_norm_attn": "norm1"}
+    names = LUMINA2 if modulated else LUMINA2 | {"pre_norm_attn": "norm1"}
     ours = load_upstream(ours, names, theirs.state_dict())
     x, _, c = inputs()
     rope, turns = angles(3, T)
@@ -303,9 +342,9 @@ def test_the_last_layer_of_flux_has_its_halves_swapped_in_diffusers(diffusers):
     weights = {f"norm_out.{k}": v for k, v in norm.state_dict().items()}
     weights |= {f"proj_out.{k}": v for k, v in leave.state_dict().items()}
     x, _, c = inputs()
-    ours = load_upstream(FinalLayer(D, D, 7), flux.DIFFUSERS_LAST_LAYER, weights)
+    ours = load_upstream(FinalLayer(D, D, 7), FLUX_LAST, weights)
     torch.testing.assert_close(ours(x, Condition(c)), leave(norm(x, c)), **EXACT)
-    straight = {k: str(v) for k, v in flux.DIFFUSERS_LAST_LAYER.items()}
+    straight = {k: str(v) for k, v in FLUX_LAST.items()}
     wrong = load_upstream(FinalLayer(D, D, 7), straight, weights)
     assert (wrong(x, Condition(c)) - leave(norm(x, c))).abs().max() > 0.1
 
@@ -353,4 +392,4 @@ def test_weights_that_are_missing_or_of_another_size_are_named():
 def test_cell_centres_of_hdm_are_exact_in_float64(rows, columns):
     """Cell i of n lies at (2 i + 1 - n) / longest; with a float32 box, a 3:2 picture is off by 1e-8."""
     axes = [(2 * torch.arange(n).double() + 1 - n) / max(rows, columns) for n in (rows, columns)]
-    torch.testing.assert_close(hdm.cell_centres(rows, columns), torch.cartesian_prod(*axes), atol=1e-15, rtol=0)
+    torch.testing.assert_close(stacks.cell_centres(rows, columns), torch.cartesian_prod(*axes), atol=1e-15, rtol=0)

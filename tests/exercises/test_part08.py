@@ -1,9 +1,10 @@
-"""The design exercise of notebook 08: what cannot be built is refused in one sentence, and a bad design misses."""
+"""The exercises of notebook 08: what cannot be built is refused in a sentence, and a right table passes in any form."""
 
 import pytest
 import torch
 
-from adaln_lab.exercises.part08 import largest_difference, measure_small, to_ours_given, train_small
+from adaln_lab.exercises import check
+from adaln_lab.exercises.part08 import largest_difference, measure_small, to_ours_given, train_small, what_changes
 
 GOOD = {"shared": True, "vectors": ("gate",), "rank": None}
 
@@ -36,3 +37,11 @@ def test_sharing_costs_a_third_and_narrowing_less() -> None:
 
 def test_the_loader_to_repair_is_wrong_by_much() -> None:
     assert largest_difference(to_ours_given) > 1
+
+
+def test_a_table_of_yes_and_no_takes_bools(capsys: pytest.CaptureFixture) -> None:
+    table = {kind: tuple(cell == "yes" for cell in cells) for kind, cells in what_changes().items()}
+    check("what_changes", table)
+    assert "ok: what_changes: 12 of 12" in capsys.readouterr().out
+    check("what_changes", table | {"text": (True, True, False, False)})
+    assert "11 of 12" in capsys.readouterr().out

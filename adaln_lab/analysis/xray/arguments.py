@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 B, TOKENS, TEXT_TOKENS, SIDE, TRIES = 2, 16, 7, 8, 24
+LAYOUTS = (  # of the main argument; C: its channels
+    None, (B, TOKENS, "C"), (B, "C", SIDE, SIDE), (B, "C", SIDE, SIDE, SIDE), (B, 1, SIDE, SIDE, "C"), (B, "C"),
+)  # fmt: skip
 TEXT_WIDTHS = (  # names of the text embedding's width in configurations
     "joint_attention_dim", "cap_feat_dim", "caption_channels", "text_embed_dim", "text_dim", "text_in_dim",
     "context_in_dim", "cross_attention_dim",
@@ -56,8 +59,7 @@ def device_of(model: nn.Module) -> str:
 def find_pass(model: nn.Module) -> "Arguments | None":
     """Arguments with which the model runs, found by trying; None if none were."""
     device = device_of(model)
-    for layout in (None, (B, TOKENS, "C"), (B, "C", SIDE, SIDE), (B, "C", SIDE, SIDE, SIDE), (B, SIDE, "C", SIDE, SIDE),
-                   (1, "C", SIDE, SIDE, SIDE), (B, 1, SIDE, SIDE, "C"), (B, "C")):  # fmt: skip
+    for layout in LAYOUTS:
         arguments = Arguments(model, layout)
         if mended(model, arguments, device):
             return arguments
@@ -228,14 +230,11 @@ class Arguments:
     def mend(self) -> bool:
         """Change what the last refusal complains of. False if that is not known, or was tried."""
         said = self.refusal
-        state = (said, str(self.shapes), str(self.types))
-        if state in self.seen:
+        if (state := (said, str(self.shapes))) in self.seen:
             return False
         self.seen.add(state)
         if m := re.search(r"shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)", said):
             return self.resize(int(m[2]), int(m[3]), rows=int(m[1])) or self.resize(int(m[2]), int(m[3]))
-        if m := re.search(r"normalized_shape=\[(\d+)\].*size ?\[.*?(\d+)\]", said):
-            return self.resize(int(m[2]), int(m[1]))
         if m := re.search(r"to have (\d+) channels, but got (\d+) channels", said):
             right, wrong = int(m[1]), int(m[2])
             main = self.shapes[self.main][-1]  # with the channels of another argument
@@ -258,25 +257,6 @@ class Arguments:
         ):
             self.shapes |= dict.fromkeys(times, (B, self.shapes[self.main][1]))
             return True
-        if "not callable" in said and (last := [n for n in self.shapes if self.parameters[n].default is None]):
-            self.dropped.add(last[-1])  # for a part that this instance has not
-            del self.shapes[last[-1]]
-            return True
-        if (m := re.search(r"input of size: \[([\d, ]+)\]", said)) and (
-            names := [n for n, s in self.shapes.items() if str(list(s)) == f"[{m[1]}]" and n != self.main]
-        ):
-            self.shapes[names[-1]] = self.shapes[self.main]  # what was added last
-            return True
-        if re.search(r"indices.*(Long|Int)|must be long|indices must be|expected.*(scalar|dtype).*Long", said):
-            names = [
-                n for n in self.shapes if n != self.main and self.types[n] == "float" and re.search("id|label|time", n)
-            ]
-            self.types |= dict.fromkeys(names[:1], "long")
-            return bool(names)
-        if re.search(r"bool|Boolean|Subtraction, the `-` operator", said):
-            names = [n for n in self.shapes if self.types[n] == "bool"]
-            self.types |= dict.fromkeys(names, "float")
-            return bool(names)
         optional = [
             n for n in self.parameters if n not in self.shapes and n not in self.dropped and not re.search(SKIPPED, n)
         ]

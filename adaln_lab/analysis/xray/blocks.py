@@ -119,11 +119,11 @@ def describe_block(
     own_tables = [name for name in tables if not any(name in linear for linear in recorder.linears)]
     names = sorted({n for linear in linears for n in (*linear, *low_rank[linear])} | set(tables))
     has_values = names and not any(params[n].is_meta for n in names)
-    n_slices = sum(map(len, roles.values()))  # unknown where one slice is used with several tables
-    with_tables = {(s.source_linear, s.output_slice, s.vector.tables) for s in sites}
+    n_slices = sum(map(len, roles.values()))  # unknown where one slice is used with several tables, or of no Linear
+    used = {(s.source_linear, s.output_slice, s.vector.tables if s.source_linear else s) for s in sites}
     has = {f"has_{role}": any(s.role == role for s in sites) for role in ("scale", "shift", "gate")}
     return {
-        "n_vectors_per_block": UNKNOWN if open_ends or len(with_tables) != n_slices else n_slices,
+        "n_vectors_per_block": UNKNOWN if open_ends or len(used) != n_slices else n_slices,
         **({name: yes or UNKNOWN for name, yes in has.items()} if open_ends else has),
         "gate_bounding": UNKNOWN if open_ends else single_value([gate_bounding(s) for s in gates]),
         "chunk_order": UNKNOWN if open_ends else chunks,

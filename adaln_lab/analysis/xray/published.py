@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from adaln_lab.analysis.xray.arguments import SIDE, Arguments, B, find_pass, mended, quiet, runs
+from adaln_lab.analysis.xray.arguments import SIDE, Arguments, find_pass, mended, quiet, runs
+from adaln_lab.analysis.xray.examples import EXAMPLES
 from adaln_lab.utils.files import read_json
 
 Run = Callable[[], Any]
@@ -76,13 +77,11 @@ def published(cls: type, settings: dict[str, Any]) -> tuple[nn.Module, list[Run]
     except Exception as error:
         if not found:
             raise ValueError(f"{cls.__name__} cannot be built: {first_line(error)}") from error
+        full = None
+    if found and (full is None or not runs(full, found, "meta")):
         return small, [lambda: small(**found.values(found.device))]
-    if found is None:
-        found = find_pass(full)
-        return full, [lambda: full(**found.values("meta"))] if found else []
-    if runs(full, found, "meta"):
-        return full, [lambda: full(**found.values("meta"))]
-    return small, [lambda: small(**found.values(found.device))]
+    found = found or find_pass(full)
+    return full, [lambda: full(**found.values("meta"))] if found else []
 
 
 def small_with_pass(cls: type, settings: dict[str, Any]) -> "tuple[nn.Module | None, Arguments | None]":
@@ -155,77 +154,3 @@ def small_instance(cls: type, settings: dict[str, Any], is_wide: bool = False) -
 
 def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200]
-
-
-EXAMPLES = {  # classes whose defaults are no model of theirs, or whose arguments nothing says: settings, shapes
-    "LatteTransformer3DModel": (
-        dict(norm_type="ada_norm_single", norm_elementwise_affine=False, num_attention_heads=2, attention_head_dim=8,
-             in_channels=4, out_channels=8, num_layers=2, cross_attention_dim=16, sample_size=8, patch_size=2,
-             caption_channels=64, video_length=2),
-        dict(hidden_states=(B, 4, 2, SIDE, SIDE), encoder_hidden_states=(B, 7, 64), timestep=(B,)),
-    ),
-    "HiDreamImageTransformer2DModel": (
-        dict(num_attention_heads=2, attention_head_dim=8, patch_size=2, in_channels=4, num_layers=2,
-             num_single_layers=2, caption_channels=[24, 20], text_emb_dim=12, axes_dims_rope=(4, 2, 2),
-             max_resolution=(8, 8), llama_layers=[0, 1, 2, 3]),
-        dict(hidden_states=(B, 4, SIDE, SIDE), timesteps=(B,), encoder_hidden_states_t5=(B, 5, 24),
-             encoder_hidden_states_llama3=(4, B, 5, 20), pooled_embeds=(B, 12)),
-    ),
-    "BriaFiboTransformer2DModel": (
-        dict(in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-             joint_attention_dim=24, axes_dims_rope=(4, 4, 8), text_encoder_dim=20),
-        dict(hidden_states=(B, 16, 4), encoder_hidden_states=(B, 5, 24), timestep=(B,), img_ids=(16, 3), txt_ids=(5, 3),
-             text_encoder_layers=(4, B, 5, 20)),
-    ),
-    "WanVACETransformer3DModel": (
-        dict(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=20, freq_dim=16,
-             ffn_dim=32, num_layers=2, vace_layers=[0, 1], vace_in_channels=6),
-        dict(hidden_states=(B, 4, 2, SIDE, SIDE), timestep=(B,), encoder_hidden_states=(B, 5, 20),
-             control_hidden_states=(B, 6, 2, SIDE, SIDE)),
-    ),
-    "HunyuanVideo15Transformer3DModel": (
-        dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
-             num_refiner_layers=2, text_embed_dim=24, text_embed_2_dim=20, image_embed_dim=12, rope_axes_dim=(2, 2, 4)),
-        dict(hidden_states=(B, 4, 2, 4, 4), timestep=(B,), encoder_hidden_states=(B, 5, 24),
-             encoder_attention_mask=(B, 5), encoder_hidden_states_2=(B, 3, 20), encoder_attention_mask_2=(B, 3),
-             image_embeds=(B, 2, 12)),
-    ),
-    "StableAudio3DiTModel": (
-        dict(io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=24, global_cond_dim=12,
-             local_add_cond_dim=3, timestep_features_dim=16, ff_mult=2.0, num_memory_tokens=2),
-        dict(hidden_states=(B, 4, SIDE), timestep=(B,), encoder_hidden_states=(B, 5, 24), global_hidden_states=(B, 12)),
-    ),
-    "LuminaNextDiT2DModel": (
-        dict(sample_size=8, hidden_size=16, num_layers=2, num_attention_heads=2, num_kv_heads=2, multiple_of=8,
-             cross_attention_dim=24),
-        dict(hidden_states=(B, 4, SIDE, SIDE), timestep=(B,), encoder_hidden_states=(B, 5, 24), encoder_mask=(B, 5),
-             image_rotary_emb=lambda: torch.polar(torch.ones(8, 8, 4), torch.rand(8, 8, 4)),
-             cross_attention_kwargs=dict),
-    ),
-    "T5FilmDecoder": (
-        dict(input_dims=4, targets_length=8, max_decoder_noise_time=100.0, d_model=16, num_layers=2, num_heads=2,
-             d_kv=8, d_ff=24),
-        dict(encodings_and_masks=lambda: [(torch.randn(B, 5, 16), torch.ones(B, 5))],
-             decoder_input_tokens=(B, 8, 4), decoder_noise_time=(B,)),
-    ),
-    "OmniGenTransformer2DModel": (
-        dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24, num_layers=2,
-             pad_token_id=0, vocab_size=20, max_position_embeddings=32, original_max_position_embeddings=32,
-             rope_scaling={"short_factor": [1.0] * 4, "long_factor": [1.0] * 4}, pos_embed_max_size=8,
-             time_step_dim=16),
-        dict(hidden_states=(B, 4, SIDE, SIDE), timestep=(B,), input_ids=lambda: torch.randint(1, 20, (B, 5)),
-             input_img_latents=list, input_image_sizes=dict, attention_mask=lambda: torch.ones(B, 22, 22),
-             position_ids=lambda: torch.arange(22).expand(B, -1)),
-    ),
-    "TransformerTemporalModel": (
-        dict(num_attention_heads=2, attention_head_dim=8, in_channels=32, num_layers=2),
-        dict(hidden_states=(B, 32, SIDE, SIDE)),
-    ),
-    "Kandinsky6Transformer3DModel": (
-        dict(in_visual_dim=4, out_visual_dim=4, in_text_dim=24, in_text_dim2=12, time_dim=32, model_dim=32, ff_dim=64,
-             num_text_blocks=2, num_visual_blocks=2, axes_dims=(4, 6, 6), visual_cond=False, model_dim_a=32,
-             time_dim_a=32, ff_dim_a=64, axes_dims_a=(16,)),
-        dict(hidden_states=(1, 2, SIDE, SIDE, 4), encoder_hidden_states=(1, 5, 24), pooled_projections=(1, 12),
-             timestep=(1,)),
-    ),
-}  # fmt: skip
