@@ -45,7 +45,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, emoji, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, emoji_judge, sweep
+from adaln_lab.experiments import classifier, emoji_classifier, sweep
 from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
@@ -227,7 +227,7 @@ def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, obj
 def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
     """Scenes are read back factor by factor; emoji and everything else are measured with a classifier."""
     if data.name == "emoji":
-        quality = emoji_judge.quality(images, labels.cpu())
+        quality = emoji_classifier.quality(images, labels.cpu())
     elif data.labels.dim() == 2:
         quality = scene_reader.scene_accuracy(images, labels.to(images.device))
     else:
@@ -422,8 +422,8 @@ def command_classifier(o: argparse.Namespace) -> None:
     check_writable(o.out)
     about = {"command": f"python -m adaln_lab classifier --data {o.data}"}
     if o.data == "emoji":
-        fitted = emoji_judge.fit()
-        about |= {name: round(share, 4) for name, share in emoji_judge.worth(fitted).items()}
+        fitted = emoji_classifier.fit()
+        about |= {name: round(share, 4) for name, share in emoji_classifier.worth(fitted).items()}
     else:
         data = datasets.load(o.data, pick_device(o.device))
         fitted = classifier.fit_classifier(data)

@@ -27,6 +27,9 @@ LEFT_OUT = re.compile(r"o_clock|thirty|facing right|^family")
 TONES = {"1F3FB": "light", "1F3FD": "medium", "1F3FF": "dark"}
 TONED = {"waving_hand", "raised_hand", "thumbs_up", "thumbs_down", "ok_hand", "victory_hand", "raised_fist", "ear"}
 TONED |= {"clapping_hands", "folded_hands", "writing_hand", "flexed_biceps", "nose", "foot"}
+# keywords that say more about prejudice than about pictures, or are rude
+UNFIT = {"african", "arab", "arabian", "arabs", "asian", "chinese", "crap", "fat", "gay", "lesbian", "mexican", "shit"}
+UNFIT |= {"shitface", "simp", "terrorism", "turd", "ugly", "virgin"}
 COLOURS = {
     "red",
     "orange",
@@ -96,7 +99,7 @@ def main(folder: Path) -> None:
     found = []
     for name in names:
         for place, keyword in enumerate(nouns[name]["keywords"]):
-            if re.fullmatch("[a-z]{3,}", keyword) and keyword not in vocabulary and keyword not in SILENT:
+            if re.fullmatch("[a-z]{3,}", keyword) and keyword not in vocabulary | SILENT | UNFIT:
                 found.append((len(words[name]), place, name, keyword))
     other = {}  # a keyword stands for the shortest name that has it, early in its list
     for _, _, name, keyword in sorted(found):

@@ -31,7 +31,7 @@ from adaln_lab.data.scene_reader import scene_accuracy
 from adaln_lab.data.scenes import random_scenes
 from adaln_lab.display import plots
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import classifier, emoji_judge
+from adaln_lab.experiments import classifier, emoji_classifier
 from adaln_lab.flow import flow_loss
 from adaln_lab.samplers import sample
 from adaln_lab.training.recipes import recipe
@@ -249,7 +249,7 @@ def _asked(data: datasets.Dataset) -> tuple[torch.Tensor, float, Callable[[torch
     """500 conditions, the guidance to draw them with, and what tells the share of samples that are right."""
     if data.name == "emoji":
         labels = data.labels[:: len(data.labels) // 500][:500].cpu()
-        return labels, 2.0, lambda images: emoji_judge.quality(images, labels)["both"]
+        return labels, 2.0, lambda images: emoji_classifier.quality(images, labels)["both"]
     if data.labels.dim() == 2:
         labels = random_scenes(500, torch.Generator().manual_seed(1))
         return labels, 1.0, lambda images: scene_accuracy(images.cpu(), labels)["all"]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaln_lab.analysis.interventions import for_label, patched
+from adaln_lab.analysis.interventions import for_label, interpolated, patched
 from adaln_lab.data import emoji
 from adaln_lab.dit import TinyDiT
 from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
-from adaln_lab.experiments import emoji_judge
+from adaln_lab.experiments import emoji_classifier
 from adaln_lab.samplers import Precompute, sample
 from adaln_lab.training.checkpoint import shipped_model
 
@@ -24,25 +24,26 @@ from adaln_lab.training.checkpoint import shipped_model
 
 
 def same_drawing() -> dict[str, tuple[str]]:
-    """Ask the shipped model for its velocity under both prompts."""
+    """Ask the shipped model for its velocity under both, from one noisy picture."""
     model = shipped_model("emoji").double()
-    questions = {
-        "a red heart | red hearts": ("a red heart", "noto", "red hearts", "noto"),
-        "red heart | heart red": ("red heart", "noto", "heart red", "noto"),
-        "red heart | red heart, in the other style": ("red heart", "noto", "red heart", "twemoji"),
-        "red heart | blue book, with guidance 0": ("red heart", "noto", "blue book", "noto"),
-        "red heart | red heart red": ("red heart", "noto", "red heart red", "noto"),
-    }
+    heart, plural, turned = emoji.parse(["a red heart", "red hearts", "heart red"], "noto").unsqueeze(1)
+    none = torch.full_like(heart, model.config.n_classes)
+    flat = emoji.parse(["red heart"], "twemoji")
     x, t = randn64(1, 3, model.config.size, model.config.size), torch.full((1,), 0.8, dtype=torch.float64)
-    table = {}
-    for question, (one, its, other, theirs) in questions.items():
-        rows = [emoji.parse([one], its), emoji.parse([other], theirs)]
-        if "guidance 0" in question:
-            rows = [torch.full_like(row, model.config.n_classes) for row in rows]
-        with torch.no_grad():
-            a, b = (model(x, t, row) for row in rows)
-        table[question] = ("yes" if (a - b).abs().max() < 1e-9 else "no",)
-    return table
+    with torch.no_grad():
+        v = lambda row: model(x, t, row)  # noqa: E731
+        mixed = interpolated(model.precompute, lambda t, _: model.precompute(t, flat), 0.5)
+        pairs = {
+            "'a red heart' | 'red hearts'": (v(heart), v(plural)),
+            "'red heart' | 'heart red'": (v(heart), v(turned)),
+            "'red heart' | 'blue book', both with guidance 0": (v(none), v(none)),
+            "the fillers behind the words | in front of them": (v(heart), v(heart[:, [0, 3, 4, 5, 1, 2]])),
+            "half way between the styles' vectors | between their velocities": (
+                model.forward_with(x, mixed(t, heart)),
+                (v(heart) + v(flat)) / 2,
+            ),
+        }
+    return {name: ("yes" if (a - b).abs().max() < 1e-9 else "no",) for name, (a, b) in pairs.items()}
 
 
 # drop_captions: what a model must see to learn "no caption"
@@ -106,6 +107,12 @@ towards the other style
 away from nothing
     Your second arrow starts at the prediction without a caption; it starts at that of the other style.
     away * (v_asked - v_other) => away * (v_asked - v_none)
+from none to the other
+    Your second arrow leads from the other style to the prediction without a caption; it must end at v_asked.
+    away * (v_asked - v_other) => away * (v_none - v_other)
+from the guided
+    Your second arrow ends at the guided velocity, so guidance changes its length; it ends at v_asked.
+    away * (v_asked - v_other) => away * (v_none + guidance * (v_asked - v_none) - v_other)
 other style in the place of none
     You replaced the prediction without a caption. Some tools do that with a negative prompt; here both arrows act.
     v_none + guidance * (v_asked - v_none) + away * (v_asked - v_other) => v_other + guidance * (v_asked - v_other)
@@ -119,16 +126,16 @@ starts at zero
     The prediction without a caption is missing: guidance 0 must give it.
     return v_none + => return
 second arrow forgotten
-    `away` has no effect.
+    `away` has no effect: the second arrow, from v_other to v_asked, is missing.
     + away * (v_asked - v_other) =>
 first arrow forgotten
-    `guidance` has no effect.
+    `guidance` has no effect: the first arrow, from v_none to v_asked, is missing.
     + guidance * (v_asked - v_none) =>
 """
 
 
 def away_from_cases() -> list[tuple]:
-    return [(*(randn64(2, 3, 4, 4, seed=i) for i in range(3)), g, a) for g, a in ((2.0, 0.5), (1.0, 0.0), (0.0, 1.5))]
+    return [(*(randn64(2, 3, 5, 4, seed=i) for i in range(3)), g, a) for g, a in ((2.0, 0.5), (1.0, 0.0), (0.0, 1.5))]
 
 
 # copied: how much nearer is the nearest picture than the next?
@@ -170,7 +177,7 @@ summed differences
 
 
 def copied_cases() -> list[tuple]:
-    return [(randn64(5, 3, 4, 4), randn64(9, 3, 4, 4, seed=1)), (randn64(2, 1, 2, 2), randn64(3, 1, 2, 2, seed=1))]
+    return [(randn64(5, 3, 4, 6), randn64(9, 3, 4, 6, seed=1)), (randn64(2, 1, 2, 2), randn64(3, 1, 2, 2, seed=1))]
 
 
 # style_vectors: which vectors must a style slider move?
@@ -205,37 +212,36 @@ def measure_vectors(places: Any) -> tuple[float, float] | str:
     """(share of 48 drawings that change their style and keep their noun, number of vectors)."""
     ours, theirs, model = _twemoji()
     depth = model.config.depth
-    if not isinstance(places, dict) or set(places) != set(VECTORS):
+    if not isinstance(places, dict) or not set(places) <= set(VECTORS):
         return "give a dict with a list of blocks for shift, scale and gate"
-    if not all(isinstance(part, list) and set(part) <= set(range(depth)) for part in places.values()):
+    places = {vector: list(blocks) for vector, blocks in places.items()}
+    if not all(set(blocks) <= set(range(depth)) for blocks in places.values()):
         return f"each list holds blocks, 0 to {depth - 1}"
     x = sample(model, ours, STEPS, GUIDANCE, precompute=restyled(model, places))
-    style, noun = emoji_judge.asked(theirs)
-    seen = emoji_judge.look(x)
+    style, noun = emoji_classifier.asked(theirs)
+    seen = emoji_classifier.look(x)
     right = (seen.style == style) & (seen.nouns == noun[:, None]).any(1)
     return right.float().mean().item(), sum(len(set(blocks)) for blocks in places.values())
 
 
 register(
     Predict(
-        question="Say whether the model draws the same picture for both prompts, from the same noise.",
+        question="Say (yes or no) whether the model predicts the same velocity for both, from one noisy picture.",
         solution=same_drawing,
-        columns=("the same picture",),
+        columns=("the same velocity",),
         notes={
-            "a red heart | red hearts": "which words have a token? How does the parser write a plural?",
-            "red heart | heart red": "the words enter as tokens. Does a token know its place?",
-            "red heart | red heart, in the other style": "the style is a token of its own, added to the time.",
-            "red heart | blue book, with guidance 0": "guidance 0 is the prediction without a caption.",
-            "red heart | red heart red": "the parser keeps each word once.",
+            "'a red heart' | 'red hearts'": "articles have no token. How does the parser write a plural?",
+            "'red heart' | 'heart red'": "the words enter as tokens. Does a token know its place?",
+            "'red heart' | 'blue book', both with guidance 0": "guidance 0 is the prediction without a caption.",
+            "the fillers behind the words | in front of them": "a filler is a token, too, and has a place.",
+            "half way between the styles' vectors | between their velocities": "is the rest of the model linear?",
         },
         hints=(
-            "First ask which tokens reach the model. Equal tokens give equal pictures.",
-            "Articles have no token, plurals become singular, and a word counts once.",
-            "no for the exchanged words and for the other style, yes for the others.",
+            "First ask which tokens, in which order, reach the model. Equal input gives equal output.",
+            "Articles have no token and plurals become singular; each of the five places adds a vector of its own.",
+            "yes for the plural and for guidance 0, no for the three others.",
         ),
-    )
-)
-register(
+    ),
     Repair(
         question="Mend the dropping of captions, so that the model learns what to draw without one.",
         solution=drop_captions,
@@ -246,9 +252,7 @@ register(
             "Draw one number a row, and not one a token.",
             "torch.rand(len(y), 1, generator=generator) < share",
         ),
-    )
-)
-register(
+    ),
     Exercise(
         question="Write guidance with a second arrow, away from the other style.",
         solution=away_from,
@@ -260,9 +264,7 @@ register(
             "... + away * (v_asked - v_other)",
         ),
         mistakes=AWAY_FROM_MISTAKES,
-    )
-)
-register(
+    ),
     Exercise(
         question="Measure how much nearer the nearest shown picture is than the runner-up.",
         solution=copied,
@@ -274,9 +276,7 @@ register(
             "distances.topk(2, largest=False).values, then the first over the second",
         ),
         mistakes=COPIED_MISTAKES,
-    )
-)
-register(
+    ),
     Design(
         question="Find few vectors that change the style of the drawing and leave the thing.",
         solution=style_vectors,
@@ -291,5 +291,5 @@ register(
             "Then try all three in one block at a time: which blocks matter?",
             "All five gates, and three of the shifts; which three?",
         ),
-    )
+    ),
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from adaln_lab.conditioning import Condition
 from adaln_lab.data import datasets, emoji
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import emoji_judge, grid
+from adaln_lab.experiments import emoji_classifier, grid
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.samplers import sample
 from adaln_lab.training.train import Run, TrainConfig, train
@@ -115,10 +115,10 @@ def train_and_score(trial: Trial, k: Settings) -> dict[str, Any]:
 
 
 def quality(data: datasets.Dataset, draw: Callable[[Tensor], Tensor], shown: int = SHOWN) -> dict[str, dict]:
-    """Kind of caption -> what the judge sees in drawings of them, and their number n."""
+    """Kind of caption -> what the classifier sees in drawings of them, and their number n."""
     found = {}
     for kind, rows in asked_rows(data, shown).items():
-        shares_ = emoji_judge.quality(draw(rows), rows)
+        shares_ = emoji_classifier.quality(draw(rows), rows)
         found[kind] = {key: round(value, 4) for key, value in shares_.items()} | {"n": len(rows)}
     return found
 

@@ -7,7 +7,7 @@ from adaln_lab.__main__ import main
 from adaln_lab.data import emoji
 from adaln_lab.dit import TinyDiT
 from adaln_lab.exercises import part11
-from adaln_lab.experiments import emoji_judge
+from adaln_lab.experiments import emoji_classifier
 from adaln_lab.samplers import sample
 from adaln_lab.training.checkpoint import shipped_model
 
@@ -28,7 +28,7 @@ def test_it_draws_what_training_showed_in_the_style_that_is_asked_for(model):
     shown = [noun.words for noun in emoji.nouns() if noun.split == "both"][::40]
     for style in emoji.STYLES:
         rows = torch.tensor([emoji.tokens(words, style) for words in shown])
-        found = emoji_judge.quality(sample(model, rows, 12, guidance=2.0), rows)
+        found = emoji_classifier.quality(sample(model, rows, 12, guidance=2.0), rows)
         assert found["style"] >= 0.6 and found["noun_in_5"] >= 0.1
 
 

@@ -29,7 +29,7 @@ def categories() -> tuple[str, ...]:
     return tuple(sorted({noun.category for noun in emoji.nouns()}))
 
 
-class Judge(nn.Module):
+class EmojiClassifier(nn.Module):
     """Pictures (N, 3, 24, 24) -> features (N, 96); `style` and `category` are Linear layers on them."""
 
     def __init__(self):
@@ -53,7 +53,7 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judge sees in N pictures; shares are means over them."""
+    """What the classifier sees in N pictures; shares are means over them."""
 
     style: Tensor  # (N,) index into emoji.STYLES
     category: Tensor  # (N,) index into categories()
@@ -78,7 +78,7 @@ def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
     return x + 0.1 * torch.randn(x.shape, generator=generator)
 
 
-def fit(steps: int = 2500, batch: int = 128, seed: int = 0) -> Judge:
+def fit(steps: int = 2500, batch: int = 128, seed: int = 0) -> EmojiClassifier:
     """Train on all nouns but each tenth: about five minutes on one core."""
     real = emoji.pictures(SIZE)
     n = real.shape[1]
@@ -88,7 +88,7 @@ def fit(steps: int = 2500, batch: int = 128, seed: int = 0) -> Judge:
     category = torch.tensor([categories().index(noun.category) for noun in emoji.nouns()])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, to_noun = Judge(), nn.Linear(96, n)
+        model, to_noun = EmojiClassifier(), nn.Linear(96, n)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW([*model.parameters(), *to_noun.parameters()], weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -108,9 +108,9 @@ def fit(steps: int = 2500, batch: int = 128, seed: int = 0) -> Judge:
 
 
 @cache
-def load() -> Judge:
-    """The judge that comes with the package."""
-    model, path = Judge(), asset(FILE)
+def load() -> EmojiClassifier:
+    """The classifier that comes with the package."""
+    model, path = EmojiClassifier(), asset(FILE)
     tensors = read_tensors(path)[0]
     check_tensors(tensors, model.state_dict(), path)
     model.load_state_dict(tensors)
@@ -118,14 +118,14 @@ def load() -> Judge:
 
 
 @cache
-def _gallery(model: Judge) -> Tensor:
+def _gallery(model: EmojiClassifier) -> Tensor:
     """Features (2 M, F) of all real pictures, each of length 1."""
     return F.normalize(in_chunks(model, emoji.pictures(SIZE).flatten(0, 1)))
 
 
 @torch.inference_mode()
-def look(x: Tensor, model: Judge | None = None) -> Seen:
-    """Pictures (N, 3, size, size) in [-1, 1] -> what the judge sees."""
+def look(x: Tensor, model: EmojiClassifier | None = None) -> Seen:
+    """Pictures (N, 3, size, size) in [-1, 1] -> what the classifier sees."""
     if x.dim() != 4 or x.shape[1] != 3 or not len(x) or not x.isfinite().all():
         raise ValueError(f"pictures must be (N, 3, size, size) with N >= 1, and finite; got {tuple(x.shape)}")
     model = model or load()
@@ -145,8 +145,8 @@ def asked(rows: Tensor) -> tuple[Tensor, Tensor]:
     return styles, torch.tensor([place[words] for words, _ in found])
 
 
-def quality(x: Tensor, rows: Tensor, model: Judge | None = None) -> dict[str, float]:
-    """Shares of pictures (N, ...) in which the judge sees what the tokens (N, S) ask for."""
+def quality(x: Tensor, rows: Tensor, model: EmojiClassifier | None = None) -> dict[str, float]:
+    """Shares of pictures (N, ...) in which the classifier sees what the tokens (N, S) ask for."""
     style, noun = asked(rows)
     if len(x) != len(rows):
         raise ValueError(f"there must be one row of tokens for each of {len(x)} pictures, got {len(rows)}")
@@ -162,8 +162,8 @@ def quality(x: Tensor, rows: Tensor, model: Judge | None = None) -> dict[str, fl
     return {name: values.float().mean().item() for name, values in right.items()}
 
 
-def worth(model: Judge | None = None, seed: int = 1) -> dict[str, float]:
-    """The judge on real pictures, disturbed, of the nouns that were kept from it: what samples can reach at best."""
+def worth(model: EmojiClassifier | None = None, seed: int = 1) -> dict[str, float]:
+    """The classifier on real pictures, disturbed, of the nouns that were kept from it."""
     generator = torch.Generator().manual_seed(seed)
     kept = range(len(emoji.nouns()))[KEPT]
     rows = torch.tensor([emoji.tokens(emoji.nouns()[j].words, style) for style in emoji.STYLES for j in kept])
