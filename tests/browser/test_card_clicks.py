@@ -77,3 +77,33 @@ def test_own_copy_opens_from_its_page_and_hides_answers(lab: Lab, browser: Brows
         page.locator(CARD).get_by_role("button", name="two").click()
         page.get_by_role("status").filter(has_text="Right. A pair.").wait_for(timeout=10_000)
         assert notebook.errors() == []
+
+
+WORDS = """
+from adaln_lab.display.plots import new_figure
+from adaln_lab.display.widgets import Explorer, Words
+fig, (ax,) = new_figure(3, 1)
+text = ax.text(0, 0.5, "")
+
+
+def write(words):
+    if words == "bad":
+        raise ValueError("no such word")
+    text.set_text(words)
+
+
+Explorer(fig, [text], write, [Words("words", ("one", "two"), "one")], "It says: {words}".format, "A line of text.")
+"""
+
+
+def test_a_typed_line_redraws_the_picture_and_a_refusal_is_shown(lab: Lab, browser: Browser) -> None:
+    lab.write("words.ipynb", [WORDS])
+    with lab.open(browser, "words.ipynb") as notebook:
+        notebook.run_all()
+        line = notebook.page.locator(".widget-combobox input, .jupyter-widgets.widget-text input").first
+        line.fill("a red book")
+        line.press("Enter")
+        notebook.page.locator('img[alt="It says: a red book"]').wait_for(timeout=10_000)
+        line.fill("bad")
+        line.press("Enter")
+        notebook.page.get_by_role("alert").filter(has_text="no such word").wait_for(timeout=10_000)
