@@ -17,7 +17,7 @@ help:  ## say what there is
 
 lab: setup  ## set up, then open your own copy in JupyterLab, at your next step (JUPYTER_ARGS=--no-browser)
 	@$(VENV) -m adaln_lab progress --own my_course
-	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	$(VENV) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 		--LabApp.default_url=/lab/tree/my_course/welcome.ipynb $(JUPYTER_ARGS)
 
 test: setup-test  ## all tests, quick ones first, then every notebook against its stored outputs
@@ -41,7 +41,7 @@ notebooks: setup-test  ## run notebooks, store their outputs (ONLY=05 for one) a
 	$(VENV) tests/ledger.py
 
 gpu:  ## measure everything on this machine's GPU in eight minutes (needs only torch and a few packages)
-	$(PYTHON) -m benchmarks.gpu --budget 480 --out runs/gpu
+	$(if $(wildcard $(VENV)),$(VENV),$(PYTHON)) -m benchmarks.gpu --budget 480 --out runs/gpu
 
 site:  ## write the course as pages into build/site, with moving sliders, to be read without network or kernel
 	@$(PYTHON) .ci/bootstrap.py --extra site

@@ -13,7 +13,7 @@ The model, in reading order:
 and what stands around it, one folder a job:
 
     blocks        blocks of published models, one file an architecture; zoo holds the table of facts
-    data          digits and downloads, drawn scenes, a reader that names what a scene shows
+    data          digits and downloads, emoji, drawn scenes, a reader that names what a scene shows
     training      a generator of steps, optimisers, recipes, checkpoints, several processes
     experiments   what the notebooks compare: residual schemes, conditioning mechanisms, the U-Net, the classifier
     analysis      probes, interventions, gradient onset, block diagrams, the x-ray

@@ -147,10 +147,13 @@ def test_a_shipped_model_is_found_by_its_name_unless_a_folder_has_it(run, tmp_pa
         assert not np.array_equal(a["images"], b["images"])
 
 
-def test_evaluate_of_emoji_says_what_the_judge_sees(emoji_run, capsys):
+def test_evaluate_of_emoji_says_what_the_classifier_sees(emoji_run, capsys):
     assert main(["evaluate", "--run", str(emoji_run), "--n", "5", "--steps", "1", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"style", "category", "noun", "noun_in_5", "both", "seconds", "n"} == found.keys()
+    kinds = {"seen": 5, "new style": 127, "new pair": 18, "new noun": 54}
+    assert {*kinds, "seconds", "n"} == found.keys()
+    for kind, n in kinds.items():
+        assert found[kind].keys() == {"style", "category", "noun", "noun_in_5", "both", "n"} and found[kind]["n"] == n
 
 
 def test_training_on_emoji_leaves_a_run_that_can_be_sampled(tmp_path, monkeypatch):
@@ -198,7 +201,7 @@ def test_help_shows_every_default_but_none_and_false(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "(default: adaln_zero)" in text and "None" not in text and "False" not in text
+    assert "(default: digits)" in text and "None" not in text and "False" not in text
     assert text.count("(default: 0)") == 2, "of --seed and of --encoder"
 
 

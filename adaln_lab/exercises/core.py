@@ -10,6 +10,7 @@ import dis
 import inspect
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -206,7 +207,8 @@ def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
     want = _outcomes(exercise, exercise.solution)
     known = {}
     if not outcomes.agree(got, want, TOL):
-        known = {mistake: _outcomes(exercise, version) for mistake, version in exercise.wrong.items()}
+        with warnings.catch_warnings(action="ignore"):  # of wrong versions, which are not the reader's
+            known = {mistake: _outcomes(exercise, version) for mistake, version in exercise.wrong.items()}
     for tol in (TOL, NEAR):
         if outcomes.agree(got, want, tol):
             return outcomes.changes(got) or _how(exercise, fn)

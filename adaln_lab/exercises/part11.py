@@ -225,6 +225,18 @@ def measure_vectors(places: Any) -> tuple[float, float] | str:
 
 
 register(
+    Exercise(
+        question="Measure how much nearer the nearest shown picture is than the runner-up.",
+        solution=copied,
+        returns=("ratio",),
+        cases=copied_cases,
+        hints=(
+            "Flatten each picture; torch.cdist gives all distances at once.",
+            "You need the two smallest in each row.",
+            "distances.topk(2, largest=False).values, then the first over the second",
+        ),
+        mistakes=COPIED_MISTAKES,
+    ),
     Predict(
         question="Say (yes or no) whether the model predicts the same velocity for both, from one noisy picture.",
         solution=same_drawing,
@@ -242,15 +254,19 @@ register(
             "yes for the plural and for guidance 0, no for the three others.",
         ),
     ),
-    Repair(
-        question="Mend the dropping of captions, so that the model learns what to draw without one.",
-        solution=drop_captions,
-        given=given_dropping,
-        examine=examine_dropping,
+    Design(
+        question="Find few vectors that change the style of the drawing and leave the thing.",
+        solution=style_vectors,
+        measure=measure_vectors,
+        goal=0.8,
+        budget=8,
+        unit="vectors",
+        is_lower_better=False,
+        is_value=True,
         hints=(
-            "Guidance asks the model about a row that is null from end to end. How often does training show one?",
-            "Draw one number a row, and not one a token.",
-            "torch.rand(len(y), 1, generator=generator) < share",
+            "Try one kind of vector in all blocks: which of shift, scale and gate carries the style?",
+            "Then try all three in one block at a time: which blocks matter?",
+            "All five gates, and three of the shifts; which three?",
         ),
     ),
     Exercise(
@@ -265,31 +281,15 @@ register(
         ),
         mistakes=AWAY_FROM_MISTAKES,
     ),
-    Exercise(
-        question="Measure how much nearer the nearest shown picture is than the runner-up.",
-        solution=copied,
-        returns=("ratio",),
-        cases=copied_cases,
+    Repair(
+        question="Mend the dropping of captions, so that the model learns what to draw without one.",
+        solution=drop_captions,
+        given=given_dropping,
+        examine=examine_dropping,
         hints=(
-            "Flatten each picture; torch.cdist gives all distances at once.",
-            "You need the two smallest in each row.",
-            "distances.topk(2, largest=False).values, then the first over the second",
-        ),
-        mistakes=COPIED_MISTAKES,
-    ),
-    Design(
-        question="Find few vectors that change the style of the drawing and leave the thing.",
-        solution=style_vectors,
-        measure=measure_vectors,
-        goal=0.8,
-        budget=8,
-        unit="vectors",
-        is_lower_better=False,
-        is_value=True,
-        hints=(
-            "Try one kind of vector in all blocks: which of shift, scale and gate carries the style?",
-            "Then try all three in one block at a time: which blocks matter?",
-            "All five gates, and three of the shifts; which three?",
+            "Guidance asks the model about a row that is null from end to end. How often does training show one?",
+            "Draw one number a row, and not one a token.",
+            "torch.rand(len(y), 1, generator=generator) < share",
         ),
     ),
 )

@@ -94,7 +94,11 @@ def construct(kind: type[T], values: Any, name: str) -> T:
         raise ValueError(f"{name} lacks {', '.join(lost)}; a {kind.__name__} of this version has {', '.join(hints)}")
     if surplus := [f"{key!s:.40}" for key in values if key not in hints]:
         raise ValueError(f"{name} holds {', '.join(surplus[:5])}; a {kind.__name__} has only {', '.join(hints)}")
-    return kind(**{key: conform(f"{name}: {key}", value, hints[key]) for key, value in values.items()})
+    given = {key: conform(f"{name}: {key}", value, hints[key]) for key, value in values.items()}
+    try:
+        return kind(**given)
+    except ValueError as error:  # fields that do not fit each other
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_labels(y: Tensor, n: int, most: int, length: int = 1, look: bool = True) -> None:

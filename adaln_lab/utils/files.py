@@ -67,7 +67,7 @@ def atomic_write(path: Path, write: Callable[[Path], object], before: Path | Non
 def _unwritable(path: Path, error: OSError) -> ValueError:
     return ValueError(
         f"cannot write {path.name:.40} to the folder {path.parent!s:.200} ({_reason(path, error)}); files that were "
-        "there are unchanged. Make room there, or choose another folder"
+        "there are unchanged. Make room there, or choose a folder that you may write to"
     )
 
 

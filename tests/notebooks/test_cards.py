@@ -16,7 +16,7 @@ MODELS = [path.name.removeprefix("dit_") for path in sorted(ASSETS.glob("dit_*")
 
 def test_everything_shipped_has_a_card() -> None:
     named = {name for key in ROWS for name in re.findall(r"`([\w.]+)/?`", key)}
-    files = {path.name for path in ASSETS.iterdir() if not re.match(r"dit_|judge_|classifier_|README", path.name)}
+    files = {path.name for path in ASSETS.iterdir() if not re.match(r"dit_|classifier_|README", path.name)}
     assert files | set(MODELS) | set(DATA) <= named
 
 

@@ -48,7 +48,8 @@ def test_a_trained_model_comes_with_the_package():
         right, wrong = ((model(x_t, t, y) - v).square().mean() for y in (data.held_labels, (data.held_labels + 1) % 10))
     assert right < 0.9 * wrong
     with pytest.raises(
-        ValueError, match="no asset is called 'dit_cats'; there are dit_digits, dit_mnist, dit_pairs_.*, dit_scenes"
+        ValueError,
+        match="no asset is called 'dit_cats'; there are dit_digits, dit_emoji, dit_mnist, dit_pairs_.*, dit_scenes",
     ):
         checkpoint.shipped_model("cats")
 
@@ -143,7 +144,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ValueError, match="cannot write run.json to the folder .*choose another folder"):
+    with pytest.raises(ValueError, match="cannot write run.json to the folder .*choose a folder that you may write to"):
         write_json(tmp_path / "file" / "run.json", {})
 
 
