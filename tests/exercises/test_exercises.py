@@ -57,7 +57,7 @@ def test_patchify_has_the_order_of_a_convolution() -> None:
     torch.testing.assert_close(tokens, F.conv2d(images, weight, stride=patch).flatten(2).transpose(1, 2))
 
 
-@pytest.mark.filterwarnings("default")  # as in a notebook, where a warning is no error
+@pytest.mark.filterwarnings("ignore")  # in a notebook a warning is no error
 @pytest.mark.parametrize("name, mistake", MISTAKES)
 def test_known_mistake_is_refused_by_its_name(name: str, mistake: str, said: Callable) -> None:
     exercise = EXERCISES[name]
