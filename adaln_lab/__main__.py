@@ -46,7 +46,6 @@ from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, emoji, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
 from adaln_lab.experiments import classifier, emoji_classifier, sweep
-from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
@@ -160,7 +159,6 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
     add("--seeds", type=int, default=3, help="runs of each kind")
     add("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    add("--models", type=_path, metavar="DIR", help="also keep the models of the table of equal compute")
     add("--data", choices=["pairs", "emoji"], default="pairs", help="scenes of two objects, or style and noun of emoji")
 
     add = command(command_zoo, "count modulation in published models (needs diffusers)")
@@ -216,7 +214,7 @@ def command_train(o: argparse.Namespace) -> None:
             write_json(o.record, record | {"command": command} | _results(run.ema, data))
 
 
-def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:
+def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
     """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
     labels = _labels(None, 1000, model, data.name)
     images = _draw(model, labels, **EMOJI if data.name == "emoji" else {})
@@ -235,15 +233,13 @@ def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset)
     return {key: round(value, 4) for key, value in quality.items()}
 
 
-def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
-    from adaln_lab.experiments import comparison  # loads the zoo, which most commands do not need
-
+def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
     shipped = ASSETS / f"dit_{o.run}"
     folder = shipped if not os.path.lexists(o.run) and os.path.isdir(shipped) else o.run
-    return comparison.load_variant(folder, pick_device(o.device)), checkpoint.read_about(folder).data
+    return checkpoint.load_model(folder, pick_device(o.device)), checkpoint.read_about(folder).data
 
 
-def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet, data: str) -> torch.Tensor:
+def _labels(text: str | None, n: int, model: TinyDiT, data: str) -> torch.Tensor:
     """n labels or captions: those named in `text`, cycled; without text all labels in turn, or random captions."""
     k = model.config
     whole("n", n, 1, MOST_PICTURES)
@@ -264,12 +260,12 @@ def _labels(text: str | None, n: int, model: TinyDiT | TinyUNet, data: str) -> t
     return labels[torch.arange(n) % len(labels)]
 
 
-def _bar(total: int, unit: str) -> tqdm:
+def _bar(total: int | None, unit: str) -> tqdm:
     """A progress bar on stderr, with the time left; it is not shown if the work takes less than a second."""
     return tqdm(total=total, unit=unit, file=sys.stderr, delay=1)
 
 
-def _draw(model: TinyDiT | TinyUNet, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
+def _draw(model: TinyDiT, labels: torch.Tensor, steps: int = STEPS, **how: Any) -> torch.Tensor:
     with _bar(-(-len(labels) // BATCH) * steps, "step") as bar:
         return sample(model, labels, steps, **how, each=bar.update)
 
@@ -331,7 +327,7 @@ def command_evaluate(o: argparse.Namespace) -> None:
     print(to_json(found | {"seconds": round(seconds, 3), "n": o.n}))
 
 
-def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:
+def _log_trials(total: int | None, results: Iterator[tuple[Any, Any]]) -> None:
     with _bar(total, "trial") as bar, logging_redirect_tqdm():
         for trial, result in results:
             log.info("%s: %s", trial, result)
@@ -345,14 +341,10 @@ def command_schemes(o: argparse.Namespace) -> None:
 def command_compare(o: argparse.Namespace) -> None:
     from adaln_lab.experiments import comparison, emoji_study
 
-    if o.data == "emoji":
-        if o.models:
-            raise ValueError("--models is for --data pairs; the comparison of emoji keeps results alone")
-        _log_trials(len(emoji_study.WAYS) * (o.seeds + 3), emoji_study.run(o.out, o.seeds, o.jobs))
-        return
-    trials = comparison.run(o.out, o.seeds, o.jobs, models=o.models)
-    losses = ((trial, result.get("failed") or f"held-out loss {result['loss']:.4f}") for trial, result in trials)
-    _log_trials(comparison.missing(o.out, o.seeds), losses)
+    study = emoji_study if o.data == "emoji" else comparison
+    trials = study.run(o.out, o.seeds, o.jobs)
+    losses = ((trial, result.get("failed") or f"loss {result['loss']:.4f}") for trial, result in trials)
+    _log_trials(None, losses)  # how many rates have to be tried shows on the way
 
 
 def command_zoo(o: argparse.Namespace) -> None:

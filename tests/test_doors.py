@@ -148,8 +148,6 @@ OPTIONS = [
     ("schemes --out {new}/file/a.json", "file is a file"),
     ("compare --out {new}/file/a.json", "file is a file"),
     ("compare --out {new}/folder", "folder is a folder; expected a table of results"),
-    ("compare --out {new}/a.json --models {new}/file", "file is a file"),
-    ("compare --out {new}/a.json --models {new}/dangling", "dangling is a link to nothing"),
     ("progress --own {new}/file/a", "file is a file"),
     ("progress --own {new}/fifo", "fifo is no regular file"),
     ("progress --own {new}/dangling", "dangling is a link to nothing"),
@@ -228,7 +226,6 @@ OPTIONS = [
     ("evaluate --run {emoji} --n 0", "n must be a whole number in 1 .. 100000, got 0"),
     ("compare --data emoji --out {new}/a.json --seeds 1", "seeds must be a whole number in 2 .. 100, got 1"),
     ("compare --data emoji --out {new}/a.json --jobs 0", "jobs must be a whole number in 1 .. 61, got 0"),
-    ("compare --data emoji --out {new}/a.json --models {new}/m", "--models is for --data pairs"),
     ("compare --data emoji --out {new}/compare.json", "holds no results of the settings"),
     ("compare --data emoji --out {new}/folder", "folder is a folder; expected a table of results"),
     # devices
@@ -269,7 +266,6 @@ USAGE = [  # what argparse refuses, with its usage and the valid words
     ("sample --run {run} --out ''", "expected a path"),
     ("evaluate --run ''", "expected a path"),
     ("compare --out ''", "expected a path"),
-    ("compare --out {new}/a.json --models ''", "expected a path"),
     ("schemes --out ''", "expected a path"),
     ("classifier --out ''", "expected a path"),
     ("zoo --out ''", "expected a path"),
@@ -372,7 +368,6 @@ PLACES: dict[str, Callable[[Path], object]] = {
 }
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config.json": ("config.json", lambda run: checkpoint.load_model(run)),
-    "config.json, any model": ("config.json", lambda run: comparison.load_variant(run)),
     "weights": ("model.safetensors", lambda run: checkpoint.load_model(run)),
     "checkpoint": (CHECKPOINT, lambda run: checkpoint.load_run(run / CHECKPOINT)),
     "table of schemes": ("table.json", lambda run: sweep.missing(run / "table.json", 1)),
@@ -696,10 +691,10 @@ def test_a_result_of_another_form_is_refused(result: Any, tmp_path: Path) -> Non
     table = {
         "settings": comparison.asdict(comparison.Settings()),
         "made": {},
-        "results": {"short/adaln_zero/1.0/0": result},
+        "results": {"captions/short/adaln_sum/0/0": result},
     }
     write_json(tmp_path / "t.json", table)
-    with pytest.raises(ValueError, match=r"short/adaln_zero|a result must hold"):
+    with pytest.raises(ValueError, match=r"short/adaln_sum|a result must hold"):
         comparison.missing(tmp_path / "t.json", 2)
 
 

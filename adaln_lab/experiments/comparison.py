@@ -1,12 +1,14 @@
-"""A comparison of conditioning mechanisms: same scenes, words and trainer; only how the condition enters differs.
+"""A comparison of conditioning mechanisms: same pictures, trainer and compute; only how the condition enters differs.
 
-    compute      every variant gets the same number of floating-point operations, so each has its own number of steps
-    parameters   the variants of DiT, made as large as adaLN-Zero by their width; all train for the same number of steps
-    short        a few steps, so that a reader can repeat a part: does a new seed fall inside the interval?
-    tuning       learning rates, the same values for each variant, on a seed that no other table reports
+    captions   scenes of two objects, eleven words. Two factors are crossed: what the model is told (the sum of the
+               words, one vector pooled by an encoder, or all of them) and where that enters (adaLN, cross-attention, in
+               context). The time enters by adaLN-Zero; by adaLN without gates; or as one more word, as in DiT's
+               in-context and cross-attention blocks
+    label      digits, one class label: the four variants of DiT at equal steps, its Table 4 (arXiv 2212.09748)
 
-A trial is one training run on one thread, so its result does not depend on how many run at a time. The original is
-Table 4 of DiT (arXiv 2212.09748).
+Every way to enter has its own learning rates: the grid grows until the best of it has a worse neighbour on both sides,
+on a seed that no other table has. A trial is one training run on one thread, so its result does not depend on how many
+run at a time.
 """
 
 import time
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
-from math import sqrt
+from math import exp, log, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -23,50 +25,124 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from adaln_lab.conditioning import (
+    AdaLNBlock,
+    AdaLNZeroBlock,
+    Block,
+    BlockCondition,
+    BothBlock,
+    Condition,
+    CrossAttentionBlock,
+    InContextBlock,
+)
 from adaln_lab.data import datasets
 from adaln_lab.data.scene_reader import agreement, read
 from adaln_lab.data.scenes import GLOBAL, PAIRS, VOCABULARY, indices
 from adaln_lab.dit import DiTConfig, TinyDiT
-from adaln_lab.experiments import grid
+from adaln_lab.experiments import classifier, grid
 from adaln_lab.experiments.unet import TinyUNet, UNetConfig
 from adaln_lab.flow import flow_loss, flow_pair
+from adaln_lab.layers import CrossAttention
+from adaln_lab.norms import layer_norm, modulate
 from adaln_lab.samplers import sample
-from adaln_lab.training.checkpoint import load_model, read_about, save_model
 from adaln_lab.training.train import Run, TrainConfig, train
 from adaln_lab.utils.checks import Text, whole
-from adaln_lab.utils.files import check_writable
 
-SCENES = dict(size=24, channels=3, n_classes=len(VOCABULARY), context_length=11)  # two objects
-BASE = DiTConfig(**SCENES, patch=4, width=96)
-VARIANTS: dict[str, DiTConfig | UNetConfig] = {
-    "in_context": replace(BASE, variant="in_context"),
-    "cross_attention": replace(BASE, variant="cross_attention"),
-    "adaln": replace(BASE, variant="adaln"),
-    "adaln_zero": BASE,
-    "adaln_zero_encoder": replace(BASE, encoder=2),
-    "both": replace(BASE, variant="both"),
-    "unet": UNetConfig(**SCENES, width=16),
+# blocks that no other part of the course needs
+
+
+class JointBlock(AdaLNZeroBlock):
+    """The time by adaLN-Zero, the words as tokens beside the image's, modulated like them: Lumina 2, Z-Image."""
+
+    uses_ctx_as_tokens = splits_condition = True
+
+
+class OpenJointBlock(AdaLNBlock):
+    """JointBlock without gates."""
+
+    uses_ctx_as_tokens = splits_condition = True
+
+
+class OpenBothBlock(AdaLNBlock):
+    """BothBlock without gates, and its cross-attention starts like any other Linear."""
+
+    splits_condition = True
+
+    def __init__(self, width: int, heads: int, c_width: int, mlp_ratio: float = 4.0):
+        super().__init__(width, heads, c_width, mlp_ratio)
+        self.cross = CrossAttention(width, heads)
+
+    def precompute(self, cond: Condition) -> BlockCondition:
+        return BlockCondition(self.to_modulation(cond.c), cond.ctx)
+
+    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+        attn, mlp = pre.modulations
+        x = x + self.attn(modulate(layer_norm(x), attn))  # (B, T, D)
+        x = x + self.cross(layer_norm(x), pre.ctx)
+        x = x + self.mlp(modulate(layer_norm(x), mlp))
+        return x
+
+
+# ways for a condition to enter
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a transformer is told of its caption, and where caption and time enter."""
+
+    words: str  # "sum", "pooled" (by a small transformer, then summed) or "tokens"
+    enter: str  # "adaln", "cross_attention" or "in_context"
+    time: str = "gated"  # adaLN-Zero; "open": adaLN; "token": one more word
+
+
+BLOCKS: dict[tuple[str, str], tuple[str, type[Block]]] = {  # (enter, time) -> the variant of TinyDiT and its block
+    ("adaln", "gated"): ("adaln_zero", AdaLNZeroBlock),
+    ("adaln", "open"): ("adaln", AdaLNBlock),
+    ("cross_attention", "gated"): ("adaln_zero", BothBlock),
+    ("cross_attention", "open"): ("adaln", OpenBothBlock),
+    ("cross_attention", "token"): ("cross_attention", CrossAttentionBlock),
+    ("in_context", "gated"): ("adaln_zero", JointBlock),
+    ("in_context", "open"): ("adaln", OpenJointBlock),
+    ("in_context", "token"): ("in_context", InContextBlock),
 }
-REFERENCE = "adaln_zero"
-WIDTHS = {"in_context": 116, "cross_attention": 104, "adaln": 100, "adaln_zero": 96}  # of the table "parameters"
-SHORT = ("cross_attention", "adaln_zero")
-TABLES = ("compute", "parameters", "short", "tuning")
-SAMPLED = ("compute", "parameters")  # tables whose models also draw samples; the others report only the loss
+WAYS: dict[str, Way | None] = {
+    "adaln_sum": Way("sum", "adaln"),
+    "adaln_pooled": Way("pooled", "adaln"),
+    "cross_sum": Way("sum", "cross_attention"),
+    "cross_pooled": Way("pooled", "cross_attention"),
+    "cross_tokens": Way("tokens", "cross_attention"),
+    "context_sum": Way("sum", "in_context"),
+    "context_pooled": Way("pooled", "in_context"),
+    "context_tokens": Way("tokens", "in_context"),
+    "adaln_sum_open": Way("sum", "adaln", "open"),
+    "cross_tokens_open": Way("tokens", "cross_attention", "open"),
+    "context_tokens_open": Way("tokens", "in_context", "open"),
+    "cross_tokens_time": Way("tokens", "cross_attention", "token"),
+    "context_tokens_time": Way("tokens", "in_context", "token"),
+    "unet": None,
+}
+LABEL_WAYS = ("context_tokens_time", "cross_tokens_time", "adaln_sum_open", "adaln_sum")  # the order of DiT's Table 4
+STUDIES = {"label": LABEL_WAYS, "captions": tuple(WAYS)}
+REFERENCE = "adaln_sum"  # whose steps and compute set those of the others
+TABLES = ("tuning", "final", "short")
 TUNING_SEED = 100  # no other table has it
+CAPTIONS = dict(size=24, channels=3, n_classes=len(VOCABULARY), context_length=11)  # two objects
+ENCODER = 2  # blocks that pooled words pass
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the trials have in common."""
 
-    steps: int = 900  # of the reference; those of the others follow from their cost
+    steps: int = 2400  # of the reference on captions; all others get its compute
+    label_steps: int = 440  # on digits, of every variant
+    short_steps: int = 40
     batch: int = 64
-    lr_multipliers: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # of both learning rates below
     lr: float = 5e-3
     muon_lr: float = 0.03
-    tuning_share: float = 1 / 3  # of the steps
-    short_steps: int = 40
-    curve_points: int = 4  # evenly spaced over training
+    tuning_share: float = 0.2  # of the steps
+    most_doublings: int = 5  # of both learning rates, up or down
+    curve_points: int = 8  # evenly spaced over training
     samples: int = 500  # drawn and read at each of them
 
 
@@ -91,104 +167,118 @@ class Result:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run."""
+    """One training run. Both learning rates are those of the settings times 2^doublings."""
 
+    study: str
     table: str
-    variant: str
-    lr_multiplier: float
+    way: str
+    doublings: int
     seed: int
-
-    @property
-    def config(self) -> DiTConfig | UNetConfig:
-        config = VARIANTS[self.variant]
-        return replace(config, width=WIDTHS[self.variant]) if self.table == "parameters" else config
 
     def steps(self, settings: Settings) -> int:
         if self.table == "short":
             return settings.short_steps
-        steps = settings.steps
-        if self.table != "parameters":
-            steps *= flops(VARIANTS[REFERENCE]) / flops(self.config)
-        return max(1, round(steps * (settings.tuning_share if self.table == "tuning" else 1)))
+        share = settings.tuning_share if self.table == "tuning" else 1
+        if self.study == "label":
+            return max(1, round(settings.label_steps * share))
+        return max(1, round(settings.steps * flops(REFERENCE) / flops(self.way) * share))
 
 
-def build(config: DiTConfig | UNetConfig) -> TinyDiT | TinyUNet:
-    return TinyDiT(config) if isinstance(config, DiTConfig) else TinyUNet(config)
+class WayDiT(TinyDiT):
+    """A TinyDiT with the blocks of a `Way`; "sum" and "pooled" words are one token wherever they enter."""
+
+    def __init__(self, way: Way, config: DiTConfig):
+        variant, block = BLOCKS[way.enter, way.time]
+        super().__init__(replace(config, variant=variant, encoder=ENCODER if way.words == "pooled" else 0))
+        self.way, k = way, config
+        self.blocks = nn.ModuleList(block(k.width, k.heads, k.width, k.mlp_ratio) for _ in range(k.depth))
+
+    def condition(self, t: Tensor, y: Tensor) -> Condition:
+        cond = super().condition(t, y)
+        return cond if self.way.words == "tokens" else cond._replace(ctx=cond.ctx.sum(1, keepdim=True))
+
+
+def build(name: str, study: str = "captions") -> WayDiT | TinyUNet:
+    """A fresh model of one way, with the global random numbers."""
+    if WAYS[name] is None:
+        return TinyUNet(UNetConfig(**CAPTIONS, width=16))
+    return WayDiT(WAYS[name], DiTConfig(**CAPTIONS, patch=4, width=96) if study == "captions" else DiTConfig())
 
 
 @lru_cache
-def flops(config: DiTConfig | UNetConfig) -> int:
+def flops(name: str, study: str = "captions") -> int:
     """Floating-point operations (a multiply-add is 2) of one picture's forward pass, counted on the meta device."""
     with torch.device("meta"):
-        model = build(config)
-        x = torch.empty(1, config.channels, config.size, config.size)
-        t, y = torch.empty(1), torch.empty(1, config.context_length, dtype=torch.long)
+        model = build(name, study)
+        k = model.config
+        x, t = torch.empty(1, k.channels, k.size, k.size), torch.empty(1)
+        y = torch.empty(1, k.context_length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.forward_with(x, model.precompute(t, y))
     return counter.get_total_flops()
 
 
+# one trial
+
+
 @grid.one_thread()
-def train_and_score(trial: Trial, settings: Settings, models: Path | None = None) -> dict[str, Any]:
-    """Train and measure one model; the result as JSON holds it. Models of "compute" are kept in the folder `models`."""
-    data = datasets.load("pairs")
+def train_and_score(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train and measure one model; the result as JSON holds it."""
+    data = datasets.load("pairs" if trial.study == "captions" else "digits")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
-        model = build(trial.config)
-    steps = trial.steps(settings)
-    config = TrainConfig(
-        data="pairs",
-        steps=steps,
-        batch=settings.batch,
-        lr=settings.lr * trial.lr_multiplier,
-        muon_lr=settings.muon_lr * trial.lr_multiplier,
-        t_mean=0.0,
-        seed=trial.seed,
-    )
+        model = build(trial.way, trial.study)
+    steps, factor = trial.steps(settings), 2.0**trial.doublings
+    rates = dict(lr=settings.lr * factor, muon_lr=settings.muon_lr * factor)
+    config = TrainConfig(data.name, steps, settings.batch, **rates, seed=trial.seed)
+    if trial.study == "captions":
+        config = replace(config, t_mean=0.0)
     run, curve, seconds = Run.new(model, config), [], 0.0
-    points = settings.curve_points if trial.table in SAMPLED else 0
+    points = settings.curve_points if trial.table == "final" else 0
     stops = {round(steps * (i + 1) / points) for i in range(points)}
-    n, start = settings.samples, time.perf_counter()
+    start = time.perf_counter()
     try:
         for step in train(run, data):
             if step.number in stops:
                 seconds += time.perf_counter() - start
                 point = {"step": step.number, "loss": held_loss(run.ema, data)}
-                curve.append(point | quality(run.ema, data.held_labels[:n]))
+                curve.append(point | score(run.ema, data, settings.samples))
                 start = time.perf_counter()
     except ValueError as error:  # the loss is not finite: too large a learning rate is a result, too
         return {"failed": str(error)}
     seconds += time.perf_counter() - start
     result = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": flops(trial.config),
+        "flops": flops(trial.way, trial.study),
         "steps": steps,
         "seconds": round(seconds, 1),
         "loss": held_loss(run.ema, data),
     }
     if points:
-        new = data.held_labels[len(data.held_labels) // 2 :][:n]
-        result |= {"curve": curve, "new": quality(run.ema, new)}
-        result |= {"guided": quality(run.ema, data.held_labels[:n], guidance=2.0)}
-    if models and trial.table == "compute":
-        save_model(run.ema, models / f"{trial.variant}_{trial.seed}", data="pairs")
+        result |= {"curve": curve, "guided": score(run.ema, data, settings.samples, guidance=2.0)}
+        if trial.study == "captions":
+            result["new"] = quality(run.ema, data.held_labels[len(data.held_labels) // 2 :][: settings.samples])
     return result
-
-
-def load_variant(folder: Path, device: torch.device | str = "cpu") -> TinyDiT | TinyUNet:
-    """The model in a run's folder, also a U-Net that `compare --models` kept."""
-    if read_about(folder).kind == TinyUNet.__name__:
-        return load_model(folder, device, TinyUNet, UNetConfig)
-    return load_model(folder, device)
 
 
 @torch.inference_mode()
 def held_loss(model: nn.Module, data: datasets.Dataset) -> float:
-    """The loss on 1,000 held-out pictures of seen combinations, each time with the same noise and times."""
-    n = len(data.held_images) // 2
+    """The loss on held-out pictures (of captions: 1,000 of seen combinations), with the same noise and times."""
+    n = len(data.held_images) // (2 if data.name == "pairs" else 1)
     generator = torch.Generator().manual_seed(0)
     pair = flow_pair(data.held_images[:n], data.held_labels[:n], model.config.n_classes, 0.0, generator)
     return round(flow_loss(model, pair).item(), 6)
+
+
+def score(model: nn.Module, data: datasets.Dataset, n: int, guidance: float = 1.0) -> dict[str, float | None]:
+    """Samples of n held-out captions, read back; of n digits, by the classifier, accuracy and Frechet distance."""
+    if data.name == "pairs":
+        return quality(model, data.held_labels[:n], guidance)
+    labels = torch.arange(n) % data.n_classes
+    found = classifier.evaluate(
+        sample(model, labels, guidance=guidance, steps=8), labels, data, classifier.load_classifier(data)
+    )
+    return {"accuracy": round(found.accuracy, 4), "frechet": round(found.frechet, 4)}
 
 
 def quality(model: nn.Module, words: Tensor, guidance: float = 1.0) -> dict[str, float | None]:
@@ -228,49 +318,49 @@ def bag_ceiling(words: Tensor) -> float:
     return fmean(1 / len({tuple(s) for s in scenes[i][shown[i]].tolist()}) for i in range(n))
 
 
-def run(
-    out: Path, seeds: int = 3, jobs: int = 1, settings: Settings | None = None, models: Path | None = None
-) -> Iterator[tuple[Trial, dict[str, Any]]]:
+# the grid
+
+
+def run(out: Path, seeds: int = 3, jobs: int = 1, settings: Settings | None = None) -> Iterator[tuple[Trial, Any]]:
     """Train the trials that `out` does not hold yet, `jobs` at a time; yield each when its result is written."""
     settings = settings or Settings()
-    whole("seeds", seeds, 2, 100)  # of one there is no interval
-    if models:
-        check_writable(models / "new" / "config.json")
-    measure = partial(train_and_score, settings=settings, models=models)
-    shared = asdict(settings)
+    shared, measure = asdict(settings), partial(train_and_score, settings=settings)
     command = f"python -m adaln_lab compare --out FILE --seeds {seeds} --jobs {jobs}"
-    yield from grid.run(tuning_trials(settings), measure, out, shared, command, jobs, Result)
-    results = grid.read(out, shared, Result)["results"]
-    best = {variant: best_multiplier(results, variant, settings) for variant in VARIANTS}
-    yield from grid.run(final_trials(best, seeds), measure, out, shared, command, jobs, Result)
+    while trials := missing(out, seeds, settings):
+        yield from grid.run(trials, measure, out, shared, command, jobs, Result)
 
 
-def missing(out: Path, seeds: int, settings: Settings | None = None) -> int:
-    """How many trials the file does not hold yet."""
-    settings, seeds = settings or Settings(), whole("seeds", seeds, 2, 100)
-    n = len(tuning_trials(settings)) + len(final_trials(dict.fromkeys(VARIANTS, 1.0), seeds))
-    return max(0, n - len(grid.read(out, asdict(settings), Result)["results"]))
+def missing(out: Path, seeds: int, settings: Settings | None = None) -> list[Trial]:
+    """The trials that can be done now and that the file does not hold: learning rates first, then seed by seed."""
+    whole("seeds", seeds, 2, 100)  # of one there is no interval
+    settings = settings or Settings()
+    results = grid.read(out, asdict(settings), Result)["results"]
+    tuning, best = [], {}
+    for study, names in STUDIES.items():
+        for name in names:
+            losses = tuning_losses(results, study, name, settings)
+            tuning += [Trial(study, "tuning", name, k, TUNING_SEED) for k, loss in losses.items() if loss is None]
+            best[study, name] = None if None in losses.values() else min(losses, key=losses.get)
+    if tuning:
+        return tuning
+    final = [(s, "final", name, seed) for s in STUDIES for seed in range(seeds) for name in STUDIES[s]]
+    short = [("captions", "short", REFERENCE, seed) for seed in range(8)]
+    trials = [Trial(study, table, name, best[study, name], seed) for study, table, name, seed in short + final]
+    return [trial for trial in trials if grid.key(trial) not in results]
 
 
-def tuning_trials(settings: Settings) -> list[Trial]:
-    return [Trial("tuning", variant, m, TUNING_SEED) for variant in VARIANTS for m in settings.lr_multipliers]
+def tuning_losses(results: dict[str, Any], study: str, name: str, settings: Settings) -> dict[int, float | None]:
+    """Doublings of the learning rates -> held-out loss, as `grid.bracketed` has them."""
+    trial = partial(Trial, study, "tuning", name, seed=TUNING_SEED)
+    return grid.bracketed(lambda k: results.get(grid.key(trial(k))), settings.most_doublings)
 
 
-def final_trials(best: dict[str, float], seeds: int) -> list[Trial]:
-    """The three other tables, each variant at its best multiplier; the reference of "parameters" is in "compute"."""
-    short = [Trial("short", v, best[v], seed) for v in SHORT for seed in range(max(8, seeds))]
-    compute = [Trial("compute", v, best[v], seed) for seed in range(seeds) for v in VARIANTS]
-    parameters = [Trial("parameters", v, best[v], seed) for seed in range(seeds) for v in WIDTHS if v != REFERENCE]
-    return short + compute + parameters
-
-
-def best_multiplier(results: dict[str, Any], variant: str, settings: Settings) -> float:
-    """The multiplier of the learning rates with the lowest held-out loss."""
-    losses = {
-        m: results[grid.key(Trial("tuning", variant, m, TUNING_SEED))].get("loss", float("inf"))
-        for m in settings.lr_multipliers
-    }
-    return min(losses, key=losses.get)
+def all_seeds(results: dict[str, Any], study: str, table: str, name: str) -> list[dict[str, Any]]:
+    """The results of one way in one table, by seed."""
+    if study not in STUDIES or table not in TABLES or name not in STUDIES[study]:
+        known = ", ".join([*STUDIES, *TABLES, *WAYS])
+        raise ValueError(f"expected one of {known}; got {study!r}, {table!r}, {name!r}")
+    return [result for key, result in results.items() if key.startswith(f"{study}/{table}/{name}/")]
 
 
 def interval(values: list[float], level: float = 0.95, prediction: bool = False) -> tuple[float, float]:
@@ -286,10 +376,11 @@ def interval(values: list[float], level: float = 0.95, prediction: bool = False)
     return fmean(values), float(t.ppf((1 + level) / 2, n - 1)) * stdev(values) * sqrt(1 / n + prediction)
 
 
-def all_seeds(results: dict[str, Any], table: str, variant: str) -> list[dict[str, Any]]:
-    """The results of a variant in one table; "parameters" has those of the reference from "compute"."""
-    if table not in TABLES or variant not in VARIANTS:
-        raise ValueError(f"expected one of {', '.join(TABLES)}, {', '.join(VARIANTS)}; got {table!r}, {variant!r}")
-    if table == "parameters" and variant == REFERENCE:
-        table = "compute"
-    return [result for key, result in results.items() if key.startswith(f"{table}/{variant}/")]
+def share_interval(shares: list[float], n: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval, inside [0, 1], for the share of a typical run, from several runs with n samples each.
+
+    Student's t on the log-odds; half a sample is added to both sides, so that 0 and 1 have some.
+    """
+    odds = [log((p * n + 0.5) / ((1 - p) * n + 0.5)) for p in shares]
+    mean, half = interval(odds, level)
+    return tuple(1 / (1 + exp(-z)) for z in (mean - half, mean + half))

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaln_lab.dit import DiTConfig, TinyDiT
 from adaln_lab.training.optimizers import make_optimizers
@@ -30,7 +30,6 @@ FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 FILES = (CHECKPOINT, "model.safetensors", "config.json", "run.json")  # what a run writes, in this order
 log = logging.getLogger("adaln_lab")
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -99,25 +98,23 @@ def read_about(folder: Path | str) -> About:
     return construct(About, read_json(file), str(file))
 
 
-def load_model(
-    folder: Path | str, device: torch.device | str = "cpu", kind: type[Model] = TinyDiT, config: type = DiTConfig
-) -> Model:
-    """The model that `save_model` wrote, on the device, in eval mode. ValueError if it is not of this kind, or not
-    the one that config.json was written for."""
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> TinyDiT:
+    """The model that `save_model` wrote, on the device, in eval mode. ValueError if it is not the one that
+    config.json was written for."""
     about, file = read_about(folder), Path(folder) / "model.safetensors"
-    if about.kind != kind.__name__:
-        raise ValueError(f"{folder} holds a {about.kind}, not a {kind.__name__}")
-    shape = construct(config, about.model, f"{folder}/config.json, model")
+    if about.kind != TinyDiT.__name__:
+        raise ValueError(f"{folder} holds a {about.kind}, not a {TinyDiT.__name__}")
+    shape = construct(DiTConfig, about.model, f"{folder}/config.json, model")
     content = read_file(file, "a folder that `train --out` made", MOST_TENSORS)
     tensors = unpack(content, file)[0]
     with torch.device("meta"):  # nothing is allocated before the file is known to fit
-        check_tensors(tensors, kind(shape).state_dict(), file)
+        check_tensors(tensors, TinyDiT(shape).state_dict(), file)
     if seal(about.kind, about.model, about.data, content) != about.sha256:
         raise Damaged(
             f"{folder}: config.json and model.safetensors do not belong together, one was changed or is another run's; "
             "copy both again, or train again"
         )
-    model = kind(shape)
+    model = TinyDiT(shape)
     model.load_state_dict(tensors)
     return model.to(device).eval()
 
