@@ -9,6 +9,9 @@ The file is a convenience: exercises work without it, and go on whatever is wron
 
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,17 @@ DAYS = (1, 3, 7, 21, 60)  # until a question is asked again, after 1, 2, ... rig
 
 def remember(name: str, is_solved: bool) -> None:
     """Count one try, and keep the date of the first success; after that the entry never changes."""
-    try:
+    with _without_fail():
         entries = read()  # at each call, since another kernel may have written
         entry = entries.get(name, {"solved": None, "tries": 0})
         if entry["solved"] is None:
             solved = today().isoformat() if is_solved else None
             write_json(_file(), entries | {name: {"solved": solved, "tries": entry["tries"] + 1}})
-    except (OSError, ValueError):  # no home folder, or one that cannot be written to
-        return
 
 
 def remember_card(card: str, question: str, is_right: bool) -> None:
     """Keep an answer to a card ("guess", "judge" or "recall"), and the day on which `recall` asks again."""
-    try:
+    with _without_fail():
         entries, day = read(), today()
         new = {"solved": None, "tries": 0, "card": card, "first": is_right, "streak": 0, "due": day.isoformat()}
         entry = new | entries.get(question, {})
@@ -44,8 +45,17 @@ def remember_card(card: str, question: str, is_right: bool) -> None:
             wait = DAYS[min(max(entry["streak"] - 1, 0), len(DAYS) - 1)]
             entry["due"] = (day + timedelta(wait)).isoformat()
         write_json(_file(), entries | {question: entry})
-    except (OSError, ValueError):  # as above
-        return
+
+
+@contextmanager
+def _without_fail() -> Iterator[None]:
+    """Exercises go on without the file; that nothing is kept is said, as Python's warnings are, once."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"what you solve is not kept ({error}); set ADALN_LAB_HOME to a folder that can be written to", stacklevel=3
+        )
 
 
 def today() -> date:
