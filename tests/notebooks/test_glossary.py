@@ -1,4 +1,4 @@
-"""The glossary sends its readers to sections that exist, and its formulas render on GitHub."""
+"""The glossary sends its readers to sections that hold the term, and its formulas render on GitHub."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,24 @@ from ledger import NO_TEXT, SIGN
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 PAGE = (NOTEBOOKS / "glossary.md").read_text(encoding="utf8")
-PLACES = sorted(set(re.findall(r"\[(\d\d)\]\((\S+)\), (\d+) \|", PAGE)))  # number, file, section
+ROWS = re.findall(r"^\| \*\*(.+?)\*\* \| .* \| \[(\d\d)\]\((\S+)\), (\d+) \|$", PAGE, re.M)
 
 
-@pytest.mark.parametrize(("number", "file", "section"), PLACES)
-def test_section_exists(number: str, file: str, section: str) -> None:
+def plain(text: str) -> str:
+    """In small letters, without the signs of Markdown and formulas, with single spaces."""
+    return " ".join(re.sub(r"[*$_`]", "", text).replace("-", " ").lower().split())
+
+
+def test_every_term_names_a_section() -> None:
+    assert len(ROWS) == PAGE.count("| **")
+
+
+@pytest.mark.parametrize(("term", "number", "file", "section"), ROWS, ids=[row[0] for row in ROWS])
+def test_term_occurs_in_its_section(term: str, number: str, file: str, section: str) -> None:
     text = "\n".join(cell.source for cell in nbformat.read(NOTEBOOKS / file, as_version=4).cells)
-    assert file.startswith(number)
-    assert re.search(rf"^## {section}\. ", text, re.M)
+    found = re.search(rf"^## {section}\. .*?(?=^## |\Z)", text, re.M | re.S)
+    assert file.startswith(number) and found
+    assert plain(term) in plain(found[0])
 
 
 def test_formulas_render_on_github() -> None:

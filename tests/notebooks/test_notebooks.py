@@ -162,6 +162,19 @@ def test_notebook_keeps(path: Path, rule: Rule) -> None:
     assert rule(read(path)) == []
 
 
+README_ROW = re.compile(r"^\| \[\d\d [^]]*\]\(notebooks/(\S+?)\.ipynb\) \| [^|]+ \| (\d+) \| [^|]+ \| (\d+) \|$", re.M)
+
+
+def test_the_readme_gives_the_minutes_and_the_exercises_of_each_notebook() -> None:
+    stated = README_ROW.findall((ROOT / "README.md").read_text(encoding="utf8"))
+    found = []
+    for path in NOTEBOOKS:
+        minutes = re.search(r"\*\*Minutes:\*\* (?:about )?(\d+)", read(path).cells[0].source)[1]
+        code = "\n".join(cell.source for cell in code_cells(read(path)))
+        found.append((path.stem, minutes, str(len(re.findall(r'^(\w+) = check\("\1"', code, re.M)))))
+    assert stated == found
+
+
 def test_first_cell_under_a_wrong_kernel_names_the_python_and_the_remedy() -> None:
     """-S -E: an interpreter of this version that finds nothing installed."""
     command = [sys.executable, "-S", "-E", "-c", address.first_cell(None)]
