@@ -1,36 +1,16 @@
-"""python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | schemes | zoo | xray | progress."""
 
-import _thread
-import os
 import signal
-import sys
-import threading
-from types import FrameType
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C while modules load: there is nothing to undo, and no library in between that could swallow it."""
-    os.write(2, b"adaln_lab: stopped\n")
-    os._exit(130)
-
-
-def _again(ignored: "sys.UnraisableHookArgs") -> None:
-    """Python ignores a Ctrl-C inside a callback, of an import's lock say: here it comes again a little later."""
-    if not issubclass(ignored.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(ignored)
-    else:
-        threading.Timer(0.05, _thread.interrupt_main).start()
-
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C ends it at once
 
 import argparse
-import atexit
 import errno
 import io
 import logging
-import shlex
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -45,7 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, emoji, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, emoji_classifier, sweep
+from adaln_lab.experiments import classifier, sweep
 from adaln_lab.experiments.unet import TinyUNet
 from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
@@ -55,10 +35,9 @@ from adaln_lab.training.train import PRECISIONS
 from adaln_lab.utils.assets import ASSETS
 from adaln_lab.utils.checks import whole
 from adaln_lab.utils.environment import pick_device
-from adaln_lab.utils.files import atomic_write, check_writable, save_tensors, to_json, write_json
+from adaln_lab.utils.files import atomic_write, check_writable, to_json, write_json
 
 DATA = ["digits", "scenes", "pairs", "emoji", *datasets.TORCHVISION]
-EMOJI = {"steps": 20, "guidance": 2.0}  # how its samples are measured during training
 log = logging.getLogger("adaln_lab")
 
 
@@ -69,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(parser().parse_args(arguments))
         finally:
             print(end="", flush=True)  # so that an output that cannot be written is noticed here
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        cause = error.__cause__ or error.__context__ if isinstance(error, ImportError) else error
+        if not isinstance(cause, KeyboardInterrupt):  # compiled modules turn a Ctrl-C during their start into one
+            raise
         print("adaln_lab: stopped", file=sys.stderr)
         return 130
     except OSError as error:
@@ -80,11 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
             return 141  # what shells report for a program that SIGPIPE ended
         print(f"adaln_lab: cannot write the output ({error.strerror})", file=sys.stderr)
         return 2
-    except ImportError as error:  # compiled modules turn a Ctrl-C during their start into one
-        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            raise
-        print("adaln_lab: stopped", file=sys.stderr)
-        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -92,6 +69,8 @@ def _run(options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some code pages lack the dots of `progress`
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         options.command(options)
     except ValueError as error:  # the package refuses with ValueError: what was expected, what came, what to do
@@ -130,7 +109,6 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
     add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
-    add("--record", type=_path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)
 
     add = command(command_sample, "draw pictures from a trained run")
@@ -146,11 +124,6 @@ def parser() -> argparse.ArgumentParser:
     add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
     add("--n", type=int, default=1000, help="samples to measure, labels cycled; of emoji, captions of training")
     _sampling(add)
-
-    add = command(command_classifier, "fit the classifier that measures samples")
-    add("--data", choices=DATA, default="digits", help="what it must read")
-    add("--out", type=_path, required=True, metavar="FILE", help="a .safetensors file")
-    _device(add)
 
     add = command(command_schemes, "compare residual schemes over depth and learning rate")
     add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
@@ -204,35 +177,8 @@ def command_train(o: argparse.Namespace) -> None:
         changed = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
         model = replace(model, variant=o.variant or model.variant, encoder=o.encoder)
         config = replace(config, **changed)
-        if o.record and world.rank == 0:
-            check_writable(o.record)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
-        data = datasets.load(o.data, device, model.size)
-        run = session.train(data)
-        if o.record and world.rank == 0:
-            run = run or checkpoint.load_run(o.out / checkpoint.CHECKPOINT, device)  # of a run that was finished
-            command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
-            record = checkpoint.record(run, **session.facts(data))
-            write_json(o.record, record | {"command": command} | _results(run.ema, data))
-
-
-def _results(model: TinyDiT | TinyUNet, data: datasets.Dataset) -> dict[str, object]:
-    """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
-    labels = _labels(None, 1000, model, data.name)
-    images = _draw(model, labels, **EMOJI if data.name == "emoji" else {})
-    shown = ((images[:30] + 1) * 127.5).round().int().tolist()
-    return _measure(images, labels, data) | {"samples": shown}
-
-
-def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
-    """Scenes are read back factor by factor; emoji and everything else are measured with a classifier."""
-    if data.name == "emoji":
-        quality = emoji_classifier.quality(images, labels.cpu())
-    elif data.labels.dim() == 2:
-        quality = scene_reader.scene_accuracy(images, labels.to(images.device))
-    else:
-        quality = asdict(classifier.evaluate(images, labels.to(images.device), data, classifier.load_classifier(data)))
-    return {key: round(value, 4) for key, value in quality.items()}
+        session.train(datasets.load(o.data, device, model.size))
 
 
 def _load(o: argparse.Namespace) -> tuple[TinyDiT | TinyUNet, str]:
@@ -321,14 +267,19 @@ def command_evaluate(o: argparse.Namespace) -> None:
     start = time.perf_counter()
     if name == "emoji":
         whole("n", o.n, 1, MOST_PICTURES)
-        found = emoji_study.quality(data, lambda rows: _draw(model, rows, **_how(o)), o.n)
+        quality = emoji_study.quality(data, lambda rows: _draw(model, rows, **_how(o)), o.n)
         seconds = time.perf_counter() - start  # the classifier's among them
     else:
         labels = _labels(None, o.n, model, name)
         images = _draw(model, labels, **_how(o))
         seconds = time.perf_counter() - start
-        found = _measure(images, labels, data)
-    print(to_json(found | {"seconds": round(seconds, 3), "n": o.n}))
+        labels = labels.to(images.device)
+        if labels.dim() == 2:  # scenes are read back, factor by factor
+            quality = scene_reader.scene_accuracy(images, labels)
+        else:
+            quality = asdict(classifier.evaluate(images, labels, data, classifier.load_classifier(data)))
+        quality = {key: round(value, 4) for key, value in quality.items()}
+    print(to_json(quality | {"seconds": round(seconds, 3), "n": o.n}))
 
 
 def _log_trials(total: int, results: Iterator[tuple[Any, Any]]) -> None:
@@ -419,29 +370,7 @@ def command_progress(o: argparse.Namespace) -> None:
         progress()
 
 
-def command_classifier(o: argparse.Namespace) -> None:
-    if o.out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {o.out.name!r:.60}")
-    check_writable(o.out)
-    about = {"command": f"python -m adaln_lab classifier --data {o.data}"}
-    if o.data == "emoji":
-        fitted = emoji_classifier.fit()
-        about |= {name: round(share, 4) for name, share in emoji_classifier.worth(fitted).items()}
-    else:
-        data = datasets.load(o.data, pick_device(o.device))
-        fitted = classifier.fit_classifier(data)
-        about["held_out_accuracy"] = round(classifier.accuracy(fitted, data.held_images, data.held_labels), 4)
-    save_tensors(fitted.state_dict(), o.out, about)
-    print(to_json(about))
-
-
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is _stop:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = _again
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told about
-    if code == 130:  # where Ctrl-C has come inside an exec(), Python would end itself by SIGINT, with another code
-        atexit._run_exitfuncs()
-        os._exit(code)
     sys.exit(code)

@@ -78,35 +78,6 @@ def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
     return x + 0.1 * torch.randn(x.shape, generator=generator)
 
 
-def fit(steps: int = 2500, batch: int = 128, seed: int = 0) -> EmojiClassifier:
-    """Train on all nouns but each tenth: about five minutes on one core."""
-    real = emoji.pictures(SIZE)
-    n = real.shape[1]
-    known = torch.ones(n, dtype=torch.bool)
-    known[KEPT] = False
-    shown = known.nonzero().flatten()
-    category = torch.tensor([categories().index(noun.category) for noun in emoji.nouns()])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model, to_noun = EmojiClassifier(), nn.Linear(96, n)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW([*model.parameters(), *to_noun.parameters()], weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        which = shown[torch.randint(len(shown), (batch,), generator=generator)]
-        style = torch.randint(2, (batch,), generator=generator)
-        features = model(disturbed(real[style, which], generator))
-        loss = F.cross_entropy(model.style(features), style) + F.cross_entropy(
-            model.category(features), category[which]
-        )
-        loss = loss + 0.3 * F.cross_entropy(10 * to_noun(F.normalize(features)), which, label_smoothing=0.05)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-    return model.eval().requires_grad_(False)
-
-
 @cache
 def load() -> EmojiClassifier:
     """The classifier that comes with the package."""
