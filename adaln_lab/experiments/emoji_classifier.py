@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.data import emoji
-from adaln_lab.experiments.classifier import in_chunks
+from adaln_lab.experiments.classifier import in_chunks, load_frozen
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.checks import check_tensors, one_of
-from adaln_lab.utils.files import read_tensors
+from adaln_lab.utils.checks import one_of
 
 FILE = "classifier_emoji.safetensors"
 SIZE = 24  # pictures of other sizes are resized
@@ -81,11 +80,7 @@ def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
 @cache
 def load() -> EmojiClassifier:
     """The classifier that comes with the package."""
-    model, path = EmojiClassifier(), asset(FILE)
-    tensors = read_tensors(path)[0]
-    check_tensors(tensors, model.state_dict(), path)
-    model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False)
+    return load_frozen(EmojiClassifier(), asset(FILE))
 
 
 @cache
@@ -133,9 +128,9 @@ def quality(x: Tensor, rows: Tensor, model: EmojiClassifier | None = None) -> di
     return {name: values.float().mean().item() for name, values in right.items()}
 
 
-def worth(model: EmojiClassifier | None = None, seed: int = 1) -> dict[str, float]:
+def worth(model: EmojiClassifier | None = None) -> dict[str, float]:
     """The classifier on real pictures, disturbed, of the nouns that were kept from it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     kept = range(len(emoji.nouns()))[KEPT]
     rows = torch.tensor([emoji.tokens(emoji.nouns()[j].words, style) for style in emoji.STYLES for j in kept])
     real = emoji.pictures(SIZE)[:, KEPT].flatten(0, 1)

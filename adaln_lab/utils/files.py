@@ -52,10 +52,6 @@ def atomic_write(path: Path, write: Callable[[Path], object], before: Path | Non
         if before is not None and path.exists():
             os.replace(path, before)
         os.replace(temporary, path)
-        if os.name == "posix":  # a rename survives a power cut only after the folder is synced, too
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
