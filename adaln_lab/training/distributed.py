@@ -55,10 +55,16 @@ class World(NamedTuple):
 
     def broadcast(self, content: bytes | None) -> bytes:
         """Rank 0's bytes, on every rank; the others pass None. Only rank 0's machine needs the disk."""
-        found = [content]
-        if self.size > 1:
-            dist.broadcast_object_list(found, 0)
-        return found[0]
+        if self.size == 1:
+            return content
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        length = torch.tensor([len(content or b"")], device=device)
+        dist.broadcast(length, 0)
+        buffer = torch.zeros(int(length) + 1, dtype=torch.uint8, device=device)  # no backend sends an empty tensor
+        if self.rank == 0:
+            buffer.copy_(torch.frombuffer(bytearray(content + b"."), dtype=torch.uint8))
+        dist.broadcast(buffer, 0)
+        return buffer.cpu().numpy().tobytes()[:-1]
 
 
 SINGLE_PROCESS = World()
