@@ -24,7 +24,7 @@ from adaln_lab.training.optimizers import make_optimizers
 from adaln_lab.training.train import Run, Step, TrainConfig
 from adaln_lab.utils.assets import asset
 from adaln_lab.utils.checks import Range, Text, check_tensors, construct
-from adaln_lab.utils.files import MOST_TENSORS, Damaged, atomic_write, pack, read_file, read_json, unpack, write_json
+from adaln_lab.utils.files import Damaged, atomic_write, pack, read_file, read_json, unpack, write_json
 
 FORMAT = "adaln_lab run 3"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
@@ -92,7 +92,7 @@ def load_model(
     if about.kind != kind.__name__:
         raise ValueError(f"{folder} holds a {about.kind}, not a {kind.__name__}")
     shape = construct(config, about.model, f"{folder}/config.json, model")
-    content = read_file(file, "a folder that `train --out` made", MOST_TENSORS)
+    content = read_file(file, "a folder that `train --out` made")
     tensors = unpack(content, file)[0]
     with torch.device("meta"):  # nothing is allocated before the file is known to fit
         check_tensors(tensors, kind(shape).state_dict(), file)
@@ -222,7 +222,7 @@ def save_run(run: Run, path: Path, **facts: Any) -> None:
 def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
     """The run that `save_run` wrote; it goes on as if it had never stopped."""
     expected = f"a checkpoint; `python -m adaln_lab train --out {path.parent}` makes one"
-    return unpack_run(read_file(path, expected, MOST_TENSORS), path, device)[0]
+    return unpack_run(read_file(path, expected), path, device)[0]
 
 
 def newest_whole(folder: Path, device: torch.device | str = "cpu") -> bytes | None:
@@ -233,7 +233,7 @@ def newest_whole(folder: Path, device: torch.device | str = "cpu") -> bytes | No
     for name in (CHECKPOINT, PREVIOUS):
         path = folder / name
         if os.path.lexists(path):
-            content = read_file(path, "a checkpoint", MOST_TENSORS)
+            content = read_file(path, "a checkpoint")
             try:
                 unpack_run(content, path, device)
                 return content
