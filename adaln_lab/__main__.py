@@ -1,4 +1,4 @@
-"""python -m adaln_lab train | sample | evaluate | compare | classifier | schemes | zoo | xray | progress."""
+"""python -m adaln_lab train | sample | evaluate | compare | schemes | zoo | xray | progress."""
 
 import _thread
 import os
@@ -30,7 +30,6 @@ import atexit
 import errno
 import io
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -45,7 +44,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from adaln_lab.conditioning import VARIANTS
 from adaln_lab.data import datasets, emoji, scene_reader, scenes
 from adaln_lab.dit import TinyDiT
-from adaln_lab.experiments import classifier, emoji_classifier, sweep
+from adaln_lab.experiments import classifier, sweep
 from adaln_lab.samplers import BATCH, MOST_PICTURES, SAMPLERS, STEPS, sample
 from adaln_lab.training import checkpoint, distributed
 from adaln_lab.training.recipes import recipe
@@ -54,10 +53,9 @@ from adaln_lab.training.train import PRECISIONS
 from adaln_lab.utils.assets import ASSETS
 from adaln_lab.utils.checks import whole
 from adaln_lab.utils.environment import pick_device
-from adaln_lab.utils.files import atomic_write, check_writable, save_tensors, to_json, write_json
+from adaln_lab.utils.files import atomic_write, check_writable, to_json, write_json
 
 DATA = ["digits", "scenes", "pairs", "emoji", *datasets.TORCHVISION]
-EMOJI = {"steps": 20, "guidance": 2.0}  # how its samples are measured during training
 log = logging.getLogger("adaln_lab")
 
 
@@ -129,7 +127,6 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     add("--inexact", action="store_true", help="resume also where torch, data or number of processes differ")
     add("--save-every", type=float, default=SAVE_EVERY, metavar="S", help="seconds between checkpoints")
-    add("--record", type=_path, metavar="FILE", help="also keep curve, seconds, quality, samples as JSON")
     _device(add)
 
     add = command(command_sample, "draw pictures from a trained run")
@@ -145,11 +142,6 @@ def parser() -> argparse.ArgumentParser:
     add("--run", type=_path, required=True, metavar="DIR", help="a folder that train made, or a shipped model: emoji")
     add("--n", type=int, default=1000, help="samples to measure, labels cycled; of emoji, captions of training")
     _sampling(add)
-
-    add = command(command_classifier, "fit the classifier that measures samples")
-    add("--data", choices=DATA, default="digits", help="what it must read")
-    add("--out", type=_path, required=True, metavar="FILE", help="a .safetensors file")
-    _device(add)
 
     add = command(command_schemes, "compare residual schemes over depth and learning rate")
     add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
@@ -202,35 +194,8 @@ def command_train(o: argparse.Namespace) -> None:
         changed = {name: getattr(o, name) for name in options if getattr(o, name) is not None}
         model = replace(model, variant=o.variant or model.variant, encoder=o.encoder)
         config = replace(config, **changed)
-        if o.record and world.rank == 0:
-            check_writable(o.record)
         session = Session(o.out, model, config, device, world, o.resume, o.inexact, o.save_every)
-        data = datasets.load(o.data, device, model.size)
-        run = session.train(data)
-        if o.record and world.rank == 0:
-            run = run or checkpoint.load_run(o.out / checkpoint.CHECKPOINT, device)  # of a run that was finished
-            command = f"python -m adaln_lab {shlex.join(sys.argv[1:])}"
-            record = checkpoint.record(run, **session.facts(data))
-            write_json(o.record, record | {"command": command} | _results(run.ema, data))
-
-
-def _results(model: TinyDiT, data: datasets.Dataset) -> dict[str, object]:
-    """Quality of 1,000 samples, thirty pictures among them as bytes 0 to 255."""
-    labels = _labels(None, 1000, model, data.name)
-    images = _draw(model, labels, **EMOJI if data.name == "emoji" else {})
-    shown = ((images[:30] + 1) * 127.5).round().int().tolist()
-    return _measure(images, labels, data) | {"samples": shown}
-
-
-def _measure(images: torch.Tensor, labels: torch.Tensor, data: datasets.Dataset) -> dict[str, float]:
-    """Scenes are read back factor by factor; emoji and everything else are measured with a classifier."""
-    if data.name == "emoji":
-        quality = emoji_classifier.quality(images, labels.cpu())
-    elif data.labels.dim() == 2:
-        quality = scene_reader.scene_accuracy(images, labels.to(images.device))
-    else:
-        quality = asdict(classifier.evaluate(images, labels.to(images.device), data, classifier.load_classifier(data)))
-    return {key: round(value, 4) for key, value in quality.items()}
+        session.train(datasets.load(o.data, device, model.size))
 
 
 def _load(o: argparse.Namespace) -> tuple[TinyDiT, str]:
@@ -317,14 +282,19 @@ def command_evaluate(o: argparse.Namespace) -> None:
     start = time.perf_counter()
     if name == "emoji":
         whole("n", o.n, 1, MOST_PICTURES)
-        found = emoji_study.quality(data, lambda rows: _draw(model, rows, **_how(o)), o.n)
+        quality = emoji_study.quality(data, lambda rows: _draw(model, rows, **_how(o)), o.n)
         seconds = time.perf_counter() - start  # the classifier's among them
     else:
         labels = _labels(None, o.n, model, name)
         images = _draw(model, labels, **_how(o))
         seconds = time.perf_counter() - start
-        found = _measure(images, labels, data)
-    print(to_json(found | {"seconds": round(seconds, 3), "n": o.n}))
+        labels = labels.to(images.device)
+        if labels.dim() == 2:  # scenes are read back, factor by factor
+            quality = scene_reader.scene_accuracy(images, labels)
+        else:
+            quality = asdict(classifier.evaluate(images, labels, data, classifier.load_classifier(data)))
+        quality = {key: round(value, 4) for key, value in quality.items()}
+    print(to_json(quality | {"seconds": round(seconds, 3), "n": o.n}))
 
 
 def _log_trials(total: int | None, results: Iterator[tuple[Any, Any]]) -> None:
@@ -409,22 +379,6 @@ def command_progress(o: argparse.Namespace) -> None:
         print("\n".join([*notes, f"your own copy of the course is in {o.own}: start with welcome.ipynb"]))
     else:
         progress()
-
-
-def command_classifier(o: argparse.Namespace) -> None:
-    if o.out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {o.out.name!r:.60}")
-    check_writable(o.out)
-    about = {"command": f"python -m adaln_lab classifier --data {o.data}"}
-    if o.data == "emoji":
-        fitted = emoji_classifier.fit()
-        about |= {name: round(share, 4) for name, share in emoji_classifier.worth(fitted).items()}
-    else:
-        data = datasets.load(o.data, pick_device(o.device))
-        fitted = classifier.fit_classifier(data)
-        about["held_out_accuracy"] = round(classifier.accuracy(fitted, data.held_images, data.held_labels), 4)
-    save_tensors(fitted.state_dict(), o.out, about)
-    print(to_json(about))
 
 
 if __name__ == "__main__":

@@ -129,17 +129,11 @@ OPTIONS = [
     ("train --out {new}/{long}", "File name too long"),
     ("train --out {new}/{long}/run", "File name too long"),
     ("train --out {run}", "holds a run already; --resume goes on"),
-    ("train --out {new}/a --record {new}/folder", "folder is a folder, expected a file"),
-    ("train --out {new}/a --record {new}/fifo", "fifo is no regular file"),
-    ("train --out {new}/a --record {new}/file/x.json", "file is a file"),
-    ("train --out {new}/a --record {new}/{long}", "File name too long"),
     ("sample --run {run} --out {new}/a.jpg", "must end in .png or .npz, got 'a.jpg'"),
     ("sample --run {run} --out {new}/folder.png", "folder.png is a folder"),
     ("sample --run {run} --out {new}/dangling.png", "dangling.png is a link to nothing"),
     ("sample --run {run} --out {new}/file/a.png", "file is a file"),
     ("sample --run {run} --out {new}/{long}.png", "File name too long"),
-    ("classifier --out {new}/a.pt", "must end in .safetensors, got 'a.pt'"),
-    ("classifier --out {new}/file/a.safetensors", "file is a file"),
     ("zoo --out {new}/folder", "folder is a folder"),
     ("zoo --out {new}/file/zoo.json", "file is a file"),
     ("schemes --out {new}/folder", "folder is a folder; expected a table of results"),
@@ -267,10 +261,8 @@ USAGE = [  # what argparse refuses, with its usage and the valid words
     ("evaluate --run ''", "expected a path"),
     ("compare --out ''", "expected a path"),
     ("schemes --out ''", "expected a path"),
-    ("classifier --out ''", "expected a path"),
     ("zoo --out ''", "expected a path"),
     ("progress --own ''", "expected a path"),
-    ("train --out a --record ''", "expected a path"),
     ("train --out a --steps 2.5", "invalid int value: '2.5'"),
     ("train --out a --steps nan", "invalid int value: 'nan'"),
     ("train --out a --save-every x", "invalid float value: 'x'"),
@@ -648,12 +640,6 @@ def test_a_finished_run_with_a_damaged_file_is_finished_again_from_its_checkpoin
     for other in ("model.safetensors", "config.json"):
         assert (own / other).read_bytes() == whole[other]
     assert read_json(own / "run.json")["finished"]
-
-
-def test_a_finished_run_still_writes_the_record_that_is_asked_for_later(own: Path) -> None:
-    command = ["train", "--out", str(own), "--steps", "2", "--batch", "8", "--resume", "--device", "cpu"]
-    assert main([*command, "--record", str(own / "later" / "record.json")]) == 0
-    assert {"accuracy", "samples", "loss"} <= read_json(own / "later" / "record.json").keys()
 
 
 def test_a_classifier_that_is_none_is_refused(

@@ -1,6 +1,6 @@
 """Gradient onset: in which backward pass does each part of a fresh model first get a gradient?
 
-    pass k:   L.backward();   record |dL/dW| for every part;   W <- W - lr * dL/dW  (SGD), or Adam's step
+    pass k:   L.backward();   record |dL/dW| for every part;   W <- W - lr * dL/dW
 
 Many weights of a fresh adaLN-Zero model are zero. A gradient is a product of weights, so in pass 0 most parts get a
 gradient of exactly zero; later updates reach them one after the other. A part is a parameter, or some of its rows
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from adaln_lab.layers import SelfAttention
 from adaln_lab.norms import ToModulation
-from adaln_lab.utils.checks import one_of, whole
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 ROLES = {  # text in a part's name -> what the part is in a TinyDiT; the first match counts
     "final.linear": "final linear",
     "final.to_modulation": "final AdaLN",
@@ -78,20 +76,18 @@ def named_parts(model: nn.Module) -> dict[str, Part]:
 
 
 def measure_gradient_onset(
-    model: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int = 4, optimizer: str = "sgd", lr: float = 0.1
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int = 4, lr: float = 0.1
 ) -> GradientOnset:
     """Gradient norms of every part in `steps` backward passes, with an update after each. Works on a copy of `model`.
 
-    loss(model) returns the scalar loss of one pass; optimizer is "sgd" (plain) or "adam" (torch's other defaults).
+    loss(model) returns the scalar loss of one pass.
     """
-    one_of("optimizer", optimizer, OPTIMIZERS)
-    whole("steps", steps, 1, 10_000)
     model = copy.deepcopy(model)
-    parts, update = named_parts(model), OPTIMIZERS[optimizer](model.parameters(), lr=lr)
+    parts, optimizer = named_parts(model), torch.optim.SGD(model.parameters(), lr=lr)
     norms = []
     for _ in range(steps):
-        update.zero_grad()
+        optimizer.zero_grad()
         loss(model).backward()
         norms.append([0.0 if p.grad is None else p.grad[rows].norm().item() for p, rows in parts.values()])
-        update.step()
+        optimizer.step()
     return GradientOnset(list(parts), list(range(steps)), torch.tensor(norms, dtype=torch.float64).T)

@@ -6,20 +6,21 @@ Letters: N pictures, S = 6 tokens.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image  # matplotlib brings Pillow
 from torch import Tensor
 from torch.nn import functional as F
 
 from adaln_lab.utils.assets import asset
-from adaln_lab.utils.checks import Range, Text, check_labels, conform, construct, one_of
-from adaln_lab.utils.files import Damaged, read_json
+from adaln_lab.utils.checks import Text, check_labels, conform, one_of
 
 STYLES = ("twemoji", "noto")
 SPLITS = ("both", *STYLES, "new_pair", "new_noun")  # the styles in which training shows a noun; the last two: in none
@@ -42,21 +43,13 @@ class Noun:
 @cache
 def nouns() -> tuple[Noun, ...]:
     """All nouns by name; a noun's index is its place on the sheets."""
-    return tuple(Noun(*row) for row in _names().nouns)
-
-
-@dataclass(frozen=True)
-class _Names:
-    """What names.json holds."""
-
-    nouns: list[Annotated[list[str], Range(4, 4)]]  # the fields of a Noun
-    other_words: dict[str, str]  # keyword -> the words of a noun
+    return tuple(Noun(*row) for row in _names()["nouns"])
 
 
 @cache
-def _names() -> _Names:
-    path = asset("emoji") / "names.json"
-    return construct(_Names, read_json(path, "the names of emoji; install the package again"), str(path))
+def _names() -> dict[str, Any]:
+    """What names.json holds: "nouns", the fields of each Noun; "other_words", keyword -> the words of a noun."""
+    return json.loads((asset("emoji") / "names.json").read_text(encoding="utf8"))
 
 
 @cache
@@ -131,7 +124,7 @@ def understood(text: str) -> str:
 
 def suggestions(word: str) -> list[str]:
     """What to write for an unknown word: the noun that has it as a keyword, and words that look like it."""
-    meant = _names().other_words.get(word)
+    meant = _names()["other_words"].get(word)
     near = difflib.get_close_matches(word, vocabulary()[:-3], n=3, cutoff=0.6)
     return [*([meant] if meant else []), *near] or ["cat", "red heart", "book"]
 
@@ -149,20 +142,10 @@ def pictures(size: int = 24) -> Tensor:
 
 
 def _sheet(style: str) -> Tensor:
-    from PIL import Image  # matplotlib brings Pillow
-
-    path, n = asset("emoji") / f"{style}.webp", len(nouns())
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise Damaged(f"{path} is damaged ({error}); install the package again") from error
-    if pixels.shape != (-(-n // COLUMNS) * TILE, COLUMNS * TILE, 3):
-        raise Damaged(
-            f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, not what {n} nouns need; install again"
-        )
-    tiles = torch.from_numpy(pixels.copy()).unflatten(1, (COLUMNS, TILE)).unflatten(0, (-1, TILE))
-    tiles = tiles.permute(0, 2, 4, 1, 3).flatten(0, 1)[:n]  # (nouns, 3, 32, 32)
+    with Image.open(asset("emoji") / f"{style}.webp") as image:
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    tiles = pixels.unflatten(1, (COLUMNS, TILE)).unflatten(0, (-1, TILE))
+    tiles = tiles.permute(0, 2, 4, 1, 3).flatten(0, 1)[: len(nouns())]  # (nouns, 3, 32, 32)
     return tiles.float() / 127.5 - 1
 
 

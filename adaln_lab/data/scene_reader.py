@@ -20,7 +20,6 @@ from adaln_lab.data.scenes import CELLS, FACTORS, FIRST, GLOBAL, LEVEL, LIGHT, L
 
 PARTS = ("size", "colour", "shape")  # of an object, beside its cell
 FAR = 0.15  # the largest difference of light that one pixel contributes
-MEASURES = (*GLOBAL, *LOCAL, "binding", "all")
 
 
 def read(pictures: Tensor) -> Tensor:
@@ -106,7 +105,7 @@ def _values(factors: Iterable[str]) -> Iterator[tuple[int, ...]]:
 
 
 def agreement(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Which factors agree in each scene: MEASURES -> (B,) bool. The tokens may have different numbers of objects.
+    """Which factors agree in each scene: name -> (B,) bool. The tokens may have different numbers of objects.
 
     Sizes, colours and shapes are compared as multisets and cells as a set, so that each has its own accuracy; `binding`
     asks whether each colour is on the right shape, `all` whether the two scenes are the same.
@@ -126,7 +125,7 @@ def agreement(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 
 def scene_accuracy(pictures: Tensor, tokens: Tensor) -> dict[str, float]:
-    """Share of pictures (B, 3, N, N) in which each factor is as the tokens (B, S) say; keys MEASURES."""
+    """Share of pictures (B, 3, N, N) in which each factor is as the tokens (B, S) say."""
     return {name: same.sum().item() / len(same) for name, same in agreement(read(pictures), tokens).items()}
 
 

@@ -100,12 +100,6 @@ class Choice:
     value: str  # the default
     label: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.value not in self.options:
-            raise ValueError(f"choice {self.name!r}: the default {self.value!r} is not among {self.options}")
-        if len(set(self.options)) < max(2, len(self.options)):
-            raise ValueError(f"choice {self.name!r}: at least two different options are needed, got {self.options}")
-
     def text(self, value: str) -> str:
         """The title of a tile of the contact sheet."""
         return value

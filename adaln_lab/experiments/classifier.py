@@ -11,6 +11,8 @@ pictures is part of every report. Letters: N pictures, F = 64 features, K classe
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from adaln_lab.utils.checks import check_labels, check_tensors
 from adaln_lab.utils.environment import home
 from adaln_lab.utils.files import read_tensors, save_tensors
 
+Model = TypeVar("Model", bound=nn.Module)
 log = logging.getLogger("adaln_lab")
 
 
@@ -69,8 +72,6 @@ def fit_classifier(data: Dataset, steps: int = 1200) -> Classifier:
     The noise matters: a network trained on clean scans alone misreads the grain of samples that other classifiers
     read. tests/experiments/test_classifier.py compares with a support vector machine on samples.
     """
-    if data.labels.dim() != 1:
-        raise ValueError(f"a classifier needs one label per picture; scene_reader reads the words of {data.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)
@@ -103,7 +104,11 @@ def load_classifier(data: Dataset) -> Classifier:
     if not file.is_file():
         log.info("fitting a classifier to %s (once; kept as %s)", data.name, file)
         save_tensors(fit_classifier(data).state_dict(), file)
-    model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)
+    return load_frozen(Classifier(data.images.shape[1], data.n_classes).to(data.images.device), file)
+
+
+def load_frozen(model: Model, file: Path) -> Model:
+    """The model with the weights of the file, to measure with."""
     tensors = read_tensors(file)[0]
     check_tensors(tensors, model.state_dict(), file)
     model.load_state_dict(tensors)

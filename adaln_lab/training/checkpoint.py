@@ -44,38 +44,22 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a run, finished or not."""
+class Progress:
+    """What a checkpoint holds beside its tensors."""
 
+    format: Text
+    device: Annotated[str, ("cpu", "cuda", "mps")]
     model: DiTConfig
     train: TrainConfig
+    number: Annotated[int, Range(0, 10**7)]
     seconds: Annotated[float, Range(0, 10**10)]
+    history: list[list]  # the fields of each `Step`
     # where it is trained; all but the machine decide whether its end is the same bit for bit
     data: Text | None = None
     machine: Text | None = None
     processes: int | None = None
     threads: int | None = None
     torch: Text | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress(Facts):
-    """What a checkpoint holds beside its tensors."""
-
-    format: Text
-    device: Annotated[str, ("cpu", "cuda", "mps")]
-    number: Annotated[int, Range(0, 10**7)]
-    history: list[list]  # the fields of each `Step`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record(Facts):
-    """What run.json holds."""
-
-    finished: bool
-    date: Text
-    loss: list[float]
-    gates: dict[str, list[list[float]]]
 
 
 def seal(kind: str, model: dict[str, Any], data: str, weights: bytes) -> str:

@@ -89,12 +89,13 @@ class Session:
                 )
             return False
         try:
-            was = construct(checkpoint.Record, read_json(self.folder / "run.json"), "run.json")
+            record = read_json(self.folder / "run.json")
+            model, config = construct(DiTConfig, record["model"], ""), construct(TrainConfig, record["train"], "")
             checkpoint.load_model(self.folder)
-        except ValueError:  # damaged or not there yet: the checkpoint decides
+        except (ValueError, KeyError):  # damaged or not there yet: the checkpoint decides
             return False
-        self._check_same(was)
-        return was.finished
+        self._check_same(model, config)
+        return record.get("finished") is True
 
     def _start(self, data: Dataset) -> Run:
         """The run of the newest whole checkpoint, which rank 0 reads for all; a fresh one where there is none."""
@@ -105,7 +106,7 @@ class Session:
                 self._say("no whole checkpoint in %s: starting afresh", self.folder)
             return Run.new(self.model, self.config, self.device)
         run, was = checkpoint.unpack_run(content, self.folder / checkpoint.CHECKPOINT, self.device)
-        self._check_same(was)
+        self._check_same(was.model, was.train)
         now = self.facts(data)
         for fact in ("data", "processes", "torch"):
             if (old := getattr(was, fact)) != now[fact] and not self.inexact:
@@ -121,9 +122,9 @@ class Session:
             )
         return run
 
-    def _check_same(self, was: checkpoint.Record | checkpoint.Progress) -> None:
+    def _check_same(self, model: DiTConfig, config: TrainConfig) -> None:
         """ValueError where model or recipe are not those of the run in the folder."""
-        for then, now in ((was.model, self.model), (was.train, self.config)):
+        for then, now in ((model, self.model), (config, self.config)):
             for name, value in asdict(now).items():
                 if (old := getattr(then, name)) != value:
                     raise ValueError(f"the run was made with {name} {old}, asked for now is {value}; use another --out")
@@ -149,7 +150,7 @@ class Session:
                         pause = max(self.save_every, (saved - now) / SAVE_SHARE)
                     due = saved + pause
         except RuntimeError as error:
-            if sentence := explain(error, run, data, self.folder):
+            if sentence := explain(error, run, self.folder):
                 raise ValueError(sentence) from error
             raise
         except (KeyboardInterrupt, SystemExit, ValueError):  # stopped by hand, or a loss that is not finite

@@ -251,9 +251,9 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def gate_sizes(model: TinyDiT, times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> Tensor | None:
+def gate_sizes(model: TinyDiT) -> Tensor | None:
     """(depth, 2): root mean square of attention and MLP gates over channels, classes, times; None without gates."""
-    gates = read_gates(model, torch.tensor(times))
+    gates = read_gates(model, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
     return None if gates is None else gates.square().mean((2, 3, 4)).sqrt().cpu()
 
 

@@ -1,17 +1,10 @@
 """Emoji: each tile shows what its name says, nothing held out is shown, and wrong words are refused with right ones."""
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 
 from adaln_lab.data import datasets, emoji
 from adaln_lab.utils.assets import asset
-
-CACHES = (emoji.nouns, emoji._names, emoji.vocabulary, emoji._ids, emoji.pictures)
 
 
 def place(words: str) -> int:
@@ -164,83 +157,3 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call()
     assert len(str(error.value)) < 300 and "\n" not in str(error.value)
-
-
-# Damaged files
-
-
-@pytest.fixture
-def copied(tmp_path, monkeypatch):
-    """A copy of the folder, which is read instead of the package's."""
-    shutil.copytree(asset("emoji"), tmp_path / "emoji")
-    monkeypatch.setattr(emoji, "asset", lambda name: tmp_path / name)
-    for cached in CACHES:
-        cached.cache_clear()
-    yield tmp_path / "emoji"
-    for cached in CACHES:
-        cached.cache_clear()
-
-
-def narrower(path: Path) -> None:
-    with Image.open(path) as image:
-        image.crop((0, 0, image.width - 32, image.height)).save(path, lossless=True, method=0)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"<!DOCTYPE html>"),
-        lambda path: path.write_bytes(path.read_bytes()[:20]),
-        lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-        lambda path: path.write_bytes(bytes(64) + path.read_bytes()[64:]),
-        narrower,
-    ],
-    ids=["missing", "empty", "a page", "a head", "cut short", "other head", "narrower"],
-)
-def test_a_damaged_sheet_is_refused_by_name(copied, spoil):
-    spoil(copied / "noto.webp")
-    with pytest.raises(ValueError, match=r"noto.webp .*install") as error:
-        emoji.pictures(32)
-    assert "\n" not in str(error.value)
-
-
-ROW = ["cat", "cat", "Animals & Nature", "both"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{",
-        "{}",
-        '{"nouns": NaN}',
-        *(
-            json.dumps({"other_words": {}} | content)
-            for content in [
-                {"nouns": 3},
-                {"nouns": ["cat"]},
-                {"nouns": [ROW[:3]]},
-                {"nouns": [[*ROW, "more"]]},
-                {"nouns": [[1, *ROW[1:]]]},
-                {"nouns": [ROW], "other_words": []},
-                {"nouns": [ROW], "other_words": {"pet": 1}},
-                {"nouns": [ROW], "more": 1},
-            ]
-        ),
-    ],
-)
-def test_damaged_names_are_refused_by_name(copied, content):
-    (copied / "names.json").write_text(content)
-    with pytest.raises(ValueError, match=r"names.json"):
-        emoji.nouns()
-
-
-def test_fewer_names_than_tiles_are_noticed(copied):
-    file = copied / "names.json"
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps(content | {"nouns": content["nouns"][:-40]}))
-    with pytest.raises(ValueError, match=r"has 1280 x 1152 pixels, not what 1370 nouns need; install again"):
-        emoji.pictures(32)

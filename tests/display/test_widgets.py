@@ -276,11 +276,6 @@ def test_a_choice_changes_the_picture_and_its_words() -> None:
     assert choice.spread(2) == ["low", "high"] and len(e.contact_sheet(3)) > 0
 
 
-def test_a_choice_needs_a_default_among_its_options() -> None:
-    with pytest.raises(ValueError, match="'place': the default 'top' is not among"):
-        Choice("place", ("low", "high"), "top")
-
-
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """Bundles that a kernel would have displayed, and a fresh memory of clicks."""
