@@ -19,58 +19,6 @@ from adaln_lab.experiments import classifier
 from adaln_lab.samplers import sample, time_grid
 from adaln_lab.training.checkpoint import shipped_model
 
-# variance_shares: what time explains, what the label explains, and what only both together explain
-
-
-def variance_shares(m: Tensor) -> Tensor:
-    """m (n times, K labels, D) -> the shares (3,) of its variance that t, the label, and their interaction hold."""
-    m = m - m.mean((0, 1))
-    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
-    parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
-    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
-
-
-VARIANCE_SHARES_MISTAKES = """
-mean left in
-    You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel.
-    - m.mean((0, 1)) =>
-time and label exchanged
-    Your first share is the label's: to keep the effect of t, average over labels, axis 1.
-    by_t, by_label = => by_label, by_t =
-means not repeated
-    You sum squares over n and over K means; each mean counts for a whole row or column: expand it first.
-    by_t.expand_as(m), by_label.expand_as(m), => by_t, by_label,
-nothing left over
-    Your third part is the whole table; subtract the two other parts from it.
-    m - by_t - by_label => m
-divided by n minus one
-    Your variances divide by n - 1, torch's default, so they do not add up: use correction=0, or sums of squares.
-    total = m.flatten(0, 1).var(0).sum()
-    by_t, by_label = m.mean(1).var(0).sum() / total, m.mean(0).var(0).sum() / total
-    return torch.stack([by_t, by_label, 1 - by_t - by_label])
-not divided
-    You return sums of squares; divide them by the sum of all three to get shares.
-    / m.square().sum() =>
-deviations for variances
-    Your shares do not add up to 1: you take roots. Variances add up, and deviations do not.
-    return variance_shares(m).sqrt()
-percent
-    Your shares add up to 100: a share of the whole is 1.
-    return => return 100 *
-divided by the sum of two
-    Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it.
-    shares = variance_shares(m)
-    return shares / (shares[0] + shares[1])
-"""
-
-
-def variance_shares_cases() -> list[tuple]:
-    by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
-    return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
-
-
-# footprint: where a picture changes
-
 
 def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
     """Share of the mean absolute change that lies inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
@@ -78,7 +26,29 @@ def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
     return change[inside].sum() / change.sum()
 
 
-FOOTPRINT_MISTAKES = """
+def footprint_cases() -> list[tuple]:
+    """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
+    inside = torch.zeros(5, 6, dtype=torch.bool)
+    inside[:2, :3] = True
+    cases = []
+    for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
+        before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
+        cases.append((before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask))
+    return cases
+
+
+register(
+    Exercise,
+    question="Give the share of a change that lies inside a part of the picture.",
+    solution=footprint,
+    returns=("share",),
+    cases=footprint_cases,
+    hints=(
+        "First a map: how much does each pixel change, on average over pictures and colours?",
+        "Absolute values first, then the mean over axes 0 and 1.",
+        "change[inside].sum() / change.sum()",
+    ),
+    mistakes="""
 signs cancel
     You average before taking the absolute value: changes of opposite sign would cancel.
     abs().mean((0, 1)) => mean((0, 1)).abs()
@@ -104,21 +74,8 @@ inside against outside
 not compared with the whole
     A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole.
     / change.sum() =>
-"""
-
-
-def footprint_cases() -> list[tuple]:
-    """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
-    inside = torch.zeros(5, 6, dtype=torch.bool)
-    inside[:2, :3] = True
-    cases = []
-    for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
-        before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
-        cases.append((before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask))
-    return cases
-
-
-# order_of_patches: what a model knows of places, and which tokens it mixes
+""",
+)
 
 
 def order_of_patches() -> dict[str, tuple[str, str]]:
@@ -159,7 +116,81 @@ def pictures(tokens: Tensor) -> Tensor:
     return tokens.reshape(-1, 4, 4, 2, 2).transpose(2, 3).reshape(-1, 1, 8, 8)
 
 
-# told_times: a sampler that tells the model few different times
+register(
+    Predict,
+    question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
+    solution=order_of_patches,
+    columns=("answer permuted with the patches", "tokens ignore each other"),
+    notes={
+        "answer permuted with the patches": "which part of the model treats token 3 differently from token 7?",
+        "tokens ignore each other": "which branch is the only one that mixes tokens?",
+        "both gates 0": "with every gate at 0 the stream is patch embedding + positions. Who reads it?",
+    },
+    hints=(
+        "Modulation, LN and MLP do the same to every token. What is added that depends on the place?",
+        "Attention alone lets a token see another one. A gate of 0 removes it.",
+        "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
+    ),
+)
+
+
+def variance_shares(m: Tensor) -> Tensor:
+    """m (n times, K labels, D) -> the shares (3,) of its variance that t, the label, and their interaction hold."""
+    m = m - m.mean((0, 1))
+    by_t, by_label = m.mean(1, keepdim=True), m.mean(0, keepdim=True)
+    parts = [by_t.expand_as(m), by_label.expand_as(m), m - by_t - by_label]
+    return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
+
+
+def variance_shares_cases() -> list[tuple]:
+    by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
+    return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
+
+
+register(
+    Exercise,
+    question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
+    solution=variance_shares,
+    returns=("shares",),
+    cases=variance_shares_cases,
+    hints=(
+        "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
+        "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
+        "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
+    ),
+    mistakes="""
+mean left in
+    You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel.
+    - m.mean((0, 1)) =>
+time and label exchanged
+    Your first share is the label's: to keep the effect of t, average over labels, axis 1.
+    by_t, by_label = => by_label, by_t =
+means not repeated
+    You sum squares over n and over K means; each mean counts for a whole row or column: expand it first.
+    by_t.expand_as(m), by_label.expand_as(m), => by_t, by_label,
+nothing left over
+    Your third part is the whole table; subtract the two other parts from it.
+    m - by_t - by_label => m
+divided by n minus one
+    Your variances divide by n - 1, torch's default, so they do not add up: use correction=0, or sums of squares.
+    total = m.flatten(0, 1).var(0).sum()
+    by_t, by_label = m.mean(1).var(0).sum() / total, m.mean(0).var(0).sum() / total
+    return torch.stack([by_t, by_label, 1 - by_t - by_label])
+not divided
+    You return sums of squares; divide them by the sum of all three to get shares.
+    / m.square().sum() =>
+deviations for variances
+    Your shares do not add up to 1: you take roots. Variances add up, and deviations do not.
+    return variance_shares(m).sqrt()
+percent
+    Your shares add up to 100: a share of the whole is 1.
+    return => return 100 *
+divided by the sum of two
+    Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it.
+    shares = variance_shares(m)
+    return shares / (shares[0] + shares[1])
+""",
+)
 
 
 def told_times() -> dict[str, float]:
@@ -184,7 +215,21 @@ def measure_told(told: dict[str, float]) -> tuple[float, float] | str:
     return classifier.evaluate(images, y, data, classifier.load_classifier(data)).frechet, len(told_at.unique())
 
 
-# draw_from_table: all modulation of a sampler, computed once
+register(
+    Design,
+    question="Choose the times that the model is told in six steps: at most two different ones.",
+    solution=told_times,
+    measure=measure_told,
+    goal=3.0,
+    budget=2,
+    unit="different times",
+    is_value=True,
+    hints=(
+        "The steps start at t = 1, .83, .67, .50, .33, .17. One time for all of them gives 3.6 at best.",
+        "The last steps finish the strokes and need a time near the data. Where does the first group end?",
+        "0.6 for the first four steps and 0.3 for the last two.",
+    ),
+)
 
 
 def draw_from_table(model: TinyDiT, x: Tensor, y: Tensor, steps: int) -> Tensor:
@@ -234,68 +279,14 @@ def examine_table(draw: Callable) -> tuple[bool, str]:
 
 
 register(
-    Exercise(
-        question="Give the share of a change that lies inside a part of the picture.",
-        solution=footprint,
-        returns=("share",),
-        cases=footprint_cases,
-        hints=(
-            "First a map: how much does each pixel change, on average over pictures and colours?",
-            "Absolute values first, then the mean over axes 0 and 1.",
-            "change[inside].sum() / change.sum()",
-        ),
-        mistakes=FOOTPRINT_MISTAKES,
-    ),
-    Predict(
-        question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
-        solution=order_of_patches,
-        columns=("answer permuted with the patches", "tokens ignore each other"),
-        notes={
-            "answer permuted with the patches": "which part of the model treats token 3 differently from token 7?",
-            "tokens ignore each other": "which branch is the only one that mixes tokens?",
-            "both gates 0": "with every gate at 0 the stream is patch embedding + positions. Who reads it?",
-        },
-        hints=(
-            "Modulation, LN and MLP do the same to every token. What is added that depends on the place?",
-            "Attention alone lets a token see another one. A gate of 0 removes it.",
-            "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
-        ),
-    ),
-    Exercise(
-        question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
-        solution=variance_shares,
-        returns=("shares",),
-        cases=variance_shares_cases,
-        hints=(
-            "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
-            "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
-            "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
-        ),
-        mistakes=VARIANCE_SHARES_MISTAKES,
-    ),
-    Design(
-        question="Choose the times that the model is told in six steps: at most two different ones.",
-        solution=told_times,
-        measure=measure_told,
-        goal=3.0,
-        budget=2,
-        unit="different times",
-        is_value=True,
-        hints=(
-            "The steps start at t = 1, .83, .67, .50, .33, .17. One time for all of them gives 3.6 at best.",
-            "The last steps finish the strokes and need a time near the data. Where does the first group end?",
-            "0.6 for the first four steps and 0.3 for the last two.",
-        ),
-    ),
-    Repair(
-        question="Mend the two wrong lines, so that the samples are those of the model.",
-        solution=draw_from_table,
-        given=given_table,
-        examine=examine_table,
-        hints=(
-            "Print the times and labels of the table's rows: which label stands in row 0, row 1, row 10?",
-            "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
-            "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
-        ),
+    Repair,
+    question="Mend the two wrong lines, so that the samples are those of the model.",
+    solution=draw_from_table,
+    given=given_table,
+    examine=examine_table,
+    hints=(
+        "Print the times and labels of the table's rows: which label stands in row 0, row 1, row 10?",
+        "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
+        "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
     ),
 )
