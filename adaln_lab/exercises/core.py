@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -35,16 +35,20 @@ class Exercise:
     question: str  # one sentence
     solution: Callable  # its name is the exercise's name
     returns: tuple[str, ...]  # names of what the solution returns
-    cases: Callable[[], list[tuple]]  # makes the arguments of every call
+    cases: Callable[[], Iterable[tuple]]  # makes the arguments of every call
     hints: tuple[str, str, str]  # from a nudge to almost the answer
     mistakes: str  # the known ones, as a table: see `mutants`
     gradients: bool = False  # whether they must flow back: the answer is a part of a model
-    later: Callable[[], list[tuple]] = list  # arguments of other shapes, as cells below give them
+    later: Callable[[], Iterable[tuple]] = tuple  # arguments of other shapes, as cells below give them
     products: int | None = None  # how many matrix products an answer may compute, where the method is the point
 
     @property
     def name(self) -> str:
         return self.solution.__name__
+
+    @property
+    def case(self) -> tuple:
+        return next(iter(self.cases()))  # the first
 
     @cached_property
     def wrong(self) -> dict[str, Callable]:
@@ -107,8 +111,7 @@ def check(name: str, fn: Callable | None) -> Callable:
         remember(name, is_solved=not complaint)
     if complaint or beyond:
         return ours
-    case = exercise.cases()[0]
-    is_ready = outcomes.is_ready(fn, exercise.solution, case, len(exercise.returns), exercise.gradients)
+    is_ready = outcomes.is_ready(fn, exercise.solution, exercise.case, len(exercise.returns), exercise.gradients)
     if not is_ready or not outcomes.is_exact(got, want):
         fn = outcomes.adapted(fn, want[0], exercise.gradients)
     return with_note(fn, FLOAT32) if is_rounded else fn
@@ -220,14 +223,14 @@ def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
                 return f"{mistake}. {exercise.wrong[mistake].__doc__}{numbers}{also}"
     if any(outcome.error is not None or len(outcome.items) != len(exercise.returns) for outcome in got):
         return outcomes.difference(fn, exercise.returns, got, want)
-    case, results = exercise.cases()[0], len(exercise.returns)
+    case, results = exercise.case, len(exercise.returns)
     how = outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
     return how + outcomes.influence(fn, exercise.solution, case, results)
 
 
 def _how(exercise: Exercise, fn: Callable) -> str:
     """What is wrong with the way in which right numbers were computed; empty if nothing is."""
-    case = exercise.cases()[0]
+    case = exercise.case
     if exercise.products is not None and (count := outcomes.count_products(fn, case)) > exercise.products:
         return f"the numbers are right, but {count} matrix products made them, as a loop does: {exercise.question}"
     return outcomes.missing_gradients(fn, exercise.solution, case, exercise.returns) if exercise.gradients else ""

@@ -4,7 +4,7 @@ For a function to write: the solution, its common mistakes (a table for `core.mu
 B batch, T tokens, D width, C channels; eps is large in the cases, so that its place matters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,13 +21,11 @@ def normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return gamma * centred / (var + eps).sqrt() + beta
 
 
-def normalised_cases() -> list[tuple]:
+def normalised_cases() -> Iterator[tuple]:
     """Tokens with a mean, because several mistakes make no difference without one; each token has its own scale."""
-    cases = []
     for seed, (b, t, d, eps) in enumerate([(2, 5, 6, 0.3), (4, 3, 7, 0.01), (1, 7, 5, 0.1)]):
         x = 1.5 + randn64(b, t, d, seed=seed) * (1 + randn64(b, t, 1, seed=seed + 10).abs())
-        cases.append((x, randn64(d, seed=seed + 20), randn64(d, seed=seed + 30), eps))
-    return cases
+        yield x, randn64(d, seed=seed + 20), randn64(d, seed=seed + 30), eps
 
 
 register(
@@ -248,15 +246,13 @@ def norm_backward(dy: Tensor, x_hat: Tensor, sigma: Tensor, gamma: Tensor) -> tu
     return dx, (dy * x_hat).sum((0, 1)), dy.sum((0, 1))
 
 
-def norm_backward_cases() -> list[tuple]:
+def norm_backward_cases() -> Iterator[tuple]:
     """x_hat and sigma of random tokens; because of eps, the norm of x_hat is a little below sqrt(D)."""
-    cases = []
     for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
         x = 0.5 + 2 * randn64(b, t, d, seed=seed)
         sigma = (x.var(-1, correction=0, keepdim=True) + 0.2).sqrt()
         x_hat = (x - x.mean(-1, keepdim=True)) / sigma
-        cases.append((randn64(b, t, d, seed=seed + 10), x_hat, sigma, 1 + 0.5 * randn64(d, seed=seed + 20)))
-    return cases
+        yield randn64(b, t, d, seed=seed + 10), x_hat, sigma, 1 + 0.5 * randn64(d, seed=seed + 20)
 
 
 register(

@@ -4,7 +4,7 @@ For each exercise: the solution, its common mistakes (a table for `core.mutants`
 B batch, D width, C width of c, T tokens or places, O outputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -84,12 +84,10 @@ def read_off(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-def read_off_cases() -> list[tuple]:
-    cases = []
+def read_off_cases() -> Iterator[tuple]:
     for seed, (b, t, d) in enumerate(((2, 4, 5), (3, 2, 6), (2, 5, 3))):
         n, scale, shift = F.layer_norm(randn64(b, t, d, seed=seed), (d,)), randn64(b, 1, d, seed=8), randn64(b, 1, d)
-        cases.append((n, n * (1 + scale) + shift))
-    return cases
+        yield n, n * (1 + scale) + shift
 
 
 register(
@@ -191,18 +189,16 @@ def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
     return weight * (1 + scale), bias + weight @ shift
 
 
-def fold_into_linear_cases() -> list[tuple]:
-    """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
-    sizes = ((5, 5), (4, 6), (7, 3))
-    return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
-
-
 register(
     Exercise,
     question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
     solution=fold_into_linear,
     returns=("weight", "bias"),
-    cases=fold_into_linear_cases,
+    # in the first the Linear is square, so that mixing up rows and columns runs and is wrong
+    cases=lambda: [
+        (randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3))
+        for o, d in ((5, 5), (4, 6), (7, 3))
+    ],
     hints=(
         "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
         "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
@@ -274,18 +270,16 @@ def ada_in(content: Tensor, style: Tensor) -> Tensor:
     return std * F.instance_norm(content) + mean
 
 
-def ada_in_cases() -> list[tuple]:
-    """The last channel of each content is faint, so that the eps under its root is seen."""
-    contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
-    return [(faint(content), 0.4 * randn64(*content.shape, seed=1) - 3) for content in contents]
-
-
 register(
     Exercise,
     question="Give each channel of content the mean and standard deviation that style has there.",
     solution=ada_in,
     returns=("painted",),
-    cases=ada_in_cases,
+    # the last channel of each content is faint, so that the eps under its root is seen
+    cases=lambda: [
+        (faint(2 * randn64(*shape) + 1), 0.4 * randn64(*shape, seed=1) - 3)
+        for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))
+    ],
     hints=(
         "First remove content's own mean and standard deviation, channel by channel; then apply those of style.",
         "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",

@@ -4,7 +4,7 @@ For each exercise: the solution, its common mistakes (a table for `core.mutants`
 B batch, T tokens, D width, C width of the condition.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,13 @@ def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp
     return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
 
 
-def adaln_zero_block_cases() -> list[tuple]:
+def adaln_zero_block_cases() -> Iterator[tuple]:
     """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
-    cases = []
     for seed, (b, t, d) in enumerate([(3, 3, 6), (2, 5, 7), (1, 4, 5)]):
         make, mix = 0.4 * randn64(4, 6 * d, seed=20 + seed), randn64(d, d, seed=30 + seed) / d**0.5
         weights = randn64(t, t, seed=40 + seed).softmax(-1)
         functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
-        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), randn64(b, 4, seed=10 + seed), *functions))
-    return cases
+        yield faint(0.7 + 2 * randn64(b, t, d, seed=seed)), randn64(b, 4, seed=10 + seed), *functions
 
 
 register(

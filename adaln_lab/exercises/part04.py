@@ -4,7 +4,7 @@ L blocks, N entries of the stream as one vector, B batch, T tokens, D width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,17 +57,15 @@ def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
     return grad
 
 
-def pull_back_cases() -> list[tuple]:
-    shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
-    return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
-
-
 register(
     Exercise,
     question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
     solution=pull_back,
     returns=("grad",),
-    cases=pull_back_cases,
+    cases=lambda: [
+        (randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5)
+        for b, n, length in ((2, 4, 3), (3, 5, 2), (1, 3, 4))
+    ],
     hints=(
         "A gradient goes through the last block first. What multiplies it there?",
         "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
@@ -212,13 +210,11 @@ def _branch(d: int) -> Callable:
     return lambda h: (h @ mix) ** 2 + 0.3
 
 
-def sandwich_branch_cases() -> list[tuple]:
+def sandwich_branch_cases() -> Iterator[tuple]:
     """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
-    cases = []
     for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
         scale, gate = 0.5 * randn64(2, b, 1, d, seed=10 + seed)
-        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), scale, gate, _branch(d)))
-    return cases
+        yield faint(0.7 + 2 * randn64(b, t, d, seed=seed)), scale, gate, _branch(d)
 
 
 register(

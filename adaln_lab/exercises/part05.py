@@ -5,7 +5,7 @@ t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -28,18 +28,16 @@ def flow_pair(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - t) * x_0 + t * noise, noise - x_0
 
 
-def flow_pair_cases() -> list[tuple]:
-    """In the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong."""
-    shapes = [(4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7)]
-    return [(randn64(*s), randn64(*s, seed=1), torch.linspace(0.137, 0.911, s[0], dtype=torch.float64)) for s in shapes]
-
-
 register(
     Exercise,
     question="Mix images and noise for the times t, and give the velocity of the mix.",
     solution=flow_pair,
     returns=("x_t", "v"),
-    cases=flow_pair_cases,
+    # in the first the batch is as large as the images are wide, so that a wrong broadcast runs and is wrong
+    cases=lambda: [
+        (randn64(*s), randn64(*s, seed=1), torch.linspace(0.137, 0.911, s[0], dtype=torch.float64))
+        for s in ((4, 3, 5, 4), (2, 5, 4, 6), (5, 1, 2, 3), (1, 4, 3, 7))
+    ],
     hints=(
         "x_t is a straight line from the image at t = 0 to the noise at t = 1. v is its derivative by t.",
         "t has shape (B,) and the images (B, C, H, W): give t three more axes of length 1.",
@@ -254,13 +252,11 @@ def _branch(d: int) -> Callable:
     return lambda h: torch.tanh(h @ mix)
 
 
-def modulated_branch_cases() -> list[tuple]:
+def modulated_branch_cases() -> Iterator[tuple]:
     """The branch mixes channels and is not linear, so that two mistakes cannot cancel."""
-    cases = []
     for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
         shift, scale, gate = 0.5 * randn64(3, b, 1, d, seed=10 + seed)
-        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), shift, scale, gate, _branch(d)))
-    return cases
+        yield faint(0.7 + 2 * randn64(b, t, d, seed=seed)), shift, scale, gate, _branch(d)
 
 
 register(
@@ -393,17 +389,15 @@ def guided(v_label: Tensor, v_null: Tensor, guidance: float) -> Tensor:
     return v_null + guidance * (v_label - v_null)
 
 
-def guided_cases() -> list[tuple]:
-    shapes = ((2, 5, 3, 4), (1, 4, 3, 7), (3, 1, 2, 5))
-    return [(randn64(*s), randn64(*s, seed=1), guidance) for s, guidance in zip(shapes, (3.0, 1.5, 0.0), strict=True)]
-
-
 register(
     Exercise,
     question="Move the prediction away from the unconditional one, by a factor `guidance`.",
     solution=guided,
     returns=("v",),
-    cases=guided_cases,
+    cases=lambda: [
+        (randn64(*shape), randn64(*shape, seed=1), guidance)
+        for shape, guidance in (((2, 5, 3, 4), 3.0), ((1, 4, 3, 7), 1.5), ((3, 1, 2, 5), 0.0))
+    ],
     hints=(
         "guidance 0 gives v_null, guidance 1 gives v_label, and the line goes on beyond.",
         "The direction is v_label - v_null. Where do you start?",

@@ -4,7 +4,7 @@ t = 0 is data, t = 1 is noise. For each exercise: the solution, its common mista
 `core.mutants`) and the arguments of the check, or the experiment that marks the answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,15 +26,13 @@ def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
     return change[inside].sum() / change.sum()
 
 
-def footprint_cases() -> list[tuple]:
+def footprint_cases() -> Iterator[tuple]:
     """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
     inside = torch.zeros(5, 6, dtype=torch.bool)
     inside[:2, :3] = True
-    cases = []
     for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
         before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
-        cases.append((before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask))
-    return cases
+        yield before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask
 
 
 register(
@@ -142,17 +140,16 @@ def variance_shares(m: Tensor) -> Tensor:
     return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
 
 
-def variance_shares_cases() -> list[tuple]:
-    by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
-    return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
-
-
 register(
     Exercise,
     question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
     solution=variance_shares,
     returns=("shares",),
-    cases=variance_shares_cases,
+    cases=lambda: [
+        (randn64(5, 4, 3) + 2.0,),
+        (randn64(6, 1, 3, seed=1) + 2 * randn64(1, 7, 3, seed=2) + 1.0,),
+        (randn64(3, 5, 1, seed=3) - 1.0,),
+    ],
     hints=(
         "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
         "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",

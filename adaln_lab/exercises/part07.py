@@ -122,20 +122,15 @@ def cross_attention(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tenso
     return scores.softmax(-1) @ v
 
 
-def cross_attention_cases() -> list[tuple]:
-    sizes = ((2, 5, 3, 4), (1, 6, 2, 7))
-    return [
-        (randn64(b, t, d), randn64(b, s, d, seed=1), *(randn64(d, d, seed=i) / d**0.25 for i in (2, 3, 4)))
-        for b, t, s, d in sizes
-    ]
-
-
 register(
     Exercise,
     question="Write cross-attention with one head: from image tokens h to the words ctx.",
     solution=cross_attention,
     returns=("update",),
-    cases=cross_attention_cases,
+    cases=lambda: [
+        (randn64(b, t, d), randn64(b, s, d, seed=1), *(randn64(d, d, seed=i) / d**0.25 for i in (2, 3, 4)))
+        for b, t, s, d in ((2, 5, 3, 4), (1, 6, 2, 7))
+    ],
     hints=(
         "Three products first: queries from the image, keys and values from the words.",
         "Scores are (B, T, S): one for each image token and each word, divided by sqrt(D).",

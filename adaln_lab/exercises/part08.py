@@ -3,7 +3,7 @@
 For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -32,16 +32,14 @@ def _mlp(d: int) -> Callable:
     return lambda h: torch.tanh(h @ mix)
 
 
-def lumina_block_cases() -> list[tuple]:
-    cases = []
+def lumina_block_cases() -> Iterator[tuple]:
     for b, t, d in ((2, 5, 6), (1, 3, 7)):
         vectors = tuple(0.4 * torch.tanh(randn64(b, 1, d, seed=i)) for i in range(4))
         weights = [1 + 0.3 * randn64(d, seed=10 + i) for i in range(4)]
         norms = tuple(lambda h, w=w: F.rms_norm(h, w.shape, w, 1e-5) for w in weights)
         mix = randn64(d, d, seed=20)
         attn = lambda h, m=mix: torch.cumsum(h @ m, 1)  # noqa: E731
-        cases.append((randn64(b, t, d, seed=22), vectors, norms, attn, _mlp(d)))
-    return cases
+        yield randn64(b, t, d, seed=22), vectors, norms, attn, _mlp(d)
 
 
 register(
@@ -161,14 +159,12 @@ def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Ten
     return a + (1 + g) * branch(a)
 
 
-def hdm_step_cases() -> list[tuple]:
-    cases = []
+def hdm_step_cases() -> Iterator[tuple]:
     for n, t, d in ((2, 5, 6), (1, 3, 7)):
         vectors = tuple(randn64(n, 1, d, seed=i) for i in range(3))
         weight = randn64(d, seed=3)
         norm = lambda h, w=weight: F.rms_norm(h, w.shape, w, 1e-6)  # noqa: E731
-        cases.append((3 * randn64(n, t, d, seed=5), vectors, norm, _mlp(d)))
-    return cases
+        yield 3 * randn64(n, t, d, seed=5), vectors, norm, _mlp(d)
 
 
 register(
@@ -294,10 +290,7 @@ register(
     question="Count the parameters of SD3's modulation from depth and width.",
     solution=sd3_modulation,
     returns=("parameters",),
-    cases=lambda: [
-        (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
-        for depth, width in ((24, 1536), (3, 8), (1, 5))
-    ],
+    cases=lambda: [torch.tensor(pair, dtype=torch.float64).unbind() for pair in ((24, 1536), (3, 8), (1, 5))],
     hints=(
         "Count vectors first: how many D-wide vectors does the whole model predict from c?",
         "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
@@ -349,8 +342,7 @@ def flux2_stack(x: Tensor, ctx: Tensor, c: Tensor, weights: tuple, double: Calla
     return both[:, ctx.shape[1] :]
 
 
-def flux2_stack_cases() -> list[tuple]:
-    cases = []
+def flux2_stack_cases() -> Iterator[tuple]:
     for batch, t, n, d in ((2, 5, 3, 6), (1, 4, 2, 7)):
         mix, other = randn64(d, d, seed=30), randn64(d, d, seed=31)
 
@@ -370,8 +362,7 @@ def flux2_stack_cases() -> list[tuple]:
 
         weights = tuple(randn64(k * d, d, seed=32 + i) for i, k in enumerate((6, 6, 3)))
         streams = randn64(batch, t, d, seed=35), randn64(batch, n, d, seed=36), randn64(batch, d, seed=37)
-        cases.append((*streams, weights, double, single))
-    return cases
+        yield *streams, weights, double, single
 
 
 register(

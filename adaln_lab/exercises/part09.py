@@ -21,17 +21,17 @@ def varies(made: Tensor) -> tuple[Tensor, Tensor]:
     return over_tokens, over_items
 
 
-def varies_cases() -> list[tuple]:
-    vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
-    return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),), (randn64(1, 4, 7, seed=3),)]
-
-
 register(
     Exercise,
     question="Say how far the outputs of a Linear vary over the tokens of an item, and how far over items.",
     solution=varies,
     returns=("over_tokens", "over_items"),
-    cases=varies_cases,
+    cases=lambda: [
+        (randn64(3, 5, 6),),
+        (randn64(3, 1, 6, seed=1).expand(3, 5, 6),),
+        (randn64(1, 5, 6, seed=2).expand(3, 5, 6),),
+        (randn64(1, 4, 7, seed=3),),
+    ],
     hints=(
         "How far numbers vary: the largest minus the smallest. Along which axis are the tokens?",
         "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
@@ -108,17 +108,20 @@ class Shy(nn.Module):
         return F.layer_norm(x + self.bias, (6,))
 
 
-def moves_cases() -> list[tuple]:
-    x = randn64(2, 5, 6).float()
-    return [(x, Case(), "first.weight"), (x, Case(), "zero.weight"), (x, Shy(), "bias"), (x, Case(), "unused.weight")]
-
-
 register(
     Exercise,
     question="Nudge one parameter, say whether the output moves, and put the parameter back bit for bit.",
     solution=moves,
     returns=("moved", "parameter"),
-    cases=moves_cases,
+    cases=lambda: [
+        (randn64(2, 5, 6).float(), module, name)
+        for module, name in (
+            (Case(), "first.weight"),
+            (Case(), "zero.weight"),
+            (Shy(), "bias"),
+            (Case(), "unused.weight"),
+        )
+    ],
     hints=(
         "Four steps: keep a copy and the output, nudge in place, ask again, copy back.",
         "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",

@@ -249,18 +249,19 @@ def stacked(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     return out.unflatten(1, (len(weights), -1)).transpose(0, 1)
 
 
-def stacked_cases() -> list[tuple]:
-    weights, biases = [randn64(6, 3, seed=i) for i in range(4)], [randn64(6, seed=10 + i) for i in range(4)]
-    batches = [(5, 4), (2, 3), (1, 4)]
-    return [(randn64(b, 3, seed=20 + b), weights[:n], biases[:n]) for b, n in batches]
-
-
 register(
     Exercise,
     question="Make the modulation of all blocks with one matrix product.",
     solution=stacked,
     returns=("modulation",),
-    cases=stacked_cases,
+    cases=lambda: [
+        (
+            randn64(b, 3, seed=20 + b),
+            [randn64(6, 3, seed=i) for i in range(n)],
+            [randn64(6, seed=10 + i) for i in range(n)],
+        )
+        for b, n in ((5, 4), (2, 3), (1, 4))
+    ],
     hints=(
         "All blocks read the same c. Concatenate their weights: torch.cat(weights) is (L 6D, C).",
         "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
@@ -413,17 +414,12 @@ def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
     return 2 * (processes - 1) / processes * 4 * parameters
 
 
-def ring_bytes_cases() -> list[tuple]:
-    number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
-    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
-
-
 register(
     Exercise,
     question="Count the bytes that each of N processes sends to average its float32 gradients around a ring.",
     solution=ring_bytes,
     returns=("bytes",),
-    cases=ring_bytes_cases,
+    cases=lambda: [torch.tensor(pair, dtype=torch.float64).unbind() for pair in ((3e5, 2), (6.75e8, 8), (10, 1))],
     hints=(
         "The gradients are cut into N parts. N - 1 steps sum them, each process sending one part at a step.",
         "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
