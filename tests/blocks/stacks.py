@@ -92,7 +92,7 @@ class Krea2Output(nn.Module):
 
     def __init__(self, width: int, out: int, eps: float = 1e-5):
         super().__init__()
-        self.to_modulation = krea2.zero_table(width, 1, ("scale", "shift"))
+        self.to_modulation = pixart.Table(width, 1, ("scale", "shift"))
         self.norm = krea2.RMSNorm(width, eps=eps)
         self.linear = nn.Linear(width, out)
 
