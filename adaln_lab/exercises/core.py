@@ -1,4 +1,4 @@
-"""Exercises that recognise common mistakes.
+"""Exercises that recognise common mistakes; each file partNN holds those of notebook NN, in its order.
 
 `check` compares a learner's function with the solution and with versions of it that have one known mistake each: equal
 outputs name the mistake. It never raises because of the learner's function, and always returns a function that works,

@@ -1,6 +1,5 @@
 """Exercises of notebook 01: layer norm forward and backward, what it removes, and three things to mend or design.
 
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, T tokens, D width, C channels; eps is large in the cases, so that its place matters.
 """
 

@@ -1,6 +1,5 @@
 """Exercises of notebook 02: a recipe to repair, scale read off, features of time, a Linear that absorbs modulation.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, D width, C width of c, T tokens or places, O outputs.
 """
 
@@ -45,10 +44,8 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     nn.init.constant_(norm.weight, 2.0)
     moved = (answer(x, c, linear, norm, mlp) - out).abs().max().item()
     if moved > 1e-9:
-        return (
-            False,
-            f"gamma of `norm` still changes the output, by up to {moved:.2g} (expected 0): one owner is enough",
-        )
+        text = f"gamma of `norm` still changes the output, by up to {moved:.2g} (expected 0)"
+        return False, f"{text}: one owner is enough"
     t, y = randn64(2, 1, 8, seed=2), randn64(1, 2, 8, seed=3)
     nn.init.zeros_(linear.weight[16:]), nn.init.ones_(linear.bias[16:])  # gate 1
     h = answer(x, (t + y).flatten(0, 1), linear, norm, nn.Identity()) - x  # with this mlp, the branch's input

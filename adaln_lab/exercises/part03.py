@@ -1,6 +1,5 @@
 """Exercises of notebook 03: the adaLN-Zero block, its gates' gradient, its Jacobian, its rows, Adam's first step.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, T tokens, D width, C width of the condition.
 """
 

@@ -104,8 +104,8 @@ changes pushed forward
 )
 
 
-# effective_depth: how many blocks an average path goes through. A stack of residual blocks is a sum over paths, each
-# through a block or around it (Veit et al., arXiv 1605.06431): of those that meet a block, r / (1 + r) go through it
+# A stack of residual blocks is a sum over paths, each through a block or around it (Veit et al., arXiv 1605.06431): of
+# those that meet a block, r / (1 + r) go through it.
 def effective_depth(r: Tensor) -> Tensor:
     """r (L,), the size of each block's update relative to the residual -> mean number of blocks on a path, a scalar."""
     return (r / (1 + r)).sum()

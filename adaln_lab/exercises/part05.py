@@ -1,6 +1,5 @@
 """Exercises of notebook 05: a training pair and its loss, patches, one modulated branch, a fast recipe, guidance.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 t = 0 is data, t = 1 is noise. B batch, T tokens, D width, P patch.
 """
 
@@ -161,11 +160,8 @@ def examine_loss(loss: Callable) -> tuple[bool, str]:
     true_t = 1 - x_t.mean((1, 2, 3)) / 100  # up to the mean of the noise, about 0.001
     if true_t.std() < 0.1:
         return False, "all pictures of a batch are mixed at one and the same time, so its gradient is of one t only"
-    if (true_t - t).abs().max() > 0.05:
-        return (
-            False,
-            f"the model is told another time than that of the mix (off by up to {(true_t - t).abs().max():.1g})",
-        )
+    if (off := (true_t - t).abs().max()) > 0.05:
+        return False, f"the model is told another time than that of the mix (off by up to {off:.1g})"
     if not 0.05 < (dropped := (labels == 10).float().mean().item()) < 0.15:
         return False, f"{dropped:.0%} of the labels are dropped; one in ten is asked for"
     if not torch.equal(labels[labels < 10], y[labels < 10]):

@@ -1,7 +1,6 @@
 """Exercises of notebook 06: footprints, what depends on positions, shares of variance, few told times, a table.
 
-t = 0 is data, t = 1 is noise. For each exercise: the solution, its common mistakes (a table for
-`core.mutants`) and the arguments of the check, or the experiment that marks the answer.
+t = 0 is data, t = 1 is noise.
 """
 
 from collections.abc import Callable, Iterator

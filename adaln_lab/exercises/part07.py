@@ -1,8 +1,6 @@
 """Exercises of notebook 07: equal bags of words, a better pooling, cross-attention, what one token does, a budget.
 
-Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects.
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
-"""
+Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects."""
 
 from collections.abc import Callable
 

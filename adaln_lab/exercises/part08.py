@@ -1,7 +1,4 @@
-"""Exercises of notebook 08: blocks from what they changed, halves that are swapped, modulation counted and shared.
-
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
-"""
+"""Exercises of notebook 08: blocks from what they changed, halves that are swapped, modulation counted and shared."""
 
 from collections.abc import Callable, Iterator
 from functools import cache

@@ -1,6 +1,5 @@
 """Exercises of notebook 10: what a table can replace, one product, eight bits, an average, launches, many processes.
 
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, C width of c, D width.
 """
 

@@ -1,7 +1,6 @@
 """Exercises of notebook 11: prompts that mean the same, dropped captions, a second guidance, copies, a style slider.
 
-A condition is a row of six tokens: the style, then five words of a name. For a function to write: the solution, its
-common mistakes (a table for `core.mutants`), and the arguments of the check.
+A condition is a row of six tokens: the style, then five words of a name.
 """
 
 from collections.abc import Callable
@@ -251,25 +250,19 @@ def examine_dropping(drop: Callable) -> tuple[bool, str]:
         if not isinstance(found, Tensor) or found.shape != y.shape or found.dtype != y.dtype:
             return False, f"expected rows like those given, {tuple(y.shape)} of int64"
         null = found == 1202
-        if bool((null.any(1) != null.all(1)).any()):
-            part = (null.any(1) & ~null.all(1)).float().mean()
-            return (
-                False,
-                f"{part:.0%} of the rows lost some tokens and kept others; {null.all(1).float().mean():.1%} are null",
-            )
+        dropped, part = null.all(1).float().mean().item(), (null.any(1) & ~null.all(1)).float().mean()
+        if part > 0:
+            return False, f"{part:.0%} of the rows lost some tokens and kept others; {dropped:.1%} are null"
         if not torch.equal(found[~null], y[~null]):
             return False, "rows that are not dropped must stay as they are"
-        dropped = null.all(1).float().mean().item()
         if abs(dropped - share) > 0.01:
             return False, f"{dropped:.1%} of the rows are null, asked for were {share:.0%}"
         if torch.equal(found, drop(y, share, 1202, torch.Generator().manual_seed(2))):
             return False, "another generator must drop other rows, or a resumed run is not the same run"
         if not torch.equal(found, drop(y, share, 1202, torch.Generator().manual_seed(1))):
             return False, "the same generator must drop the same rows: draw from `generator`"
-    return (
-        True,
-        f"{dropped:.1%} of the rows are null from end to end (asked for were {share:.0%}), the others untouched",
-    )
+    asked = f"asked for were {share:.0%}"
+    return True, f"{dropped:.1%} of the rows are null from end to end ({asked}), the others untouched"
 
 
 register(
