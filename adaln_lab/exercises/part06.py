@@ -12,6 +12,7 @@ from adaln_lab.analysis.interventions import scaled
 from adaln_lab.conditioning import map_tensors
 from adaln_lab.data import datasets
 from adaln_lab.dit import Precomputed, TinyDiT
+from adaln_lab.embed import patchify, unpatchify
 from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.experiments import classifier
@@ -94,23 +95,14 @@ def order_of_patches() -> dict[str, tuple[str, str]]:
 
         @torch.no_grad()
         def answer(x: Tensor, precompute: Callable = precompute) -> Tensor:
-            return patches(model.forward_with(x, precompute(t, y)))  # (B, 16, 4)
+            return patchify(model.forward_with(x, precompute(t, y)), 2)  # (B, 16, 4)
 
         model.positions = positions
-        permuted = answer(pictures(patches(x)[:, order]))
+        permuted = answer(unpatchify(patchify(x, 2)[:, order], 2, rows=4))
         is_same = torch.allclose(permuted, answer(x)[:, order], atol=1e-9)
         is_apart = torch.equal(answer(x)[:, 1:], answer(first_changed)[:, 1:])
         found[row] = ("yes" if is_same else "no", "yes" if is_apart else "no")
     return found
-
-
-def patches(x: Tensor) -> Tensor:
-    """(B, 1, 8, 8) -> its patches (B, 16, 4)."""
-    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(1, 3)
-
-
-def pictures(tokens: Tensor) -> Tensor:
-    return tokens.reshape(-1, 4, 4, 2, 2).transpose(2, 3).reshape(-1, 1, 8, 8)
 
 
 register(
