@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from adaln_lab.blocks.parts import Attention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import diffusers_attention
+from adaln_lab.blocks.upstream import Names, diffusers_attention, inside, numbered
 from adaln_lab.layers import zero_linear
-from adaln_lab.norms import gated, modulate, split_vectors
+from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
 
@@ -77,6 +77,43 @@ class Block(nn.Module):
             rope = angle.cos(), angle.sin()
         x = gated(x, self.attn(modulate(self.norm_attn(x), attn), rope), attn.gate)  # (B, T, D)
         return gated(x, self.mlp(modulate(self.norm_mlp(x), mlp)), mlp.gate)
+
+
+class Output(nn.Module):
+    """x (B, T, D), c (B, 1, D) -> (B, T, out): LN, scale and shift of c as it is, Linear."""
+
+    UPSTREAM: ClassVar = {"to_modulation": "final_norm.linear", "linear": "final_linear"}
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.to_modulation = nn.Linear(width, 2 * width)
+        self.linear = zero_linear(width, out)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        (m,) = split_vectors(self.to_modulation(c), 1, ("scale", "shift"))
+        return self.linear(modulate(layer_norm(x), m))
+
+
+class Stack(nn.Module):
+    """x (B, T, D), ctx (B, S, D), c (B, D), angle (T + S, d/2) -> the output tokens (B, T, out)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, depth: int, out: int, eps: float = 1e-6):
+        super().__init__()
+        self.to_modulation = shared_modulation(width)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, eps) for _ in range(depth))
+        self.output = Output(width, out)
+
+    def forward(self, x: Tensor, ctx: Tensor, c: Tensor, angle: Tensor | None = None) -> Tensor:
+        c = c.unsqueeze(1)
+        shared = self.to_modulation(c)  # (B, 1, 6 D)
+        both = torch.cat([x, ctx], dim=1)  # (B, T + S, D)
+        for block in self.blocks:
+            both = block(both, shared, angle)
+        return self.output(both[:, : x.shape[1]], c)
+
+    def upstream(self) -> Names:
+        blocks = numbered("blocks", "layers", len(self.blocks), Block.UPSTREAM)
+        return {"to_modulation.1": "adaLN_modulation.1"} | inside("output", Output.UPSTREAM) | blocks
 
 
 SPEC = Spec(

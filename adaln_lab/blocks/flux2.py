@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.sd3 import JointAttention
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import Names, diffusers_attention, inside, numbered
+from adaln_lab.blocks.upstream import Names, diffusers_attention, prefixed
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -136,9 +136,12 @@ class Stack(nn.Module):
         return self.output(both[:, ctx.shape[1] :], c)
 
     def upstream(self) -> Names:
-        double = numbered("double_blocks", "transformer_blocks", len(self.double_blocks), DoubleBlock.UPSTREAM)
-        single = numbered("single_blocks", "single_transformer_blocks", len(self.single_blocks), SingleBlock.UPSTREAM)
-        return self.UPSTREAM | inside("output", Output.UPSTREAM) | double | single
+        names = self.UPSTREAM | {f"output.{mine}": theirs for mine, theirs in Output.UPSTREAM.items()}
+        for i in range(len(self.double_blocks)):
+            names |= prefixed(f"double_blocks.{i}", f"transformer_blocks.{i}", DoubleBlock.UPSTREAM)
+        for i in range(len(self.single_blocks)):
+            names |= prefixed(f"single_blocks.{i}", f"single_transformer_blocks.{i}", SingleBlock.UPSTREAM)
+        return names
 
 
 SPEC = Spec(

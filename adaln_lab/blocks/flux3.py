@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adaln_lab.blocks.flux2 import shared_modulation
+from adaln_lab.blocks.flux2 import Output, shared_modulation
 from adaln_lab.blocks.parts import Attention, Rope, SwiGLU
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import diffusers_attention
+from adaln_lab.blocks.upstream import Names, diffusers_attention, inside, numbered
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
 ORDER = ("shift", "scale", "gate")
@@ -57,6 +57,43 @@ class Block(nn.Module):
         (m,) = split_vectors(shared, 1, ORDER)
         n = modulate(layer_norm(x), m)  # (B, T, D)
         return gated(x, self.attn(n, rope) + self.mlp(n), m.gate)
+
+
+class Stack(nn.Module):
+    """ctx (B, S, D), x (B, T, D), ref (B, R, D), c and c_zero (B, D), rotary (S + T + R, d/2) -> (B, T, out)."""
+
+    def __init__(self, width: int, heads: int, head_width: int, hidden: int, early: int, joint: int, out: int):
+        super().__init__()
+
+        def blocks(n: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, heads, head_width, hidden) for _ in range(n))
+
+        self.to_early, self.to_joint = Modulation(width), Modulation(width)
+        self.early = nn.ModuleDict({mode: blocks(early) for mode in MODES})
+        self.joint = blocks(joint)
+        self.output = Output(width, out)
+
+    def forward(self, ctx: Tensor, x: Tensor, ref: Tensor, c: Tensor, c_zero: Tensor, rope: Rope) -> Tensor:
+        streams, lengths = [ctx, x, ref], [ctx.shape[1], x.shape[1], ref.shape[1]]
+        parts = zip(*(a.split(lengths, dim=-2) for a in rope), strict=True)  # cos and sin of each mode
+        vectors = self.to_early(c, c_zero)
+        for i, (blocks, shared, part) in enumerate(zip(self.early.values(), vectors, parts, strict=True)):
+            for block in blocks:
+                streams[i] = block(streams[i], shared, part)
+        tokens = torch.cat(streams, dim=1)  # (B, S + T + R, D)
+        shared = per_token(self.to_joint(c, c_zero), streams)
+        for block in self.joint:
+            tokens = block(tokens, shared, rope)
+        return self.output(tokens.split(lengths, dim=1)[1], c.unsqueeze(1))
+
+    def upstream(self) -> Names:
+        names = inside("output", Output.UPSTREAM)
+        names |= numbered("joint", "single_transformer_blocks", len(self.joint), Block.UPSTREAM)
+        for mode, theirs in MODES.items():
+            names[f"to_early.{mode}.1"] = f"early_stream_modulations.{mode}.linear"
+            names[f"to_joint.{mode}.1"] = f"single_stream_modulations.{mode}.linear"
+            names |= numbered(f"early.{mode}", theirs, len(self.early[mode]), Block.UPSTREAM)
+        return names
 
 
 SPEC = Spec(

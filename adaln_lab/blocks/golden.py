@@ -35,7 +35,7 @@ from adaln_lab.blocks import (
     sd15,
     zimage,
 )
-from adaln_lab.blocks.upstream import Names, inside, weights_for
+from adaln_lab.blocks.upstream import Names, weights_for
 from adaln_lab.conditioning import AdaLNZeroBlock, Condition
 from adaln_lab.dit import FinalLayer
 from adaln_lab.utils.assets import asset
@@ -252,7 +252,8 @@ def _sd15(config, weights):
 def beside_shared(block: nn.Module, names: Names, **shared: tuple[nn.Module, str]) -> tuple[nn.ModuleDict, Names]:
     """A block and the modulation that its model shares between blocks, each with the name of its Linear upstream."""
     parts = nn.ModuleDict({"block": block} | {name: part for name, (part, _) in shared.items()})
-    return parts, inside("block", names) | {f"{name}.1": theirs for name, (_, theirs) in shared.items()}
+    table = {f"block.{mine}": theirs for mine, theirs in names.items()}
+    return parts, table | {f"{name}.1": theirs for name, (_, theirs) in shared.items()}
 
 
 def with_shared(parts, x, c, cos=None, sin=None):
@@ -325,7 +326,7 @@ def _minimax_h3(config, weights):
 def _flux3(config, weights):
     block, modulation = flux3.Block(*sizes_of(config)), flux3.Modulation(config["dim"])
     parts = nn.ModuleDict({"block": block, "shared": modulation})
-    names = inside("block", flux3.Block.UPSTREAM)
+    names = {f"block.{mine}": theirs for mine, theirs in flux3.Block.UPSTREAM.items()}
     names |= {f"shared.{mode}.1": f"single_stream_modulations.{mode}.linear" for mode in flux3.MODES}
 
     def call(parts, ctx, x, ref, c, c_zero, cos=None, sin=None):

@@ -11,6 +11,7 @@ Differs from upstream in: nothing.
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from adaln_lab.blocks import parts
 from adaln_lab.blocks.parts import Rope, SwiGLU, apply_rope, attention
 from adaln_lab.blocks.pixart import Table
 from adaln_lab.blocks.spec import Facts, Spec, from_diffusers
-from adaln_lab.blocks.upstream import diffusers_attention
+from adaln_lab.blocks.upstream import Names, diffusers_attention, numbered, prefixed
 from adaln_lab.norms import gated, modulate
 
 ORDER = ("scale", "shift", "gate")
@@ -78,6 +79,45 @@ class Block(nn.Module):
         attn, mlp = self.to_modulation(shared)
         x = gated(x, self.attn(modulate(self.norm_attn(x), attn), rope), attn.gate)  # (B, T, D)
         return gated(x, self.mlp(modulate(self.norm_mlp(x), mlp)), mlp.gate)
+
+
+class Output(nn.Module):
+    """x (B, T, D), c (B, 1, D) -> (B, T, out): scale and shift are c itself plus a table, with no Linear."""
+
+    UPSTREAM: ClassVar = {"to_modulation.table": "scale_shift_table", "norm": "norm", "linear": "linear"}
+
+    def __init__(self, width: int, out: int, eps: float = 1e-5):
+        super().__init__()
+        self.to_modulation = zero_table(width, 1, ("scale", "shift"))
+        self.norm = RMSNorm(width, eps=eps)
+        self.linear = nn.Linear(width, out)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        (m,) = self.to_modulation(c.repeat(1, 1, 2))
+        return self.linear(modulate(self.norm(x), m))
+
+
+class Stack(nn.Module):
+    """x (B, T, D), ctx (B, S, D), c (B, D), rotary cos and sin (S + T, d/2) -> the output tokens (B, T, out)."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, depth: int, out: int, eps: float = 1e-5):
+        super().__init__()
+        self.to_modulation = shared_modulation(width)
+        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, hidden, eps) for _ in range(depth))
+        self.output = Output(width, out, eps)
+
+    def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> Tensor:
+        c = c.unsqueeze(1)
+        shared = self.to_modulation(c)  # (B, 1, 6 D)
+        both = torch.cat([ctx, x], dim=1)  # (B, S + T, D)
+        for block in self.blocks:
+            both = block(both, shared, rope)
+        return self.output(both[:, ctx.shape[1] :], c)
+
+    def upstream(self) -> Names:
+        output = prefixed("output", "final_layer", Output.UPSTREAM)
+        blocks = numbered("blocks", "transformer_blocks", len(self.blocks), Block.UPSTREAM)
+        return {"to_modulation.1": "time_mod_proj"} | output | blocks
 
 
 SPEC = Spec(

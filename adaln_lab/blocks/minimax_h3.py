@@ -67,6 +67,30 @@ class Block(nn.Module):
         return gated(x, self.mlp(modulate(self.norm_mlp(x), mlp)), mlp.gate)
 
 
+class Output(nn.Module):
+    """x (B, T, D), c (R, C), t_index (T,) -> video (B, T, out) and audio (B, T, audio_out), both of every token."""
+
+    UPSTREAM: ClassVar = {
+        "norm": "norm_out.norm",
+        "to_modulation.1": "norm_out.linear",
+        "video": "proj_out",
+        "audio": "audio_proj_out",
+    }
+
+    def __init__(self, width: int, c_width: int, out: int, audio_out: int, eps: float = 1e-5):
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=eps)
+        self.to_modulation = nn.Sequential(nn.SiLU(), nn.Linear(c_width, 2 * width))
+        self.video = nn.Linear(width, out)
+        self.audio = nn.Linear(width, audio_out)
+
+    def forward(self, x: Tensor, c: Tensor, t_index: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.to_modulation(c).index_select(0, t_index).unsqueeze(0)  # (1, T, 2 D)
+        (m,) = split_vectors(vectors, 1, ("shift", "scale"))
+        h = modulate(self.norm(x), m)
+        return self.video(h), self.audio(h)
+
+
 SPEC = Spec(
     title="MiniMax-H3",
     repository="huggingface/diffusers, transformer_minimax_h3.py",

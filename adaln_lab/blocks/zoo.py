@@ -20,8 +20,21 @@ from adaln_lab.blocks import (
 )
 from adaln_lab.blocks.spec import Spec
 
-MODULES = (
-    dit, pixart, sd3, flux, qwenimage, lumina2, zimage, hdm, flux2, ernie, qwenimage21, krea2, minimax_h3, flux3,
-    ideogram4, sd15,
-)  # fmt: skip
-ZOO: dict[str, Spec] = {module.__name__.rpartition(".")[2]: module.SPEC for module in MODULES}
+ZOO: dict[str, Spec] = {
+    "dit": dit.SPEC,
+    "pixart": pixart.SPEC,
+    "sd3": sd3.SPEC,
+    "flux": flux.SPEC,
+    "qwenimage": qwenimage.SPEC,
+    "lumina2": lumina2.SPEC,
+    "zimage": zimage.SPEC,
+    "hdm": hdm.SPEC,
+    "flux2": flux2.SPEC,
+    "ernie": ernie.SPEC,
+    "qwenimage21": qwenimage21.SPEC,
+    "krea2": krea2.SPEC,
+    "minimax_h3": minimax_h3.SPEC,
+    "flux3": flux3.SPEC,
+    "ideogram4": ideogram4.SPEC,
+    "sd15": sd15.SPEC,
+}

@@ -7,11 +7,14 @@ import torch
 
 from adaln_lab.blocks import (
     dit,
+    ernie,
     flux,
     flux2,
     flux3,
     golden,
     hdm,
+    krea2,
+    minimax_h3,
     qwenimage21,
 )
 from adaln_lab.blocks.golden import Replica, Stored, beside_shared, rope_of
@@ -151,7 +154,7 @@ def _flux3_mode(config, weights):
 
 def _flux3_stack(config, weights):
     depths, out = (config["num_layers"], config["num_single_layers"]), len(weights["proj_out.weight"])
-    stack = stacks.Flux3Stack(*golden.sizes_of(config), *depths, out)
+    stack = flux3.Stack(*golden.sizes_of(config), *depths, out)
 
     def call(stack, ctx, x, ref, c, c_zero, cos, sin):
         return {"x": stack(ctx, x, ref, c, c_zero, (cos, sin))}
@@ -176,14 +179,14 @@ def _flux2_output(config, weights):
 
 
 def _ernie_output(config, weights):
-    output = stacks.ErnieOutput(config["hidden_size"], len(weights["final_linear.weight"]))
-    return _output(output, stacks.ErnieOutput.UPSTREAM)
+    output = ernie.Output(config["hidden_size"], len(weights["final_linear.weight"]))
+    return _output(output, ernie.Output.UPSTREAM)
 
 
 def _ernie_stack(config, weights):
     width, heads, hidden = config["hidden_size"], config["num_attention_heads"], config["ffn_hidden_size"]
     depth, out, images = config["num_layers"], len(weights["final_linear.weight"]), config["tokens_out"]
-    stack = stacks.ErnieStack(width, heads, hidden, depth, out, config["eps"])
+    stack = ernie.Stack(width, heads, hidden, depth, out, config["eps"])
 
     def call(stack, x, c, angle=None):
         return {"x": stack(x[:, :images], x[:, images:], c, angle)}
@@ -192,8 +195,8 @@ def _ernie_stack(config, weights):
 
 
 def _krea2_output(config, weights):
-    output = stacks.Krea2Output(config["hidden_size"], len(weights["linear.weight"]), config["eps"])
-    return _output(output, stacks.Krea2Output.UPSTREAM)
+    output = krea2.Output(config["hidden_size"], len(weights["linear.weight"]), config["eps"])
+    return _output(output, krea2.Output.UPSTREAM)
 
 
 def _krea2_text(config, weights):
@@ -206,7 +209,7 @@ def _krea2_stack(config, weights):
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     width, out = heads * config["attention_head_dim"], len(weights["final_layer.linear.weight"])
     sizes = width, heads, kv_heads, config["intermediate_size"], config["num_layers"], out, config["norm_eps"]
-    stack, images = stacks.Krea2Stack(*sizes), config["tokens_out"]
+    stack, images = krea2.Stack(*sizes), config["tokens_out"]
 
     def call(stack, x, c, cos=None, sin=None):
         return {"x": stack(x[:, -images:], x[:, :-images], c, rope_of(cos, sin))}
@@ -240,7 +243,7 @@ def _qwenimage21_stack(config, weights):
 
 def _minimax_h3_output(config, weights):
     outs = len(weights["proj_out.weight"]), len(weights["audio_proj_out.weight"])
-    output = stacks.MiniMaxH3Output(config["hidden_size"], config["time_embed_dim"], *outs, config["eps"])
+    output = minimax_h3.Output(config["hidden_size"], config["time_embed_dim"], *outs, config["eps"])
 
     def call(output, x, c, t_index):
         return dict(zip(("x", "audio"), output(x, c, t_index), strict=True))

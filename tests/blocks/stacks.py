@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adaln_lab.blocks import ernie, flux2, flux3, hdm, krea2, minimax_h3, pixart, qwenimage21
-from adaln_lab.blocks.parts import Rope
-from adaln_lab.blocks.upstream import Names, PatchConv, inside, numbered, prefixed
+from adaln_lab.blocks import hdm, krea2, minimax_h3, pixart, qwenimage21
+from adaln_lab.blocks.upstream import Names, PatchConv, inside, numbered
 from adaln_lab.embed import patchify, unpatchify
 from adaln_lab.layers import zero_linear
-from adaln_lab.norms import layer_norm, modulate, split_vectors
+from adaln_lab.norms import layer_norm, modulate
 
 
 class PixArtStack(nn.Module):
@@ -46,143 +45,6 @@ class PixArtStack(nn.Module):
             "final_modulation.table": "final_layer.scale_shift_table",
             "linear": "final_layer.linear",
         }
-
-
-class ErnieOutput(nn.Module):
-    """x (B, T, D), c (B, 1, D) -> (B, T, out): LN, scale and shift of c as it is, Linear."""
-
-    UPSTREAM: ClassVar = {"to_modulation": "final_norm.linear", "linear": "final_linear"}
-
-    def __init__(self, width: int, out: int):
-        super().__init__()
-        self.to_modulation = nn.Linear(width, 2 * width)
-        self.linear = zero_linear(width, out)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        (m,) = split_vectors(self.to_modulation(c), 1, ("scale", "shift"))
-        return self.linear(modulate(layer_norm(x), m))
-
-
-class ErnieStack(nn.Module):
-    """x (B, T, D), ctx (B, S, D), c (B, D), angle (T + S, d/2) -> the output tokens (B, T, out)."""
-
-    def __init__(self, width: int, heads: int, hidden: int, depth: int, out: int, eps: float = 1e-6):
-        super().__init__()
-        self.to_modulation = ernie.shared_modulation(width)
-        self.blocks = nn.ModuleList(ernie.Block(width, heads, hidden, eps) for _ in range(depth))
-        self.output = ErnieOutput(width, out)
-
-    def forward(self, x: Tensor, ctx: Tensor, c: Tensor, angle: Tensor | None = None) -> Tensor:
-        c = c.unsqueeze(1)
-        shared = self.to_modulation(c)  # (B, 1, 6 D)
-        both = torch.cat([x, ctx], dim=1)  # (B, T + S, D)
-        for block in self.blocks:
-            both = block(both, shared, angle)
-        return self.output(both[:, : x.shape[1]], c)
-
-    def upstream(self) -> Names:
-        blocks = numbered("blocks", "layers", len(self.blocks), ernie.Block.UPSTREAM)
-        return {"to_modulation.1": "adaLN_modulation.1"} | inside("output", ErnieOutput.UPSTREAM) | blocks
-
-
-class Krea2Output(nn.Module):
-    """x (B, T, D), c (B, 1, D) -> (B, T, out): scale and shift are c itself plus a table, with no Linear."""
-
-    UPSTREAM: ClassVar = {"to_modulation.table": "scale_shift_table", "norm": "norm", "linear": "linear"}
-
-    def __init__(self, width: int, out: int, eps: float = 1e-5):
-        super().__init__()
-        self.to_modulation = pixart.Table(width, 1, ("scale", "shift"))
-        self.norm = krea2.RMSNorm(width, eps=eps)
-        self.linear = nn.Linear(width, out)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        (m,) = self.to_modulation(c.repeat(1, 1, 2))
-        return self.linear(modulate(self.norm(x), m))
-
-
-class Krea2Stack(nn.Module):
-    """x (B, T, D), ctx (B, S, D), c (B, D), rotary cos and sin (S + T, d/2) -> the output tokens (B, T, out)."""
-
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, depth: int, out: int, eps: float = 1e-5):
-        super().__init__()
-        self.to_modulation = krea2.shared_modulation(width)
-        self.blocks = nn.ModuleList(krea2.Block(width, heads, kv_heads, hidden, eps) for _ in range(depth))
-        self.output = Krea2Output(width, out, eps)
-
-    def forward(self, x: Tensor, ctx: Tensor, c: Tensor, rope: Rope | None = None) -> Tensor:
-        c = c.unsqueeze(1)
-        shared = self.to_modulation(c)  # (B, 1, 6 D)
-        both = torch.cat([ctx, x], dim=1)  # (B, S + T, D)
-        for block in self.blocks:
-            both = block(both, shared, rope)
-        return self.output(both[:, ctx.shape[1] :], c)
-
-    def upstream(self) -> Names:
-        output = prefixed("output", "final_layer", Krea2Output.UPSTREAM)
-        blocks = numbered("blocks", "transformer_blocks", len(self.blocks), krea2.Block.UPSTREAM)
-        return {"to_modulation.1": "time_mod_proj"} | output | blocks
-
-
-class Flux3Stack(nn.Module):
-    """ctx (B, S, D), x (B, T, D), ref (B, R, D), c and c_zero (B, D), rotary (S + T + R, d/2) -> (B, T, out)."""
-
-    def __init__(self, width: int, heads: int, head_width: int, hidden: int, early: int, joint: int, out: int):
-        super().__init__()
-
-        def blocks(n: int) -> nn.ModuleList:
-            return nn.ModuleList(flux3.Block(width, heads, head_width, hidden) for _ in range(n))
-
-        self.to_early, self.to_joint = flux3.Modulation(width), flux3.Modulation(width)
-        self.early = nn.ModuleDict({mode: blocks(early) for mode in flux3.MODES})
-        self.joint = blocks(joint)
-        self.output = flux2.Output(width, out)
-
-    def forward(self, ctx: Tensor, x: Tensor, ref: Tensor, c: Tensor, c_zero: Tensor, rope: Rope) -> Tensor:
-        streams, lengths = [ctx, x, ref], [ctx.shape[1], x.shape[1], ref.shape[1]]
-        parts = zip(*(a.split(lengths, dim=-2) for a in rope), strict=True)  # cos and sin of each mode
-        vectors = self.to_early(c, c_zero)
-        for i, (blocks, shared, part) in enumerate(zip(self.early.values(), vectors, parts, strict=True)):
-            for block in blocks:
-                streams[i] = block(streams[i], shared, part)
-        tokens = torch.cat(streams, dim=1)  # (B, S + T + R, D)
-        shared = flux3.per_token(self.to_joint(c, c_zero), streams)
-        for block in self.joint:
-            tokens = block(tokens, shared, rope)
-        return self.output(tokens.split(lengths, dim=1)[1], c.unsqueeze(1))
-
-    def upstream(self) -> Names:
-        names = inside("output", flux2.Output.UPSTREAM)
-        names |= numbered("joint", "single_transformer_blocks", len(self.joint), flux3.Block.UPSTREAM)
-        for mode, theirs in flux3.MODES.items():
-            names[f"to_early.{mode}.1"] = f"early_stream_modulations.{mode}.linear"
-            names[f"to_joint.{mode}.1"] = f"single_stream_modulations.{mode}.linear"
-            names |= numbered(f"early.{mode}", theirs, len(self.early[mode]), flux3.Block.UPSTREAM)
-        return names
-
-
-class MiniMaxH3Output(nn.Module):
-    """x (B, T, D), c (R, C), t_index (T,) -> video (B, T, out) and audio (B, T, audio_out), both of every token."""
-
-    UPSTREAM: ClassVar = {
-        "norm": "norm_out.norm",
-        "to_modulation.1": "norm_out.linear",
-        "video": "proj_out",
-        "audio": "audio_proj_out",
-    }
-
-    def __init__(self, width: int, c_width: int, out: int, audio_out: int, eps: float = 1e-5):
-        super().__init__()
-        self.norm = nn.RMSNorm(width, eps=eps)
-        self.to_modulation = nn.Sequential(nn.SiLU(), nn.Linear(c_width, 2 * width))
-        self.video = nn.Linear(width, out)
-        self.audio = nn.Linear(width, audio_out)
-
-    def forward(self, x: Tensor, c: Tensor, t_index: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = self.to_modulation(c).index_select(0, t_index).unsqueeze(0)  # (1, T, 2 D)
-        (m,) = split_vectors(vectors, 1, ("shift", "scale"))
-        h = modulate(self.norm(x), m)
-        return self.video(h), self.audio(h)
 
 
 class Krea2TextBlock(krea2.Block):

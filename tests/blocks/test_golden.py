@@ -6,7 +6,6 @@
 from pathlib import Path
 
 import pytest
-import stacks
 import torch
 from replicas import BUILDERS, GOLDEN, stored_path, stored_run
 from safetensors import safe_open
@@ -108,7 +107,7 @@ def test_one_changed_number_is_noticed(tmp_path, key, by):
 def shift_and_scale_exchanged(patch):
     """The first two vectors change places, whatever they are."""
     cut = norms.split_vectors
-    for module in (norms, pixart, hdm, flux2, ernie, qwenimage21, minimax_h3, flux3, stacks):
+    for module in (norms, pixart, hdm, flux2, ernie, qwenimage21, minimax_h3, flux3):
         patch.setattr(module, "split_vectors", lambda flat, n, order: cut(flat, n, (order[1], order[0], *order[2:])))
 
 
@@ -150,8 +149,8 @@ def silu_dropped(patch):
 
 def silu_added(patch):
     """Before the Linear of an output layer that takes c as it is."""
-    plain = stacks.ErnieOutput.forward
-    patch.setattr(stacks.ErnieOutput, "forward", lambda self, x, c: plain(self, x, F.silu(c)))
+    plain = ernie.Output.forward
+    patch.setattr(ernie.Output, "forward", lambda self, x, c: plain(self, x, F.silu(c)))
 
 
 def silu_for_gelu(patch):
