@@ -260,11 +260,16 @@ def with_shared(parts, x, c, cos=None, sin=None):
     return {"x": parts["block"](x, parts["shared"](c).unsqueeze(1), rope_of(cos, sin))}
 
 
-def _flux2_stack(config, weights):
+def sizes_of(config):
+    """Of FLUX.2, FLUX.3 and Qwen-Image-2.1: width, heads, width of a head, hidden channels."""
     heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
-    width, out = heads * head_width, len(weights["proj_out.weight"])
-    depths = config["num_layers"], config["num_single_layers"]
-    stack = flux2.Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
+    width = config.get("dim", heads * head_width)
+    return width, heads, head_width, int(width * config["mlp_ratio"])
+
+
+def _flux2_stack(config, weights):
+    depths, out = (config["num_layers"], config["num_single_layers"]), len(weights["proj_out.weight"])
+    stack = flux2.Stack(*sizes_of(config), *depths, out)
 
     def call(stack, x, ctx, c, cos=None, sin=None):
         return {"x": stack(x, ctx, c, rope_of(cos, sin))}
@@ -285,9 +290,8 @@ def _ernie(config, weights):
 
 
 def _qwenimage21(config, weights):
-    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
-    block = qwenimage21.Block(width, heads, head_width, int(width * config["mlp_ratio"]))
-    shared = flux2.shared_modulation(width, 4), "modulation.1"
+    block = qwenimage21.Block(*sizes_of(config))
+    shared = flux2.shared_modulation(config["dim"], 4), "modulation.1"
 
     def call(parts, x, c, image_ids, cos=None, sin=None):
         vectors = qwenimage21.read_rows(parts["shared"](c), image_ids, len(x))
@@ -319,13 +323,8 @@ def _minimax_h3(config, weights):
     return Replica(block, minimax_h3.Block.UPSTREAM, call, {"block": "to_modulation"})
 
 
-def flux3_block(config):
-    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
-    return flux3.Block(width, heads, head_width, int(width * config["mlp_ratio"]))
-
-
 def _flux3(config, weights):
-    block, modulation = flux3_block(config), flux3.Modulation(config["dim"])
+    block, modulation = flux3.Block(*sizes_of(config)), flux3.Modulation(config["dim"])
     parts = nn.ModuleDict({"block": block, "shared": modulation})
     names = {f"block.{mine}": theirs for mine, theirs in flux3.Block.UPSTREAM.items()}
     names |= {f"shared.{mode}.1": f"single_stream_modulations.{mode}.linear" for mode in flux3.MODES}

@@ -35,8 +35,20 @@ BUGS = (
 CONFIG = DiTConfig(width=32, depth=2)
 
 
-def changed(pre: BlockCondition, change: Callable[[Modulation], Modulation]) -> BlockCondition:
-    return pre._replace(modulations=tuple(map(change, pre.modulations)))
+def with_vectors(change: Callable[[Modulation], Modulation]) -> type[AdaLNZeroBlock]:
+    """The right block, given other vectors."""
+
+    class Changed(AdaLNZeroBlock):
+        def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
+            return super().forward_with(x, pre._replace(modulations=tuple(map(change, pre.modulations))))
+
+    return Changed
+
+
+Swapped = with_vectors(lambda m: Modulation(shift=m.scale, scale=m.shift, gate=m.gate))
+SigmoidGate = with_vectors(lambda m: m._replace(gate=torch.sigmoid(m.gate)))
+# `scale` without `1 +`; has no letter, because its gradient onset is that of zero times zero
+NoOnePlus = with_vectors(lambda m: m._replace(scale=m.scale - 1))
 
 
 class DoubleAffine(AdaLNZeroBlock):
@@ -64,16 +76,6 @@ class AttentionTwice(AdaLNZeroBlock):
         return x
 
 
-class Swapped(AdaLNZeroBlock):
-    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
-        return super().forward_with(x, changed(pre, lambda m: Modulation(shift=m.scale, scale=m.shift, gate=m.gate)))
-
-
-class SigmoidGate(AdaLNZeroBlock):
-    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
-        return super().forward_with(x, changed(pre, lambda m: m._replace(gate=torch.sigmoid(m.gate))))
-
-
 class Rebound(AdaLNZeroBlock):
     def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
         for m, branch in zip(pre.modulations, (self.attn, self.mlp), strict=True):
@@ -92,13 +94,6 @@ class ZerosMissing(AdaLNZeroBlock):
     def __init__(self, width: int, heads: int, c_width: int, *rest: Any):
         super().__init__(width, heads, c_width, *rest)
         self.to_modulation = ToModulation(c_width, width, zero=False)
-
-
-class NoOnePlus(AdaLNZeroBlock):
-    """`scale` without `1 +`; has no letter, because its gradient onset is that of zero times zero."""
-
-    def forward_with(self, x: Tensor, pre: BlockCondition) -> Tensor:
-        return super().forward_with(x, changed(pre, lambda m: m._replace(scale=m.scale - 1)))
 
 
 class GateOnSum(AdaLNZeroBlock):

@@ -1,4 +1,4 @@
-"""Exercises that recognise common mistakes.
+"""Exercises that recognise common mistakes; each file partNN holds those of notebook NN, in its order.
 
 `check` compares a learner's function with the solution and with versions of it that have one known mistake each: equal
 outputs name the mistake. It never raises because of the learner's function, and always returns a function that works,
@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -28,31 +28,120 @@ from adaln_lab.utils.proof import FLOAT32, OURS, note_of, with_note
 NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}  # the bytecode of a stub
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """One function to write. Cases and answers are float64; the axes of a case have different sizes."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What all exercises share. The name of `solution` is the exercise's name, its module the notebook's part."""
 
     question: str  # one sentence
-    solution: Callable  # its name is the exercise's name
-    returns: tuple[str, ...]  # names of what the solution returns
-    cases: Callable[[], list[tuple]]  # makes the arguments of every call
+    solution: Callable
     hints: tuple[str, str, str]  # from a nudge to almost the answer
-    mistakes: str  # the known ones, as a table: see `mutants`
-    gradients: bool = False  # whether they must flow back: the answer is a part of a model
-    later: Callable[[], list[tuple]] = list  # arguments of other shapes, as cells below give them
-    products: int | None = None  # how many matrix products an answer may compute, where the method is the point
 
     @property
     def name(self) -> str:
         return self.solution.__name__
+
+    def shown(self) -> str:
+        """The solution as text; a class as it is written, so it must not need names that a notebook lacks."""
+        return inspect.getsource(self.solution) if isinstance(self.solution, type) else source(self.solution)
+
+    def say_to_do(self) -> None:
+        print(f'to do: {self.name}: {self.question} hint("{self.name}") helps.')
+
+    def check(self, answer: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise(Task):
+    """One function to write. Cases and answers are float64; the axes of a case have different sizes."""
+
+    returns: tuple[str, ...]  # names of what the solution returns
+    cases: Callable[[], Iterable[tuple]]  # makes the arguments of every call
+    mistakes: str  # the known ones, as a table: see `mutants`
+    gradients: bool = False  # whether they must flow back: the answer is a part of a model
+    later: Callable[[], Iterable[tuple]] = tuple  # arguments of other shapes, as cells below give them
+    products: int | None = None  # how many matrix products an answer may compute, where the method is the point
+
+    @property
+    def case(self) -> tuple:
+        return next(iter(self.cases()))  # the first
 
     @cached_property
     def wrong(self) -> dict[str, Callable]:
         """Mistake -> the solution with it, made when a wrong answer is first checked; its docstring explains it."""
         return mutants(self.solution, self.mistakes)
 
+    def check(self, fn: Callable | None) -> Callable:
+        ours = with_note(self.solution, OURS)
+        if note_of(fn) == OURS:  # from an earlier check
+            fn = None
+        if not callable(fn) and fn is not None and fn is not ...:
+            text = f"give check the function itself, as in check({self.name!r}, {self.name}), not what it returns"
+            print(f"not yet: {self.name}: {text}")
+            return ours
+        got = self.outcomes(fn) if callable(fn) else [Outcome((fn,))]
+        if all(outcomes.is_stub(fn, outcome) for outcome in got):
+            if _returns_nothing(fn, got):
+                print(f"not yet: {self.name}: your function returns nothing; let it return {', '.join(self.returns)}")
+            else:
+                self.say_to_do()
+            return ours
+        complaint = self.diagnose(fn, got)
+        want = self.outcomes(self.solution)
+        is_rounded = not complaint and not outcomes.agree(got, want, TOL)
+        beyond = "" if complaint else self._beyond(fn)
+        rounded = f", {FLOAT32}" if is_rounded else ""
+        print(f"not yet: {self.name}: {complaint}" if complaint else f"ok: {self.name}{rounded}{beyond}")
+        if _is_the_readers(fn, self.name, is_right=not complaint):
+            remember(self.name, is_solved=not complaint)
+        if complaint or beyond:
+            return ours
+        is_ready = outcomes.is_ready(fn, self.solution, self.case, len(self.returns), self.gradients)
+        if not is_ready or not outcomes.is_exact(got, want):
+            fn = outcomes.adapted(fn, want[0], self.gradients)
+        return with_note(fn, FLOAT32) if is_rounded else fn
 
-EXERCISES: dict[str, Any] = {}  # name -> Exercise, or one of kinds.py
+    def outcomes(self, fn: Callable) -> list[Outcome]:
+        return [outcomes.call(fn, case, len(self.returns)) for case in self.cases()]
+
+    def diagnose(self, fn: Callable, got: list[Outcome]) -> str:
+        """What is wrong with `fn`, whose outcomes are `got`; empty if nothing is."""
+        want = self.outcomes(self.solution)
+        known = {}
+        if not outcomes.agree(got, want, TOL):
+            with warnings.catch_warnings(action="ignore"):  # of wrong versions, which are not the reader's
+                known = {mistake: self.outcomes(version) for mistake, version in self.wrong.items()}
+        for tol in (TOL, NEAR):
+            if outcomes.agree(got, want, tol):
+                return outcomes.changes(got) or self._how(fn)
+            for mistake, other in known.items():
+                if outcomes.agree(got, other, tol):
+                    off = outcomes.distance(got, want)
+                    numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
+                    also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
+                    return f"{mistake}. {self.wrong[mistake].__doc__}{numbers}{also}"
+        if any(outcome.error is not None or len(outcome.items) != len(self.returns) for outcome in got):
+            return outcomes.difference(fn, self.returns, got, want)
+        how = outcomes.changes(got) or outcomes.difference(fn, self.returns, got, want)
+        return how + outcomes.influence(fn, self.solution, self.case, len(self.returns))
+
+    def _how(self, fn: Callable) -> str:
+        """What is wrong with the way in which right numbers were computed; empty if nothing is."""
+        if self.products is not None and (count := outcomes.count_products(fn, self.case)) > self.products:
+            return f"the numbers are right, but {count} matrix products made them, as a loop does: {self.question}"
+        return outcomes.missing_gradients(fn, self.solution, self.case, self.returns) if self.gradients else ""
+
+    def _beyond(self, fn: Callable) -> str:
+        """A sentence about arguments of cells below that `fn` cannot take, though it does what was asked."""
+        for case in self.later():
+            got, want = ([outcomes.call(f, case, len(self.returns))] for f in (fn, self.solution))
+            if not outcomes.agree(got, want, NEAR):
+                sizes = ", ".join(str(tuple(a.shape)) for a in case if isinstance(a, Tensor))
+                return f". Cells below also call it with shapes {sizes}, where it fails: they use the course's solution"
+        return ""
+
+
+EXERCISES: dict[str, Task] = {}  # by name
 
 
 def randn64(*shape: int, seed: int = 0) -> Tensor:
@@ -65,53 +154,23 @@ def faint(x: Tensor) -> Tensor:
     return torch.cat([x[:, :-1], x[:, -1:] / 200], dim=1)
 
 
-def register(*exercises: Any) -> None:
-    """Make exercises known, in the order of the notebook."""
-    for exercise in exercises:
-        if exercise.name in EXERCISES:
-            raise ValueError(f"two exercises are called {exercise.name!r}: give one of them another name")
-        EXERCISES[exercise.name] = exercise
+def register(kind: type[Task], **fields: Any) -> None:
+    """Make an exercise of this kind known. The calls are in the order of the notebook."""
+    exercise = kind(**fields)
+    if exercise.name in EXERCISES:
+        raise ValueError(f"two exercises are called {exercise.name!r}: give one of them another name")
+    EXERCISES[exercise.name] = exercise
 
 
-def find(name: str) -> Any:
+def find(name: str) -> Task:
     if name not in EXERCISES:
         raise ValueError(f"no exercise is called {name!r}; there are {', '.join(sorted(EXERCISES))}")
     return EXERCISES[name]
 
 
-def check(name: str, fn: Callable | None) -> Callable:
-    """Print "to do", "ok" or the mistake of `fn`. Returns `fn` if it is right, else the solution, which says so."""
-    exercise = find(name)
-    if not isinstance(exercise, Exercise):  # one of kinds.py, which checks itself
-        return exercise.check(fn)
-    ours = with_note(exercise.solution, OURS)
-    if note_of(fn) == OURS:  # from an earlier check
-        fn = None
-    if not callable(fn) and fn is not None and fn is not ...:
-        print(f"not yet: {name}: give check the function itself, as in check({name!r}, {name}), not what it returns")
-        return ours
-    got = _outcomes(exercise, fn) if callable(fn) else [Outcome((fn,))]
-    if all(outcomes.is_stub(fn, outcome) for outcome in got):
-        if _returns_nothing(fn, got):
-            print(f"not yet: {name}: your function returns nothing; let it return {', '.join(exercise.returns)}")
-        else:
-            print(f'to do: {name}: {exercise.question} hint("{name}") helps.')
-        return ours
-    complaint = diagnose(exercise, fn, got)
-    want = _outcomes(exercise, exercise.solution)
-    is_rounded = not complaint and not outcomes.agree(got, want, TOL)
-    beyond = "" if complaint else _beyond(exercise, fn)
-    rounded = f", {FLOAT32}" if is_rounded else ""
-    print(f"not yet: {name}: {complaint}" if complaint else f"ok: {name}{rounded}{beyond}")
-    if _is_the_readers(fn, name, is_right=not complaint):
-        remember(name, is_solved=not complaint)
-    if complaint or beyond:
-        return ours
-    case = exercise.cases()[0]
-    is_ready = outcomes.is_ready(fn, exercise.solution, case, len(exercise.returns), exercise.gradients)
-    if not is_ready or not outcomes.is_exact(got, want):
-        fn = outcomes.adapted(fn, want[0], exercise.gradients)
-    return with_note(fn, FLOAT32) if is_rounded else fn
+def check(name: str, answer: Any) -> Any:
+    """Print "to do", "ok" or the mistake of `answer`. Returns it if it is right, else the solution, which says so."""
+    return find(name).check(answer)
 
 
 def hint(name: str, level: int = 1) -> None:
@@ -124,8 +183,7 @@ def hint(name: str, level: int = 1) -> None:
 
 def solution(name: str) -> None:
     """Print the source of the solution."""
-    exercise = find(name)
-    print(source(exercise.solution) if isinstance(exercise, Exercise) else exercise.shown())
+    print(find(name).shown())
 
 
 def source(function: Callable) -> str:
@@ -200,52 +258,6 @@ def judge(
     """
     commit = partial(remember_card, "judge", question)
     Card(question, conclusions, pick, answer, title="Your judgement", commit=commit).show()
-
-
-def diagnose(exercise: Exercise, fn: Callable, got: list[Outcome]) -> str:
-    """What is wrong with `fn`, whose outcomes are `got`; empty if nothing is."""
-    want = _outcomes(exercise, exercise.solution)
-    known = {}
-    if not outcomes.agree(got, want, TOL):
-        with warnings.catch_warnings(action="ignore"):  # of wrong versions, which are not the reader's
-            known = {mistake: _outcomes(exercise, version) for mistake, version in exercise.wrong.items()}
-    for tol in (TOL, NEAR):
-        if outcomes.agree(got, want, tol):
-            return outcomes.changes(got) or _how(exercise, fn)
-        for mistake, other in known.items():
-            if outcomes.agree(got, other, tol):
-                off = outcomes.distance(got, want)
-                numbers = f" You are off by up to {off:.3g}." if off > 0 else ""
-                also = f" Besides, {text}." if (text := outcomes.changes(got)) else ""
-                return f"{mistake}. {exercise.wrong[mistake].__doc__}{numbers}{also}"
-    if any(outcome.error is not None or len(outcome.items) != len(exercise.returns) for outcome in got):
-        return outcomes.difference(fn, exercise.returns, got, want)
-    case, results = exercise.cases()[0], len(exercise.returns)
-    how = outcomes.changes(got) or outcomes.difference(fn, exercise.returns, got, want)
-    return how + outcomes.influence(fn, exercise.solution, case, results)
-
-
-def _how(exercise: Exercise, fn: Callable) -> str:
-    """What is wrong with the way in which right numbers were computed; empty if nothing is."""
-    case = exercise.cases()[0]
-    if exercise.products is not None and (count := outcomes.count_products(fn, case)) > exercise.products:
-        return f"the numbers are right, but {count} matrix products made them, as a loop does: {exercise.question}"
-    return outcomes.missing_gradients(fn, exercise.solution, case, exercise.returns) if exercise.gradients else ""
-
-
-def _beyond(exercise: Exercise, fn: Callable) -> str:
-    """A sentence about arguments of cells below that `fn` cannot take, though it does what was asked; mostly empty."""
-    results = len(exercise.returns)
-    for case in exercise.later():
-        got, want = ([outcomes.call(f, case, results)] for f in (fn, exercise.solution))
-        if not outcomes.agree(got, want, NEAR):
-            shapes = ", ".join(str(tuple(a.shape)) for a in case if isinstance(a, Tensor))
-            return f". Cells below also call it with shapes {shapes}, where it fails: they use the course's solution"
-    return ""
-
-
-def _outcomes(exercise: Exercise, fn: Callable) -> list[Outcome]:
-    return [outcomes.call(fn, case, len(exercise.returns)) for case in exercise.cases()]
 
 
 def _is_the_readers(fn: Callable | None, name: str, is_right: bool) -> bool:

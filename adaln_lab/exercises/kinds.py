@@ -10,7 +10,6 @@ part. What `check` runs takes at most 10 s, from fixed seeds and with margins th
 
 import ast
 import functools
-import inspect
 import linecache
 import math
 from collections.abc import Callable, Hashable
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaln_lab.exercises.core import source
+from adaln_lab.exercises.core import Task
 from adaln_lab.exercises.outcomes import raised
 from adaln_lab.exercises.record import remember
 from adaln_lab.utils.proof import OURS, note_of, with_note
@@ -35,24 +34,13 @@ class Table(dict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What all kinds share. The name of `solution` is the exercise's name, its module the notebook's part."""
+class Kind(Task):
+    """What these three share."""
 
-    question: str  # one sentence
-    solution: Callable
-    hints: tuple[str, str, str]  # from a nudge to almost the answer
     given: Callable | None = None  # the code that the notebook gives to the reader; unchanged, it is "to do"
-
-    @property
-    def name(self) -> str:
-        return self.solution.__name__
 
     def stand_in(self) -> Any:  # until the reader's answer is right; what a function then proves says so
         return self.solution if isinstance(self.solution, type) else with_note(self.solution, OURS)
-
-    def shown(self) -> str:
-        """The solution as text; a class as it is written, so it must not need names that a notebook lacks."""
-        return inspect.getsource(self.solution) if isinstance(self.solution, type) else source(self.solution)
 
     def mark(self, answer: Any) -> tuple[bool, str]:  # whether it is right, and what to say about it
         raise NotImplementedError
@@ -66,7 +54,7 @@ class Kind:
         """Print "to do", "not yet" or "ok" with the outcome. Returns the answer if it is right, else a stand-in."""
         is_ours = isinstance(answer, Table) or answer is self.solution or note_of(answer) == OURS
         if self.is_open(answer) or (is_ours and self.name in _handed_back):  # a cell that runs for the second time
-            print(f'to do: {self.name}: {self.question} hint("{self.name}") helps.')
+            self.say_to_do()
             _handed_back.add(self.name)
             return self.stand_in()
         try:

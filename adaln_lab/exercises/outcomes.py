@@ -153,7 +153,11 @@ def influence(fn: Callable, solution: Callable, arguments: tuple, results: int) 
         changed = (*arguments[:i], arguments[i] + by.to(arguments[i]), *arguments[i + 1 :])
         new = [call(f, changed, results) for f in (fn, solution)]
         pairs = [list(zip(n.items, old.items, strict=False)) for n, old in zip(new, base, strict=True)]
-        if any(not isinstance(x, Tensor) or x.is_complex() or _shape(x) != _shape(y) for ps in pairs for x, y in ps):
+        if any(
+            not isinstance(x, Tensor) or x.is_complex() or x.shape != getattr(y, "shape", None)
+            for ps in pairs
+            for x, y in ps
+        ):
             return [[], []]
         return [[_off(x, y, TOL) for x, y in ps] for ps in pairs]
 
@@ -296,10 +300,6 @@ def _agree(got: Outcome, want: Outcome, tol: float) -> bool:
         return False
     pairs = [(x.reshape(()) if y.dim() == 0 and x.numel() == 1 else x, y) for x, y in pairs]
     return all(x.shape == y.shape and not x.is_complex() and not _off(x, y, tol).any() for x, y in pairs)
-
-
-def _shape(item: Any) -> torch.Size | None:
-    return item.shape if isinstance(item, Tensor) else None
 
 
 def _gap(x: Tensor, y: Tensor) -> Tensor:

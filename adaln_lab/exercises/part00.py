@@ -14,7 +14,23 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
-MODULATED_MISTAKES = """
+register(
+    Exercise,
+    question="Normalise each token, then multiply by 1 + scale and add shift.",
+    solution=modulated,
+    returns=("h",),
+    # in the first B = T, so that a wrong broadcast runs and is wrong
+    cases=lambda: [
+        (faint(2 * randn64(b, t, d) + 1), randn64(b, d, seed=1), randn64(b, d, seed=2))
+        for b, t, d in ((3, 3, 6), (2, 5, 7), (1, 4, 5))
+    ],
+    hints=(
+        "layer_norm(x) is already imported; shift and scale are (B, D), x is (B, T, D).",
+        "Give scale and shift an axis for the tokens: scale[:, None] is (B, 1, D).",
+        "return layer_norm(x) * (1 + scale[:, None]) + ...",
+    ),
+    gradients=True,
+    mistakes="""
 scale without one plus
     You multiply by scale, not by 1 + scale: a modulation that starts at zero would erase its input.
     (1 + scale[:, None]) => scale[:, None]
@@ -58,27 +74,5 @@ modulated by the first picture
     All pictures are modulated alike: the vectors of the first one are used for all.
     shift[:, None] => shift[:1, None]
     scale[:, None] => scale[:1, None]
-"""
-
-
-def modulated_cases() -> list[tuple]:
-    """In the first B = T, so that a wrong broadcast runs and is wrong."""
-    sizes = ((3, 3, 6), (2, 5, 7), (1, 4, 5))
-    return [(faint(2 * randn64(b, t, d) + 1), randn64(b, d, seed=1), randn64(b, d, seed=2)) for b, t, d in sizes]
-
-
-register(
-    Exercise(
-        question="Normalise each token, then multiply by 1 + scale and add shift.",
-        solution=modulated,
-        returns=("h",),
-        cases=modulated_cases,
-        hints=(
-            "layer_norm(x) is already imported; shift and scale are (B, D), x is (B, T, D).",
-            "Give scale and shift an axis for the tokens: scale[:, None] is (B, 1, D).",
-            "return layer_norm(x) * (1 + scale[:, None]) + ...",
-        ),
-        mistakes=MODULATED_MISTAKES,
-        gradients=True,
-    )
+""",
 )

@@ -1,10 +1,9 @@
 """Exercises of notebook 02: a recipe to repair, scale read off, features of time, a Linear that absorbs modulation.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, D width, C width of c, T tokens or places, O outputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from torch.nn import functional as F
 
 from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
-
-# recipe: the article's three lines
 
 
 def recipe(x, c, mlp_adaln, norm, mlp):
@@ -47,10 +44,8 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     nn.init.constant_(norm.weight, 2.0)
     moved = (answer(x, c, linear, norm, mlp) - out).abs().max().item()
     if moved > 1e-9:
-        return (
-            False,
-            f"gamma of `norm` still changes the output, by up to {moved:.2g} (expected 0): one owner is enough",
-        )
+        text = f"gamma of `norm` still changes the output, by up to {moved:.2g} (expected 0)"
+        return False, f"{text}: one owner is enough"
     t, y = randn64(2, 1, 8, seed=2), randn64(1, 2, 8, seed=3)
     nn.init.zeros_(linear.weight[16:]), nn.init.ones_(linear.bias[16:])  # gate 1
     h = answer(x, (t + y).flatten(0, 1), linear, norm, nn.Identity()) - x  # with this mlp, the branch's input
@@ -66,7 +61,18 @@ def recipe_examined(answer: Callable) -> tuple[bool, str]:
     return True, f"each picture has its own scale, gamma has one owner, and time meets label (by {interplay:.2g})"
 
 
-# read_off: scale and shift, from what went in and what came out
+register(
+    Repair,
+    question="Mend the three lines: each picture gets its own vectors, gamma has one owner, and time meets label.",
+    solution=recipe,
+    given=recipe_given,
+    examine=recipe_examined,
+    hints=(
+        "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
+        "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
+        "mlp_adaln(F.silu(c)).unsqueeze(1).chunk(3, dim=-1), and layer_norm(x) instead of norm(x).",
+    ),
+)
 
 
 def read_off(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +81,24 @@ def read_off(n: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return scale, h[:, :1] - n[:, :1] * (1 + scale)
 
 
-READ_OFF_MISTAKES = """
+def read_off_cases() -> Iterator[tuple]:
+    for seed, (b, t, d) in enumerate(((2, 4, 5), (3, 2, 6), (2, 5, 3))):
+        n, scale, shift = F.layer_norm(randn64(b, t, d, seed=seed), (d,)), randn64(b, 1, d, seed=8), randn64(b, 1, d)
+        yield n, n * (1 + scale) + shift
+
+
+register(
+    Exercise,
+    question="Read scale and shift off from normalised tokens and what modulation made of them.",
+    solution=read_off,
+    returns=("scale", "shift"),
+    cases=read_off_cases,
+    hints=(
+        "In one channel all tokens lie on a line h = n * slope + shift. How many points give you a line?",
+        "Between two tokens of a picture shift cancels: the change of h over the change of n is 1 + scale.",
+        "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
+    ),
+    mistakes="""
 one kept in scale
     Your scale is 1 too large: the slope of the line is 1 + scale.
     return scale => return 1 + scale
@@ -106,18 +129,8 @@ no token axis
     Your vectors are right but have no axis for tokens: make them (B, 1, D).
     scale, shift = read_off(n, h)
     return scale[:, 0], shift[:, 0]
-"""
-
-
-def read_off_cases() -> list[tuple]:
-    cases = []
-    for seed, (b, t, d) in enumerate(((2, 4, 5), (3, 2, 6), (2, 5, 3))):
-        n, scale, shift = F.layer_norm(randn64(b, t, d, seed=seed), (d,)), randn64(b, 1, d, seed=8), randn64(b, 1, d)
-        cases.append((n, n * (1 + scale) + shift))
-    return cases
-
-
-# time_features: few numbers from which a small network learns a sharp function of time
+""",
+)
 
 
 def time_features(t):
@@ -152,7 +165,20 @@ def time_features_measured(features: Callable[[Tensor], Tensor]) -> tuple[float,
     return max(errors), rows.shape[1]
 
 
-# fold_into_linear: for one condition, AdaLN is free
+register(
+    Design,
+    question="Make at most 8 numbers of a time, from which a small network learns a bump and a switch.",
+    solution=time_features,
+    measure=time_features_measured,
+    goal=0.1,
+    budget=8,
+    unit="features",
+    hints=(
+        "The bump is 0.04 wide. How much must a feature change over that width to be of use there?",
+        "Waves that are all fast repeat: two times then share all features. Combine slow and fast ones.",
+        "Cosine and sine of four frequencies from about 2 to about 100, each by the same factor above the last.",
+    ),
+)
 
 
 def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +186,22 @@ def fold_into_linear(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor)
     return weight * (1 + scale), bias + weight @ shift
 
 
-FOLD_INTO_LINEAR_MISTAKES = """
+register(
+    Exercise,
+    question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
+    solution=fold_into_linear,
+    returns=("weight", "bias"),
+    # in the first the Linear is square, so that mixing up rows and columns runs and is wrong
+    cases=lambda: [
+        (randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3))
+        for o, d in ((5, 5), (4, 6), (7, 3))
+    ],
+    hints=(
+        "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
+        "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
+        "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
+    ),
+    mistakes="""
 rows scaled
     You scale the rows of weight, which are its outputs. Scale acts on inputs: on columns.
     (1 + scale) => (1 + scale)[:, None]
@@ -182,16 +223,8 @@ weight transposed
 old bias dropped
     Your new bias is weight @ shift alone: the bias that the Linear already had is lost.
     bias + =>
-"""
-
-
-def fold_into_linear_cases() -> list[tuple]:
-    """In the first the Linear is square, so that mixing up rows and columns runs and is wrong."""
-    sizes = ((5, 5), (4, 6), (7, 3))
-    return [(randn64(o, d), randn64(o, seed=1), 0.5 * randn64(d, seed=2), randn64(d, seed=3)) for o, d in sizes]
-
-
-# modulation_sizes: what recent models save
+""",
+)
 
 
 def modulation_sizes() -> dict[str, tuple]:
@@ -206,7 +239,25 @@ def modulation_sizes() -> dict[str, tuple]:
     }
 
 
-# ada_in: gamma and beta measured on another picture
+register(
+    Predict,
+    question="Count the parameters that make the modulation of 28 blocks, in five designs.",
+    solution=modulation_sizes,
+    columns=("million parameters",),
+    tolerance=0.01,
+    hints=(
+        "A Linear from C to O numbers has O weights for each input, and O biases.",
+        "Six vectors of width D are O = 6 D = 6,912 numbers; C is 1,152 for DiT-XL.",
+        "28 * 6,912 * 1,153 for the first row. A table has no inputs: count its numbers.",
+    ),
+    notes={
+        "a Linear in each block": "28 times a Linear from 1,152 to 6 * 1,152, with its biases",
+        "one Linear for all blocks": "the same Linear once",
+        "one Linear, and a table [6, D] a block": "the table adds 6 D numbers for each block",
+        "a Linear in each block, c of width 256": "only the number of inputs changes",
+        "no Linear: rows for 50 fixed times": "each row holds the 6 D numbers of one block at one time",
+    },
+)
 
 
 def ada_in(content: Tensor, style: Tensor) -> Tensor:
@@ -216,7 +267,22 @@ def ada_in(content: Tensor, style: Tensor) -> Tensor:
     return std * F.instance_norm(content) + mean
 
 
-ADA_IN_MISTAKES = """
+register(
+    Exercise,
+    question="Give each channel of content the mean and standard deviation that style has there.",
+    solution=ada_in,
+    returns=("painted",),
+    # the last channel of each content is faint, so that the eps under its root is seen
+    cases=lambda: [
+        (faint(2 * randn64(*shape) + 1), 0.4 * randn64(*shape, seed=1) - 3)
+        for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))
+    ],
+    hints=(
+        "First remove content's own mean and standard deviation, channel by channel; then apply those of style.",
+        "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",
+        "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
+    ),
+    mistakes="""
 variance for deviation
     You multiply by the variance of style; its square root, the standard deviation, has the right unit.
     style.std => style.var
@@ -253,92 +319,5 @@ eps outside the root
 mean of the content kept
     Your result has the mean of content: content loses its own, and gets that of style.
     style.mean => content.mean
-"""
-
-
-def ada_in_cases() -> list[tuple]:
-    """The last channel of each content is faint, so that the eps under its root is seen."""
-    contents = [2 * randn64(*shape) + 1 for shape in ((2, 3, 5), (3, 5, 6), (1, 4, 7))]
-    return [(faint(content), 0.4 * randn64(*content.shape, seed=1) - 3) for content in contents]
-
-
-register(
-    Repair(
-        question="Mend the three lines: each picture gets its own vectors, gamma has one owner, and time meets label.",
-        solution=recipe,
-        given=recipe_given,
-        examine=recipe_examined,
-        hints=(
-            "Write the shape of scale beside the shape of x. Which of the batch's and tokens' axes do they share?",
-            "The vectors need an axis of length 1 for tokens. layer_norm(x) has no gamma. A sum needs a SiLU first.",
-            "mlp_adaln(F.silu(c)).unsqueeze(1).chunk(3, dim=-1), and layer_norm(x) instead of norm(x).",
-        ),
-    ),
-    Exercise(
-        question="Read scale and shift off from normalised tokens and what modulation made of them.",
-        solution=read_off,
-        returns=("scale", "shift"),
-        cases=read_off_cases,
-        hints=(
-            "In one channel all tokens lie on a line h = n * slope + shift. How many points give you a line?",
-            "Between two tokens of a picture shift cancels: the change of h over the change of n is 1 + scale.",
-            "scale = (h[:, :1] - h[:, 1:2]) / (n[:, :1] - n[:, 1:2]) - 1; then solve for shift at one token.",
-        ),
-        mistakes=READ_OFF_MISTAKES,
-    ),
-    Design(
-        question="Make at most 8 numbers of a time, from which a small network learns a bump and a switch.",
-        solution=time_features,
-        measure=time_features_measured,
-        goal=0.1,
-        budget=8,
-        unit="features",
-        hints=(
-            "The bump is 0.04 wide. How much must a feature change over that width to be of use there?",
-            "Waves that are all fast repeat: two times then share all features. Combine slow and fast ones.",
-            "Cosine and sine of four frequencies from about 2 to about 100, each by the same factor above the last.",
-        ),
-    ),
-    Exercise(
-        question="Fold n (1 + scale) + shift into the Linear that follows it: a new weight and a new bias.",
-        solution=fold_into_linear,
-        returns=("weight", "bias"),
-        cases=fold_into_linear_cases,
-        hints=(
-            "Write W (n (1 + scale) + shift) + b, and sort the terms: which ones multiply n, which do not?",
-            "Input channel i is multiplied by column i of weight, so that column is multiplied by 1 + scale[i].",
-            "weight * (1 + scale) scales columns by broadcasting; shift passes through the old weight: weight @ shift.",
-        ),
-        mistakes=FOLD_INTO_LINEAR_MISTAKES,
-    ),
-    Predict(
-        question="Count the parameters that make the modulation of 28 blocks, in five designs.",
-        solution=modulation_sizes,
-        columns=("million parameters",),
-        tolerance=0.01,
-        hints=(
-            "A Linear from C to O numbers has O weights for each input, and O biases.",
-            "Six vectors of width D are O = 6 D = 6,912 numbers; C is 1,152 for DiT-XL.",
-            "28 * 6,912 * 1,153 for the first row. A table has no inputs: count its numbers.",
-        ),
-        notes={
-            "a Linear in each block": "28 times a Linear from 1,152 to 6 * 1,152, with its biases",
-            "one Linear for all blocks": "the same Linear once",
-            "one Linear, and a table [6, D] a block": "the table adds 6 D numbers for each block",
-            "a Linear in each block, c of width 256": "only the number of inputs changes",
-            "no Linear: rows for 50 fixed times": "each row holds the 6 D numbers of one block at one time",
-        },
-    ),
-    Exercise(
-        question="Give each channel of content the mean and standard deviation that style has there.",
-        solution=ada_in,
-        returns=("painted",),
-        cases=ada_in_cases,
-        hints=(
-            "First remove content's own mean and standard deviation, channel by channel; then apply those of style.",
-            "F.instance_norm(content) does the first half. Statistics run over positions, the last axis: keepdim=True.",
-            "gamma is style.std(-1, correction=0, keepdim=True), beta is style.mean(-1, keepdim=True).",
-        ),
-        mistakes=ADA_IN_MISTAKES,
-    ),
+""",
 )

@@ -1,10 +1,9 @@
 """Exercises of notebook 03: the adaLN-Zero block, its gates' gradient, its Jacobian, its rows, Adam's first step.
 
-For each exercise: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, T tokens, D width, C width of the condition.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,6 @@ from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import layer_norm
 
-# adaln_zero_block: both branches of a DiT block, and mistakes from real code
-
 
 def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp: Callable) -> Tensor:
     """x (B, T, D), c (B, C) -> (B, T, D); linear makes shift, scale, gate for attn, then for mlp: (B, 6D)."""
@@ -27,7 +24,28 @@ def adaln_zero_block(x: Tensor, c: Tensor, linear: Callable, attn: Callable, mlp
     return x + gate_2 * mlp(layer_norm(x) * (1 + scale_2) + shift_2)
 
 
-ADALN_ZERO_BLOCK_MISTAKES = """
+def adaln_zero_block_cases() -> Iterator[tuple]:
+    """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
+    for seed, (b, t, d) in enumerate([(3, 3, 6), (2, 5, 7), (1, 4, 5)]):
+        make, mix = 0.4 * randn64(4, 6 * d, seed=20 + seed), randn64(d, d, seed=30 + seed) / d**0.5
+        weights = randn64(t, t, seed=40 + seed).softmax(-1)
+        functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
+        yield faint(0.7 + 2 * randn64(b, t, d, seed=seed)), randn64(b, 4, seed=10 + seed), *functions
+
+
+register(
+    Exercise,
+    question="Write the whole adaLN-Zero block: six vectors from SiLU(c), then attention and MLP, each gated.",
+    solution=adaln_zero_block,
+    returns=("x",),
+    cases=adaln_zero_block_cases,
+    hints=(
+        "Two gated branches in a row: what attention adds is already in x when the MLP reads it.",
+        "linear(F.silu(c)) is (B, 6D). Give it an axis for tokens, then cut it: [:, None].chunk(6, dim=-1).",
+        "x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1), then mlp with the other three vectors.",
+    ),
+    gradients=True,
+    mistakes="""
 mlp branch calls attention
     Your second branch calls attn again: a line was copied, its call was not changed, and mlp never runs.
     gate_2 * mlp => gate_2 * attn
@@ -188,21 +206,8 @@ silu after the linear
 gelu for silu
     Your numbers are near the right ones, and closest for large c: that is a GELU. DiT has a SiLU there.
     silu => gelu
-"""
-
-
-def adaln_zero_block_cases() -> list[tuple]:
-    """In the first B = T, so that a wrong broadcast runs and is wrong. attn mixes tokens, mlp channels."""
-    cases = []
-    for seed, (b, t, d) in enumerate([(3, 3, 6), (2, 5, 7), (1, 4, 5)]):
-        make, mix = 0.4 * randn64(4, 6 * d, seed=20 + seed), randn64(d, d, seed=30 + seed) / d**0.5
-        weights = randn64(t, t, seed=40 + seed).softmax(-1)
-        functions = (lambda c, m=make: c @ m + 0.1, lambda h, w=weights: w @ h.tanh(), lambda h, m=mix: (h @ m).tanh())
-        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), randn64(b, 4, seed=10 + seed), *functions))
-    return cases
-
-
-# gate_gradient: the gradient of a gate
+""",
+)
 
 
 def gate_gradient(grad_out: Tensor, branch: Tensor) -> Tensor:
@@ -210,7 +215,18 @@ def gate_gradient(grad_out: Tensor, branch: Tensor) -> Tensor:
     return (grad_out * branch).sum(dim=1, keepdim=True)  # a sum over tokens
 
 
-GATE_GRADIENT_MISTAKES = """
+register(
+    Exercise,
+    question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
+    solution=gate_gradient,
+    returns=("grad",),
+    cases=lambda: [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))],
+    hints=(
+        "In x_out = x + gate * F(h), what multiplies the gate in one token and one channel?",
+        "One gate number is used by every token of its picture; the chain rule adds over all uses.",
+        "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
+    ),
+    mistakes="""
 not summed over tokens
     You return one number per token, but one gate multiplies all tokens of a picture: sum over the tokens.
     .sum(dim=1, keepdim=True) =>
@@ -235,46 +251,8 @@ token axis lost
 sign flipped
     Your gates would move uphill: the gradient has the wrong sign. The minus comes later, in the optimiser.
     (grad_out => -(grad_out
-"""
-
-
-# block_jacobian: the matrix, not 1 + gate * F'
-
-
-def block_jacobian(gate: Tensor, jacobian: Tensor) -> Tensor:
-    """d x_out / d x of x_out = x + gate * F(x): gate (N,), jacobian J[i, j] = dF_i / dx_j (N, N) -> (N, N)."""
-    return torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * jacobian  # gate i scales row i
-
-
-BLOCK_JACOBIAN_MISTAKES = """
-one plus everywhere
-    You add 1 to every entry, as in the formula for one number; for vectors the 1 is the identity matrix.
-    torch.eye(len(gate), dtype=gate.dtype) => 1
-columns scaled
-    Your gate j scales column j, an input; a gate comes after the branch and scales its outputs, the rows.
-    gate[:, None] => gate
-identity forgotten
-    You return the branch's part alone: the residual x contributes the identity.
-    torch.eye(len(gate), dtype=gate.dtype) + =>
-diagonal only
-    You keep only the derivative of each number by itself; attention and MLP make it depend on the others too.
-    return torch.diag(1 + gate * jacobian.diagonal())
-everything gated
-    You gate the residual x, too: with gate 0 nothing would pass, neither forwards nor backwards.
-    return gate[:, None] * (torch.eye(len(gate), dtype=gate.dtype) + jacobian)
-jacobian transposed
-    You swapped rows and columns: entry [i, j] is the derivative of output i by input j.
-    return block_jacobian(gate, jacobian).T
-one vector in every row
-    Every row of your branch's part is the same: gate @ J is a vector. Each row of J has a gate of its own.
-    gate[:, None] * => gate @
-gate on the identity
-    At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch.
-    return torch.diag(gate) + jacobian
-"""
-
-
-# gate_rows: where in a 6D-wide Linear the gates are
+""",
+)
 
 
 def gate_rows(weight: Tensor) -> Tensor:
@@ -282,7 +260,19 @@ def gate_rows(weight: Tensor) -> Tensor:
     return weight.unflatten(0, (2, 3, -1))[:, 2]  # (branch, shift | scale | gate, D, C)
 
 
-GATE_ROWS_MISTAKES = """
+register(
+    Exercise,
+    question="Select the rows of a modulation Linear's weight that produce the gates.",
+    solution=gate_rows,
+    returns=("rows",),
+    # In the first c is narrower than the tokens, so that a cut by its width runs and is wrong.
+    cases=lambda: [(randn64(6 * d, c),) for d, c in ((5, 3), (4, 5), (2, 3), (1, 7))],
+    hints=(
+        "The 6D rows are six blocks of D: shift, scale, gate of attention, then shift, scale, gate of the MLP.",
+        "Give each of them an axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
+        "Of the axis of length 3, the gate is number 2: [:, 2].",
+    ),
+    mistakes="""
 last third
     You take the last 2D rows: those are scale and gate of the MLP. A gate is the third vector of its branch.
     (2, 3, -1))[:, 2] => (3, 2, -1))[2]
@@ -308,66 +298,53 @@ two in the middle
 rows not apart
     Your rows are right but come as one block (2D, C): give each branch its own, (2, D, C).
     [:, 2] => [:, 2].flatten(0, 1)
-"""
+""",
+)
 
 
-def gate_rows_cases() -> list[tuple]:
-    """In the first c is narrower than the tokens, so that a cut by its width runs and is wrong."""
-    return [(randn64(6 * d, c),) for d, c in ((5, 3), (4, 5), (2, 3), (1, 7))]
+def block_jacobian(gate: Tensor, jacobian: Tensor) -> Tensor:
+    """d x_out / d x of x_out = x + gate * F(x): gate (N,), jacobian J[i, j] = dF_i / dx_j (N, N) -> (N, N)."""
+    return torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * jacobian  # gate i scales row i
 
 
-# adam_first_step: how far a small gradient moves a weight
-
-
-def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
-    """What Adam's very first step adds to the weight: -lr * m / (sqrt(v) + eps), after bias correction."""
-    return -lr * grad / (grad.abs() + eps)  # m = grad and v = grad^2: the betas have cancelled
-
-
-ADAM_FIRST_STEP_MISTAKES = """
-like sgd
-    You step by lr times the gradient, which is SGD: Adam divides by the gradient's absolute value.
-    / (grad.abs() + eps) =>
-uphill
-    Your step has the sign of the gradient, so the loss would rise: a step goes against it.
-    -lr => lr
-sign alone
-    You step by lr whatever the gradient: eps is missing, and matters for gradients as small as eps.
-    + eps =>
-no bias correction
-    Your averages are biased towards their start at zero: in the first step divide m by 1 - beta1, v by 1 - beta2.
-    grad / (grad.abs() => 0.1 * grad / (0.001**0.5 * grad.abs()
-eps inside the root
-    You add eps to v under the root; Adam adds it after the root, so that eps has the unit of a gradient.
-    grad.abs() + eps) => grad.square() + eps).sqrt()
-one size for all
-    You divide by the norm of the whole gradient; Adam divides every number by its own absolute value.
-    abs() => norm()
-absolute value forgotten
-    Negative gradients step the same way as positive ones: the root of a square has no sign.
-    .abs() =>
-divided by the square
-    Your steps grow as gradients shrink: v is a square, and its root is missing.
-    abs => square
-learning rate left out
-    Whatever lr is, your step is the same, about 1 where a gradient is large.
-    -lr * => -
-first average not corrected
-    Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1.
-    -lr * => -lr * 0.1 *
-second average not corrected
-    Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2.
-    grad.abs() => 0.001**0.5 * grad.abs()
-eps added to the step
-    Your steps all lie a little too high: eps is added after dividing. Look at the brackets.
-    return -lr * grad.sign() + eps
-eps squared in the root
-    At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root.
-    grad.abs() + eps) => grad.square() + eps * eps).sqrt()
-"""
-
-
-# a small gated branch, x + gate * W relu(V x): first_gradient, GatedBranch, half_zero
+register(
+    Exercise,
+    question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
+    solution=block_jacobian,
+    returns=("jacobian",),
+    cases=lambda: [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)],
+    hints=(
+        "Derive output i by input j: the residual gives 1 where i = j, the branch gives gate_i dF_i / dx_j.",
+        "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
+        "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
+    ),
+    mistakes="""
+one plus everywhere
+    You add 1 to every entry, as in the formula for one number; for vectors the 1 is the identity matrix.
+    torch.eye(len(gate), dtype=gate.dtype) => 1
+columns scaled
+    Your gate j scales column j, an input; a gate comes after the branch and scales its outputs, the rows.
+    gate[:, None] => gate
+identity forgotten
+    You return the branch's part alone: the residual x contributes the identity.
+    torch.eye(len(gate), dtype=gate.dtype) + =>
+diagonal only
+    You keep only the derivative of each number by itself; attention and MLP make it depend on the others too.
+    return torch.diag(1 + gate * jacobian.diagonal())
+everything gated
+    You gate the residual x, too: with gate 0 nothing would pass, neither forwards nor backwards.
+    return gate[:, None] * (torch.eye(len(gate), dtype=gate.dtype) + jacobian)
+jacobian transposed
+    You swapped rows and columns: entry [i, j] is the derivative of output i by input j.
+    return block_jacobian(gate, jacobian).T
+one vector in every row
+    Every row of your branch's part is the same: gate @ J is a vector. Each row of J has a gate of its own.
+    gate[:, None] * => gate @
+gate on the identity
+    At gate 0 your matrix is J, as if the branch were on and x gone: the gate belongs to the branch.
+    return torch.diag(gate) + jacobian
+""",
+)
 
 
 def regression(seed: int) -> tuple[Tensor, Tensor]:
@@ -462,7 +439,52 @@ def measure_halves(answer: Callable) -> tuple[float, float] | str:
     return after / before, 60
 
 
-# first_pass: a whole DiT
+register(
+    Predict,
+    question="Fill in the step in which each parameter first gets a gradient, or None for never.",
+    solution=first_gradient,
+    columns=("V", "W", "gate"),
+    notes={
+        "V": "write dL/dV. Which of its factors is 0 in step 1, and in which step does that factor change?",
+        "W": "write dL/dW. Which of its factors is 0 in step 1, and in which step does that factor change?",
+        "gate": "write dL/dgate. Which of its factors is 0 in step 1, and in which step does that factor change?",
+        "gate 0 and V 0": "what is relu(0), and what reaches W and V then?",
+    },
+    hints=(
+        "Write the three gradients next to each other, as products.",
+        "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
+        "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
+    ),
+)
+
+
+register(
+    Repair,
+    question="Change one line so that the block still starts as the identity and learns.",
+    solution=GatedBranch,
+    given=Stuck,
+    examine=examine_branch,
+    hints=(
+        "Which two zeros are multiplied with each other?",
+        "Each of the two learns from the other one, so one of them has to differ from 0.",
+        "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
+    ),
+)
+
+
+register(
+    Design,
+    question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
+    solution=half_zero,
+    measure=measure_halves,
+    goal=0.1,
+    budget=60,
+    hints=(
+        "Channel i of the branch is gate[i] times row i of W times the hidden units.",
+        "A channel with both zeros never learns. How can you avoid one in all eight channels?",
+        "Give each channel exactly one zero: the masks are each other's opposite.",
+    ),
+)
 
 
 def first_pass() -> dict[str, tuple]:
@@ -490,7 +512,88 @@ def first_pass() -> dict[str, tuple]:
     return dict(zip(parts, zip(*columns, strict=True), strict=True))
 
 
-# initialise: zeros that survive
+register(
+    Predict,
+    question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
+    solution=first_pass,
+    columns=("DiT's start", "only the modulation zero", "only the output layer zero"),
+    notes={
+        "output layer": "what does the output layer's gradient contain besides the error: is it 0 at the start?",
+        "rows that make gates": "follow the loss backwards to a gate: which weight does it pass first?",
+        "attention and MLP": "the gradient passes the output layer and a gate. When is each no longer 0?",
+        "rows that make shift and scale": "shift and scale act inside the branch: what does their gradient pass?",
+        "time and label embedding": "the gradient reaches c through the modulation's Linear, whose weight is ...",
+    },
+    hints=(
+        "Go backwards from the loss and note each weight that the gradient is multiplied with.",
+        "A zero on the way costs one pass; zero gates and the zero weight behind them open in the same pass.",
+        "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
+    ),
+)
+
+
+def adam_first_step(grad: Tensor, lr: float, eps: float) -> Tensor:
+    """What Adam's very first step adds to the weight: -lr * m / (sqrt(v) + eps), after bias correction."""
+    return -lr * grad / (grad.abs() + eps)  # m = grad and v = grad^2: the betas have cancelled
+
+
+register(
+    Exercise,
+    question="Say how far Adam's very first step moves each weight.",
+    solution=adam_first_step,
+    returns=("step",),
+    cases=lambda: [
+        (randn64(2, 3), 0.5, 0.1),
+        (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3),
+        (randn64(1, 7, 3, seed=2), 0.25, 0.5),
+    ],
+    hints=(
+        "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
+        "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
+        "sqrt(g^2) is grad.abs().",
+    ),
+    mistakes="""
+like sgd
+    You step by lr times the gradient, which is SGD: Adam divides by the gradient's absolute value.
+    / (grad.abs() + eps) =>
+uphill
+    Your step has the sign of the gradient, so the loss would rise: a step goes against it.
+    -lr => lr
+sign alone
+    You step by lr whatever the gradient: eps is missing, and matters for gradients as small as eps.
+    + eps =>
+no bias correction
+    Your averages are biased towards their start at zero: in the first step divide m by 1 - beta1, v by 1 - beta2.
+    grad / (grad.abs() => 0.1 * grad / (0.001**0.5 * grad.abs()
+eps inside the root
+    You add eps to v under the root; Adam adds it after the root, so that eps has the unit of a gradient.
+    grad.abs() + eps) => grad.square() + eps).sqrt()
+one size for all
+    You divide by the norm of the whole gradient; Adam divides every number by its own absolute value.
+    abs() => norm()
+absolute value forgotten
+    Negative gradients step the same way as positive ones: the root of a square has no sign.
+    .abs() =>
+divided by the square
+    Your steps grow as gradients shrink: v is a square, and its root is missing.
+    abs => square
+learning rate left out
+    Whatever lr is, your step is the same, about 1 where a gradient is large.
+    -lr * => -
+first average not corrected
+    Your step is a tenth of what it should be: m starts at zero, too, and is corrected by 1 - beta1.
+    -lr * => -lr * 0.1 *
+second average not corrected
+    Your step is about thirty times too large: v starts at zero, too, and is corrected by 1 - beta2.
+    grad.abs() => 0.001**0.5 * grad.abs()
+eps added to the step
+    Your steps all lie a little too high: eps is added after dividing. Look at the brackets.
+    return -lr * grad.sign() + eps
+eps squared in the root
+    At |g| = eps your step is .7 of lr, and should be half of it: eps is added after the root.
+    grad.abs() + eps) => grad.square() + eps * eps).sqrt()
+""",
+)
 
 
 def undo_zeros(model):
@@ -543,136 +646,14 @@ def examine_initialise(function: Callable) -> tuple[bool, str]:
 
 
 register(
-    Exercise(
-        question="Write the whole adaLN-Zero block: six vectors from SiLU(c), then attention and MLP, each gated.",
-        solution=adaln_zero_block,
-        returns=("x",),
-        cases=adaln_zero_block_cases,
-        hints=(
-            "Two gated branches in a row: what attention adds is already in x when the MLP reads it.",
-            "linear(F.silu(c)) is (B, 6D). Give it an axis for tokens, then cut it: [:, None].chunk(6, dim=-1).",
-            "x = x + gate_1 * attn(layer_norm(x) * (1 + scale_1) + shift_1), then mlp with the other three vectors.",
-        ),
-        mistakes=ADALN_ZERO_BLOCK_MISTAKES,
-        gradients=True,
-    ),
-    Exercise(
-        question="Give the gradient of a gate from dL/dx_out and the output of its branch.",
-        solution=gate_gradient,
-        returns=("grad",),
-        cases=lambda: [(randn64(b, t, d), randn64(b, t, d, seed=1)) for b, t, d in ((2, 5, 6), (3, 2, 4), (1, 3, 7))],
-        hints=(
-            "In x_out = x + gate * F(h), what multiplies the gate in one token and one channel?",
-            "One gate number is used by every token of its picture; the chain rule adds over all uses.",
-            "Multiply the two, then sum over axis 1, and keep that axis: a gate is (B, 1, D).",
-        ),
-        mistakes=GATE_GRADIENT_MISTAKES,
-    ),
-    Exercise(
-        question="Select the rows of a modulation Linear's weight that produce the gates.",
-        solution=gate_rows,
-        returns=("rows",),
-        cases=gate_rows_cases,
-        hints=(
-            "The 6D rows are six blocks of D: shift, scale, gate of attention, then shift, scale, gate of the MLP.",
-            "Give each of them an axis: weight.unflatten(0, (2, 3, -1)) is (branch, vector, D, C).",
-            "Of the axis of length 3, the gate is number 2: [:, 2].",
-        ),
-        mistakes=GATE_ROWS_MISTAKES,
-    ),
-    Exercise(
-        question="Give the Jacobian of x + gate * F(x) from the gate and the Jacobian of F.",
-        solution=block_jacobian,
-        returns=("jacobian",),
-        cases=lambda: [(randn64(n), randn64(n, n, seed=1)) for n in (6, 3, 1)],
-        hints=(
-            "Derive output i by input j: the residual gives 1 where i = j, the branch gives gate_i dF_i / dx_j.",
-            "gate i multiplies output i, a whole row of the branch's Jacobian: gate[:, None] is a column.",
-            "torch.eye(len(gate), dtype=gate.dtype) + gate[:, None] * ...",
-        ),
-        mistakes=BLOCK_JACOBIAN_MISTAKES,
-    ),
-    Predict(
-        question="Fill in the step in which each parameter first gets a gradient, or None for never.",
-        solution=first_gradient,
-        columns=("V", "W", "gate"),
-        notes={
-            "V": "write dL/dV. Which of its factors is 0 in step 1, and in which step does that factor change?",
-            "W": "write dL/dW. Which of its factors is 0 in step 1, and in which step does that factor change?",
-            "gate": "write dL/dgate. Which of its factors is 0 in step 1, and in which step does that factor change?",
-            "gate 0 and V 0": "what is relu(0), and what reaches W and V then?",
-        },
-        hints=(
-            "Write the three gradients next to each other, as products.",
-            "A gradient is 0 as long as one of its factors is 0. Ask for each factor when it changes.",
-            "With one zero in the product, that parameter moves in step 1 and the two others in step 2.",
-        ),
-    ),
-    Repair(
-        question="Change one line so that the block still starts as the identity and learns.",
-        solution=GatedBranch,
-        given=Stuck,
-        examine=examine_branch,
-        hints=(
-            "Which two zeros are multiplied with each other?",
-            "Each of the two learns from the other one, so one of them has to differ from 0.",
-            "Either the gate starts at 1, or `down` is an ordinary nn.Linear.",
-        ),
-    ),
-    Design(
-        question="Choose which half of the gates and which half of W's rows start at zero, so that all of it learns.",
-        solution=half_zero,
-        measure=measure_halves,
-        goal=0.1,
-        budget=60,
-        hints=(
-            "Channel i of the branch is gate[i] times row i of W times the hidden units.",
-            "A channel with both zeros never learns. How can you avoid one in all eight channels?",
-            "Give each channel exactly one zero: the masks are each other's opposite.",
-        ),
-    ),
-    Predict(
-        question="Fill in the backward pass, from 1, in which each part first gets a gradient.",
-        solution=first_pass,
-        columns=("DiT's start", "only the modulation zero", "only the output layer zero"),
-        notes={
-            "output layer": "what does the output layer's gradient contain besides the error: is it 0 at the start?",
-            "rows that make gates": "follow the loss backwards to a gate: which weight does it pass first?",
-            "attention and MLP": "the gradient passes the output layer and a gate. When is each no longer 0?",
-            "rows that make shift and scale": "shift and scale act inside the branch: what does their gradient pass?",
-            "time and label embedding": "the gradient reaches c through the modulation's Linear, whose weight is ...",
-        },
-        hints=(
-            "Go backwards from the loss and note each weight that the gradient is multiplied with.",
-            "A zero on the way costs one pass; zero gates and the zero weight behind them open in the same pass.",
-            "DiT's start: output layer 1, then the rows that make gates 2, then everything else 3.",
-        ),
-    ),
-    Exercise(
-        question="Say how far Adam's very first step moves each weight.",
-        solution=adam_first_step,
-        returns=("step",),
-        cases=lambda: [
-            (randn64(2, 3), 0.5, 0.1),
-            (1e-3 * randn64(4, 5, seed=1), 2.0, 1e-3),
-            (randn64(1, 7, 3, seed=2), 0.25, 0.5),
-        ],
-        hints=(
-            "Adam keeps averages m of g and v of g^2 and corrects their start. After one step, what are they?",
-            "Bias correction leaves m = g and v = g^2, whatever the betas; the step is -lr * m / (sqrt(v) + eps).",
-            "sqrt(g^2) is grad.abs().",
-        ),
-        mistakes=ADAM_FIRST_STEP_MISTAKES,
-    ),
-    Repair(
-        question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
-        solution=initialise,
-        given=undo_zeros,
-        examine=examine_initialise,
-        hints=(
-            "Which Linears were zero on purpose? Print the blocks of a fresh TinyDiT.",
-            "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
-            "Initialise everything first and set those to zero last, so that nothing comes after it.",
-        ),
+    Repair,
+    question="Mend the function: ordinary Linears get Xavier weights, and every block is the identity afterwards.",
+    solution=initialise,
+    given=undo_zeros,
+    examine=examine_initialise,
+    hints=(
+        "Which Linears were zero on purpose? Print the blocks of a fresh TinyDiT.",
+        "They are block.to_modulation.linear, model.final.to_modulation.linear and model.final.linear.",
+        "Initialise everything first and set those to zero last, so that nothing comes after it.",
     ),
 )

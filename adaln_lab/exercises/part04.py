@@ -4,7 +4,7 @@ L blocks, N entries of the stream as one vector, B batch, T tokens, D width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,8 +17,6 @@ from adaln_lab.data import datasets
 from adaln_lab.exercises.core import Exercise, faint, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict
 from adaln_lab.experiments import schemes, sweep
-
-# fresh_stacks: which starts are open
 
 
 def fresh_stacks() -> dict[str, tuple]:
@@ -33,7 +31,23 @@ def fresh_stacks() -> dict[str, tuple]:
     return table
 
 
-# pull_back: what autograd does with a stack
+register(
+    Predict,
+    question="Say for six fresh stacks of 48 blocks whether stream and gradient grow along them.",
+    solution=fresh_stacks,
+    columns=("stream at the end", "gradient at the start"),
+    hints=(
+        "Ask of each scheme: with its first values, does a block change its input at all?",
+        "A block that returns its input has the identity as Jacobian: sizes stay, in both directions.",
+        "Zeros in scale and shift leave a branch open. Zeros in a gate close it, unless the gate is 1 + g.",
+    ),
+    notes={
+        "adaLN, zero start": "zero are scale and shift. What is then LN(x) * (1 + scale) + shift, and is it added?",
+        "1 + g gate": "g is 0. By what is the branch multiplied?",
+        "gradient at the start": "the gradient is multiplied by each block's Jacobian, I + a J_F",
+        "stream at the end": "does each block add something of its own?",
+    },
+)
 
 
 def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
@@ -43,7 +57,21 @@ def pull_back(grad: Tensor, jacobians: Tensor) -> Tensor:
     return grad
 
 
-PULL_BACK_MISTAKES = """
+register(
+    Exercise,
+    question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
+    solution=pull_back,
+    returns=("grad",),
+    cases=lambda: [
+        (randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5)
+        for b, n, length in ((2, 4, 3), (3, 5, 2), (1, 3, 4))
+    ],
+    hints=(
+        "A gradient goes through the last block first. What multiplies it there?",
+        "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
+        "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
+    ),
+    mistakes="""
 first block first
     You go through the first block first; a gradient goes backwards, through the last block first.
     .flip(0) =>
@@ -72,24 +100,29 @@ changes pushed forward
     You compute how a change at the start arrives at the end; a gradient goes the other way, last block first.
     jacobians.flip(0) => jacobians
     @ jacobian => @ jacobian.T
-"""
+""",
+)
 
 
-def pull_back_cases() -> list[tuple]:
-    shapes = ((2, 4, 3), (3, 5, 2), (1, 3, 4))
-    return [(randn64(b, n, seed=n), randn64(length, n, n, seed=length) / n**0.5) for b, n, length in shapes]
-
-
-# effective_depth: how many blocks an average path goes through. A stack of residual blocks is a sum over paths, each
-# through a block or around it (Veit et al., arXiv 1605.06431): of those that meet a block, r / (1 + r) go through it
-
-
+# A stack of residual blocks is a sum over paths, each through a block or around it (Veit et al., arXiv 1605.06431): of
+# those that meet a block, r / (1 + r) go through it.
 def effective_depth(r: Tensor) -> Tensor:
     """r (L,), the size of each block's update relative to the residual -> mean number of blocks on a path, a scalar."""
     return (r / (1 + r)).sum()
 
 
-EFFECTIVE_DEPTH_MISTAKES = """
+register(
+    Exercise,
+    question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
+    solution=effective_depth,
+    returns=("depth",),
+    cases=lambda: [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)],
+    hints=(
+        "At each block a path forks: through the block with weight r, past it with weight 1.",
+        "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
+        "Add r / (1 + r) over the blocks.",
+    ),
+    mistakes="""
 weights added
     You add the weights r; a block with r = 9 is on nine paths of ten, which counts 0.9 and not 9.
     (r / (1 + r)) => r
@@ -111,10 +144,9 @@ shares multiplied
 ratio of the sums
     Your result stays below 1 however many blocks there are: you divide one sum by another, after adding up.
     return r.sum() / (1 + r).sum()
-"""
+""",
+)
 
-
-# deep_start: 36 blocks that learn in 30 updates
 
 GIVEN = {"norm": "pre", "gate": 1.0, "kind": "identity", "lr": 3e-3, "warmup": 0}
 
@@ -150,7 +182,21 @@ def _score_of(setting: dict[str, Any], updates: int) -> float:
     return sweep.score(model, data) if len(before) == updates else math.inf
 
 
-# sandwich_branch: a branch whose step is bounded by its gate
+register(
+    Design,
+    question="Make 36 blocks reach a score of 0.75 within 30 updates, by changing one setting.",
+    solution=deep_start,
+    measure=deep_start_measured,
+    goal=0.75,
+    budget=30,
+    unit="updates",
+    is_value=True,
+    hints=(
+        "Which setting decides what 36 blocks together do to the stream before the first update?",
+        "Look at the map: which schemes learn at 36 blocks, and what do their starts have in common?",
+        'Start the gates small: {"change": "gate", "to": 0.01}.',
+    ),
+)
 
 
 def sandwich_branch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) -> Tensor:
@@ -159,7 +205,31 @@ def sandwich_branch(x: Tensor, scale: Tensor, gate: Tensor, branch: Callable) ->
     return x + torch.tanh(gate) * F.rms_norm(branch(h), x.shape[-1:], eps=1e-5)
 
 
-SANDWICH_BRANCH_MISTAKES = """
+def _branch(d: int) -> Callable:
+    mix = 3 * randn64(d, d, seed=9)
+    return lambda h: (h @ mix) ** 2 + 0.3
+
+
+def sandwich_branch_cases() -> Iterator[tuple]:
+    """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
+    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
+        scale, gate = 0.5 * randn64(2, b, 1, d, seed=10 + seed)
+        yield faint(0.7 + 2 * randn64(b, t, d, seed=seed)), scale, gate, _branch(d)
+
+
+register(
+    Exercise,
+    question="Write a branch as in Lumina 2 and Z-Image: RMS norm, scale, branch, RMS norm, tanh gate.",
+    solution=sandwich_branch,
+    returns=("x",),
+    cases=sandwich_branch_cases,
+    hints=(
+        "Two norms: one for the branch's input, one for its output. The residual x itself stays as it is.",
+        "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
+        "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
+    ),
+    gradients=True,
+    mistakes="""
 second norm missing
     You do not normalise the branch's output: a large output would give a large update through a small gate.
     F.rms_norm(branch(h), x.shape[-1:], eps=1e-5) => branch(h)
@@ -227,89 +297,5 @@ tanh of the product
     However large the branch is, no number moves by more than 1: tanh covers the product, not the gate alone.
     torch.tanh(gate) * F.rms_norm => torch.tanh(gate * F.rms_norm
     branch(h), x.shape[-1:], eps=1e-5) => branch(h), x.shape[-1:], eps=1e-5))
-"""
-
-
-def _branch(d: int) -> Callable:
-    mix = 3 * randn64(d, d, seed=9)
-    return lambda h: (h @ mix) ** 2 + 0.3
-
-
-def sandwich_branch_cases() -> list[tuple]:
-    """The branch has a large output, mixes channels and is not linear: two mistakes cannot cancel."""
-    cases = []
-    for seed, (b, t, d) in enumerate([(2, 5, 6), (3, 4, 7), (1, 3, 5)]):
-        scale, gate = 0.5 * randn64(2, b, 1, d, seed=10 + seed)
-        cases.append((faint(0.7 + 2 * randn64(b, t, d, seed=seed)), scale, gate, _branch(d)))
-    return cases
-
-
-register(
-    Predict(
-        question="Say for six fresh stacks of 48 blocks whether stream and gradient grow along them.",
-        solution=fresh_stacks,
-        columns=("stream at the end", "gradient at the start"),
-        hints=(
-            "Ask of each scheme: with its first values, does a block change its input at all?",
-            "A block that returns its input has the identity as Jacobian: sizes stay, in both directions.",
-            "Zeros in scale and shift leave a branch open. Zeros in a gate close it, unless the gate is 1 + g.",
-        ),
-        notes={
-            "adaLN, zero start": "zero are scale and shift. What is then LN(x) * (1 + scale) + shift, and is it added?",
-            "1 + g gate": "g is 0. By what is the branch multiplied?",
-            "gradient at the start": "the gradient is multiplied by each block's Jacobian, I + a J_F",
-            "stream at the end": "does each block add something of its own?",
-        },
-    ),
-    Exercise(
-        question="Propagate gradients from the end of a stack to its start, given the Jacobian of each block.",
-        solution=pull_back,
-        returns=("grad",),
-        cases=pull_back_cases,
-        hints=(
-            "A gradient goes through the last block first. What multiplies it there?",
-            "Gradients come as rows, (B, N): one block takes grad to grad @ J, that is J^T times each row.",
-            "for jacobian in jacobians.flip(0): grad = grad @ jacobian",
-        ),
-        mistakes=PULL_BACK_MISTAKES,
-    ),
-    Exercise(
-        question="Count the blocks on an average path, when block l has weight r[l] and its skip has weight 1.",
-        solution=effective_depth,
-        returns=("depth",),
-        cases=lambda: [(randn64(length, seed=length).abs() * (randn64(length) > -1),) for length in (5, 3, 7)],
-        hints=(
-            "At each block a path forks: through the block with weight r, past it with weight 1.",
-            "By weight, the share of paths through a block is r / (1 + r). How many blocks is that in all?",
-            "Add r / (1 + r) over the blocks.",
-        ),
-        mistakes=EFFECTIVE_DEPTH_MISTAKES,
-    ),
-    Design(
-        question="Make 36 blocks reach a score of 0.75 within 30 updates, by changing one setting.",
-        solution=deep_start,
-        measure=deep_start_measured,
-        goal=0.75,
-        budget=30,
-        unit="updates",
-        is_value=True,
-        hints=(
-            "Which setting decides what 36 blocks together do to the stream before the first update?",
-            "Look at the map: which schemes learn at 36 blocks, and what do their starts have in common?",
-            'Start the gates small: {"change": "gate", "to": 0.01}.',
-        ),
-    ),
-    Exercise(
-        question="Write a branch as in Lumina 2 and Z-Image: RMS norm, scale, branch, RMS norm, tanh gate.",
-        solution=sandwich_branch,
-        returns=("x",),
-        cases=sandwich_branch_cases,
-        hints=(
-            "Two norms: one for the branch's input, one for its output. The residual x itself stays as it is.",
-            "F.rms_norm(x, x.shape[-1:], eps=1e-5) is the norm; the gate multiplies what comes out of the second one.",
-            "h = rms(x) * (1 + scale); then x + torch.tanh(gate) * rms(branch(h)).",
-        ),
-        mistakes=SANDWICH_BRANCH_MISTAKES,
-        gradients=True,
-    ),
+""",
 )

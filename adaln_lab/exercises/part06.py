@@ -1,10 +1,9 @@
 """Exercises of notebook 06: footprints, what depends on positions, shares of variance, few told times, a table.
 
-t = 0 is data, t = 1 is noise. For each exercise: the solution, its common mistakes (a table for
-`core.mutants`) and the arguments of the check, or the experiment that marks the answer.
+t = 0 is data, t = 1 is noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,13 +12,115 @@ from adaln_lab.analysis.interventions import scaled
 from adaln_lab.conditioning import map_tensors
 from adaln_lab.data import datasets
 from adaln_lab.dit import Precomputed, TinyDiT
+from adaln_lab.embed import patchify, unpatchify
 from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.experiments import classifier
 from adaln_lab.samplers import sample, time_grid
 from adaln_lab.training.checkpoint import shipped_model
 
-# variance_shares: what time explains, what the label explains, and what only both together explain
+
+def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
+    """Share of the mean absolute change that lies inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
+    change = (after - before).abs().mean((0, 1))
+    return change[inside].sum() / change.sum()
+
+
+def footprint_cases() -> Iterator[tuple]:
+    """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
+    inside = torch.zeros(5, 6, dtype=torch.bool)
+    inside[:2, :3] = True
+    for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
+        before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
+        yield before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask
+
+
+register(
+    Exercise,
+    question="Give the share of a change that lies inside a part of the picture.",
+    solution=footprint,
+    returns=("share",),
+    cases=footprint_cases,
+    hints=(
+        "First a map: how much does each pixel change, on average over pictures and colours?",
+        "Absolute values first, then the mean over axes 0 and 1.",
+        "change[inside].sum() / change.sum()",
+    ),
+    mistakes="""
+signs cancel
+    You average before taking the absolute value: changes of opposite sign would cancel.
+    abs().mean((0, 1)) => mean((0, 1)).abs()
+mean for share
+    You compare the mean inside with the mean of all, which can exceed one; a share compares sums.
+    every sum => mean
+outside measured
+    Your share is that of the change outside.
+    [inside] => [~inside]
+change squared
+    You square the change; a few large changes would outweigh all others.
+    abs => square
+area measured
+    You return the share of pixels that lie inside, independent of any change.
+    return inside.to(before.dtype).mean()
+shares averaged
+    A picture that hardly changes counts as much as one that changes a lot: you average the pictures' shares.
+    change = (after - before).abs()
+    return (change[..., inside].sum((1, 2)) / change.sum((1, 2, 3))).mean()
+inside against outside
+    Your result can exceed 1: you divide by the change outside. A share is a part of the whole.
+    / change => / change[~inside]
+not compared with the whole
+    A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole.
+    / change.sum() =>
+""",
+)
+
+
+def order_of_patches() -> dict[str, tuple[str, str]]:
+    """The trained digits model in float64: are its answers permuted with the patches, and do tokens stay apart?"""
+    model = shipped_model("digits").double()
+    x, t, y = randn64(4, 1, 8, 8), torch.linspace(0.2, 0.8, 4).double(), torch.tensor([1, 3, 8, 10])
+    order, kept = torch.randperm(16, generator=torch.Generator().manual_seed(1)), model.positions
+    first_changed = x.clone()
+    first_changed[..., :2, :2] += 1
+    found = {}
+    for row, (positions, branch) in {
+        "as trained": (kept, ""),
+        "positions 0": (0 * kept, ""),
+        "attention's gates 0": (kept, "attention"),
+        "both gates 0": (kept, None),
+        "positions 0, attention's gates 0": (0 * kept, "attention"),
+    }.items():
+        precompute = model.precompute if branch == "" else scaled(model.precompute, "gate", 0.0, branch=branch)
+
+        @torch.no_grad()
+        def answer(x: Tensor, precompute: Callable = precompute) -> Tensor:
+            return patchify(model.forward_with(x, precompute(t, y)), 2)  # (B, 16, 4)
+
+        model.positions = positions
+        permuted = answer(unpatchify(patchify(x, 2)[:, order], 2, rows=4))
+        is_same = torch.allclose(permuted, answer(x)[:, order], atol=1e-9)
+        is_apart = torch.equal(answer(x)[:, 1:], answer(first_changed)[:, 1:])
+        found[row] = ("yes" if is_same else "no", "yes" if is_apart else "no")
+    return found
+
+
+register(
+    Predict,
+    question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
+    solution=order_of_patches,
+    columns=("answer permuted with the patches", "tokens ignore each other"),
+    notes={
+        "answer permuted with the patches": "which part of the model treats token 3 differently from token 7?",
+        "tokens ignore each other": "which branch is the only one that mixes tokens?",
+        "both gates 0": "with every gate at 0 the stream is patch embedding + positions. Who reads it?",
+    },
+    hints=(
+        "Modulation, LN and MLP do the same to every token. What is added that depends on the place?",
+        "Attention alone lets a token see another one. A gate of 0 removes it.",
+        "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
+    ),
+)
 
 
 def variance_shares(m: Tensor) -> Tensor:
@@ -30,7 +131,22 @@ def variance_shares(m: Tensor) -> Tensor:
     return torch.stack([part.square().sum() for part in parts]) / m.square().sum()
 
 
-VARIANCE_SHARES_MISTAKES = """
+register(
+    Exercise,
+    question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
+    solution=variance_shares,
+    returns=("shares",),
+    cases=lambda: [
+        (randn64(5, 4, 3) + 2.0,),
+        (randn64(6, 1, 3, seed=1) + 2 * randn64(1, 7, 3, seed=2) + 1.0,),
+        (randn64(3, 5, 1, seed=3) - 1.0,),
+    ],
+    hints=(
+        "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
+        "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
+        "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
+    ),
+    mistakes="""
 mean left in
     You left the overall mean in: it depends neither on t nor on the label. Subtract it first, channel by channel.
     - m.mean((0, 1)) =>
@@ -61,105 +177,8 @@ divided by the sum of two
     Time and label alone add up to 1: the whole is the variance of m, and the rest is a part of it.
     shares = variance_shares(m)
     return shares / (shares[0] + shares[1])
-"""
-
-
-def variance_shares_cases() -> list[tuple]:
-    by_t, by_label = randn64(6, 1, 3, seed=1), 2 * randn64(1, 7, 3, seed=2)
-    return [(randn64(5, 4, 3) + 2.0,), (by_t + by_label + 1.0,), (randn64(3, 5, 1, seed=3) - 1.0,)]
-
-
-# footprint: where a picture changes
-
-
-def footprint(before: Tensor, after: Tensor, inside: Tensor) -> Tensor:
-    """Share of the mean absolute change that lies inside; pictures (n, C, H, W), inside (H, W) bool -> scalar."""
-    change = (after - before).abs().mean((0, 1))
-    return change[inside].sum() / change.sum()
-
-
-FOOTPRINT_MISTAKES = """
-signs cancel
-    You average before taking the absolute value: changes of opposite sign would cancel.
-    abs().mean((0, 1)) => mean((0, 1)).abs()
-mean for share
-    You compare the mean inside with the mean of all, which can exceed one; a share compares sums.
-    every sum => mean
-outside measured
-    Your share is that of the change outside.
-    [inside] => [~inside]
-change squared
-    You square the change; a few large changes would outweigh all others.
-    abs => square
-area measured
-    You return the share of pixels that lie inside, independent of any change.
-    return inside.to(before.dtype).mean()
-shares averaged
-    A picture that hardly changes counts as much as one that changes a lot: you average the pictures' shares.
-    change = (after - before).abs()
-    return (change[..., inside].sum((1, 2)) / change.sum((1, 2, 3))).mean()
-inside against outside
-    Your result can exceed 1: you divide by the change outside. A share is a part of the whole.
-    / change => / change[~inside]
-not compared with the whole
-    A change that is twice as large doubles your result, and a share would stay: nothing is divided by the whole.
-    / change.sum() =>
-"""
-
-
-def footprint_cases() -> list[tuple]:
-    """The pictures of a batch change by different amounts, so that a mean of shares is not the share of all."""
-    inside = torch.zeros(5, 6, dtype=torch.bool)
-    inside[:2, :3] = True
-    cases = []
-    for seed, (n, channels, mask) in enumerate([(4, 3, inside), (2, 5, ~inside), (1, 4, inside)]):
-        before, change = randn64(n, channels, 5, 6, seed=seed), randn64(n, channels, 5, 6, seed=10 + seed)
-        cases.append((before, before + change * torch.arange(1, n + 1)[:, None, None, None], mask))
-    return cases
-
-
-# order_of_patches: what a model knows of places, and which tokens it mixes
-
-
-def order_of_patches() -> dict[str, tuple[str, str]]:
-    """The trained digits model in float64: are its answers permuted with the patches, and do tokens stay apart?"""
-    model = shipped_model("digits").double()
-    x, t, y = randn64(4, 1, 8, 8), torch.linspace(0.2, 0.8, 4).double(), torch.tensor([1, 3, 8, 10])
-    order, kept = torch.randperm(16, generator=torch.Generator().manual_seed(1)), model.positions
-    first_changed = x.clone()
-    first_changed[..., :2, :2] += 1
-    found = {}
-    for row, (positions, branch) in {
-        "as trained": (kept, ""),
-        "positions 0": (0 * kept, ""),
-        "attention's gates 0": (kept, "attention"),
-        "both gates 0": (kept, None),
-        "positions 0, attention's gates 0": (0 * kept, "attention"),
-    }.items():
-        precompute = model.precompute if branch == "" else scaled(model.precompute, "gate", 0.0, branch=branch)
-
-        @torch.no_grad()
-        def answer(x: Tensor, precompute: Callable = precompute) -> Tensor:
-            return patches(model.forward_with(x, precompute(t, y)))  # (B, 16, 4)
-
-        model.positions = positions
-        permuted = answer(pictures(patches(x)[:, order]))
-        is_same = torch.allclose(permuted, answer(x)[:, order], atol=1e-9)
-        is_apart = torch.equal(answer(x)[:, 1:], answer(first_changed)[:, 1:])
-        found[row] = ("yes" if is_same else "no", "yes" if is_apart else "no")
-    return found
-
-
-def patches(x: Tensor) -> Tensor:
-    """(B, 1, 8, 8) -> its patches (B, 16, 4)."""
-    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(1, 3)
-
-
-def pictures(tokens: Tensor) -> Tensor:
-    return tokens.reshape(-1, 4, 4, 2, 2).transpose(2, 3).reshape(-1, 1, 8, 8)
-
-
-# told_times: a sampler that tells the model few different times
+""",
+)
 
 
 def told_times() -> dict[str, float]:
@@ -184,7 +203,21 @@ def measure_told(told: dict[str, float]) -> tuple[float, float] | str:
     return classifier.evaluate(images, y, data, classifier.load_classifier(data)).frechet, len(told_at.unique())
 
 
-# draw_from_table: all modulation of a sampler, computed once
+register(
+    Design,
+    question="Choose the times that the model is told in six steps: at most two different ones.",
+    solution=told_times,
+    measure=measure_told,
+    goal=3.0,
+    budget=2,
+    unit="different times",
+    is_value=True,
+    hints=(
+        "The steps start at t = 1, .83, .67, .50, .33, .17. One time for all of them gives 3.6 at best.",
+        "The last steps finish the strokes and need a time near the data. Where does the first group end?",
+        "0.6 for the first four steps and 0.3 for the last two.",
+    ),
+)
 
 
 def draw_from_table(model: TinyDiT, x: Tensor, y: Tensor, steps: int) -> Tensor:
@@ -234,68 +267,14 @@ def examine_table(draw: Callable) -> tuple[bool, str]:
 
 
 register(
-    Exercise(
-        question="Give the share of a change that lies inside a part of the picture.",
-        solution=footprint,
-        returns=("share",),
-        cases=footprint_cases,
-        hints=(
-            "First a map: how much does each pixel change, on average over pictures and colours?",
-            "Absolute values first, then the mean over axes 0 and 1.",
-            "change[inside].sum() / change.sum()",
-        ),
-        mistakes=FOOTPRINT_MISTAKES,
-    ),
-    Predict(
-        question="Say for each version: do permuted patches permute the answer, and do tokens ignore each other?",
-        solution=order_of_patches,
-        columns=("answer permuted with the patches", "tokens ignore each other"),
-        notes={
-            "answer permuted with the patches": "which part of the model treats token 3 differently from token 7?",
-            "tokens ignore each other": "which branch is the only one that mixes tokens?",
-            "both gates 0": "with every gate at 0 the stream is patch embedding + positions. Who reads it?",
-        },
-        hints=(
-            "Modulation, LN and MLP do the same to every token. What is added that depends on the place?",
-            "Attention alone lets a token see another one. A gate of 0 removes it.",
-            "Column 1 asks whether positions are 0, column 2 whether attention's gates are 0.",
-        ),
-    ),
-    Exercise(
-        question="Give the share of a table's variance that t explains, that the label explains, and what is left.",
-        solution=variance_shares,
-        returns=("shares",),
-        cases=variance_shares_cases,
-        hints=(
-            "The mean over labels is the effect of t alone; the mean over times is the effect of the label.",
-            "First subtract the mean over both. The rest, which neither mean explains, is m - by_t - by_label.",
-            "by_t = m.mean(1, keepdim=True); expand each part to m's shape, sum squares, divide by m's.",
-        ),
-        mistakes=VARIANCE_SHARES_MISTAKES,
-    ),
-    Design(
-        question="Choose the times that the model is told in six steps: at most two different ones.",
-        solution=told_times,
-        measure=measure_told,
-        goal=3.0,
-        budget=2,
-        unit="different times",
-        is_value=True,
-        hints=(
-            "The steps start at t = 1, .83, .67, .50, .33, .17. One time for all of them gives 3.6 at best.",
-            "The last steps finish the strokes and need a time near the data. Where does the first group end?",
-            "0.6 for the first four steps and 0.3 for the last two.",
-        ),
-    ),
-    Repair(
-        question="Mend the two wrong lines, so that the samples are those of the model.",
-        solution=draw_from_table,
-        given=given_table,
-        examine=examine_table,
-        hints=(
-            "Print the times and labels of the table's rows: which label stands in row 0, row 1, row 10?",
-            "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
-            "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
-        ),
+    Repair,
+    question="Mend the two wrong lines, so that the samples are those of the model.",
+    solution=draw_from_table,
+    given=given_table,
+    examine=examine_table,
+    hints=(
+        "Print the times and labels of the table's rows: which label stands in row 0, row 1, row 10?",
+        "A step from t to t - dt asks for the velocity at t. The rows are ordered time by time.",
+        "times are linspace(...)[:-1], and step i with label y is row 10 * i + y.",
     ),
 )

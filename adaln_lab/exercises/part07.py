@@ -1,8 +1,6 @@
 """Exercises of notebook 07: equal bags of words, a better pooling, cross-attention, what one token does, a budget.
 
-Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects.
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
-"""
+Captions have 11 words: 3 for the light and the background, then size, colour, shape and cell of each of two objects."""
 
 from collections.abc import Callable
 
@@ -15,7 +13,104 @@ from adaln_lab.exercises.core import Exercise, randn64, register
 from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.layers import CrossAttention
 
-# cross_attention: queries from the image, keys and values from the words
+
+def same_bag(tokens: Tensor) -> Tensor:
+    """tokens (B, 11) -> the caption in which the two objects have exchanged their colours."""
+    tokens = tokens.clone()
+    tokens[:, [4, 8]] = tokens[:, [8, 4]]
+    return tokens
+
+
+register(
+    Exercise,
+    question="Make another scene from the same bag of words: let the two objects exchange their colours.",
+    solution=same_bag,
+    returns=("tokens",),
+    cases=lambda: [(randn64(4, 11),), (randn64(1, 11, seed=1),)],
+    hints=(
+        "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
+        "The colours stand at places 4 and 8. Work on a copy.",
+        "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
+    ),
+    mistakes="""
+objects exchanged
+    You exchanged whole objects: the scene is the same, only told in another order.
+    [4, 8] => 3:
+    [8, 4] => [7, 8, 9, 10, 3, 4, 5, 6]
+looks exchanged
+    You exchanged colours and shapes together: each colour stays on its shape. Colours alone.
+    [4, 8] => [4, 5, 8, 9]
+    [8, 4] => [8, 9, 4, 5]
+sizes exchanged
+    You exchanged the sizes, the first word of each object; its colour is the second.
+    [4, 8] => [3, 7]
+    [8, 4] => [7, 3]
+colour copied
+    You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them.
+    [:, [4, 8]] = tokens[:, [8, 4]] => [:, 8] = tokens[:, 4]
+swapped through views
+    Your right-hand sides are views: the first colour is gone before the second line reads it. Clone, or index.
+    tokens[:, [4, 8]] = tokens[:, [8, 4]] => tokens[:, 4], tokens[:, 8] = tokens[:, 8], tokens[:, 4]
+light counted as object
+    You counted from the first word; three words for light and background come before the objects.
+    [4, 8] => [1, 5]
+    [8, 4] => [5, 1]
+shapes exchanged
+    You exchanged the shapes, the third word of each object; its colour is the second.
+    [4, 8] => [5, 9]
+    [8, 4] => [9, 5]
+cells exchanged
+    You exchanged the cells, the last word of each object; its colour is the second.
+    [4, 8] => [6, 10]
+    [8, 4] => [10, 6]
+""",
+)
+
+
+def pool_objects(e: Tensor) -> Tensor:
+    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
+    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
+    return light.sum(1) + F.gelu(first.sum(1)) + F.gelu(second.sum(1))
+
+
+def given_pooling(e):
+    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
+    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
+    return light.sum(1) + first.sum(1) + second.sum(1)
+
+
+def examine_pooling(pool: Callable) -> tuple[bool, str]:
+    """Random captions with random embeddings; differences relative to those between any two captions."""
+    tokens = random_scenes(500, torch.Generator().manual_seed(0), objects=2)
+    tokens = tokens[tokens[:, 4] != tokens[:, 8]]  # two colours
+    table = randn64(len(VOCABULARY), 16)
+    change_places = tokens[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]]
+    told, bound, turned = (pool(table[words]) for words in (tokens, same_bag(tokens), change_places))
+    if told.shape != (len(tokens), 16):
+        return False, f"expected a vector a caption, {(len(tokens), 16)}; got {tuple(told.shape)}"
+    usual = (told - told.roll(1, 0)).norm(dim=1).mean()
+    apart, moved = (told - bound).norm(dim=1).min() / usual, (told - turned).norm(dim=1).max() / usual
+    for place in range(11):
+        other = table[tokens]
+        other[:, place] += randn64(16, seed=1)
+        if (told - pool(other)).norm(dim=1).min() / usual < 1e-3:
+            return False, f"word {place} of the caption (from 0) has no influence on the vector"
+    text = f"colours exchanged: {apart:.2g} (expected > 0.001), objects in another order: {moved:.1g} (< 1e-9)"
+    return bool(apart > 1e-3 and moved < 1e-9), text
+
+
+register(
+    Repair,
+    question="Mend the pooling: other pairs, another vector; the same objects in another order, the same vector.",
+    solution=pool_objects,
+    given=given_pooling,
+    examine=examine_pooling,
+    hints=(
+        "A sum loses which words belong together. What has to happen to each object before the sum?",
+        "Something that is not linear, and the same for both objects.",
+        "F.gelu(first.sum(1)) + F.gelu(second.sum(1)), with the light added as it is.",
+    ),
+)
 
 
 def cross_attention(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
@@ -25,7 +120,22 @@ def cross_attention(h: Tensor, ctx: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tenso
     return scores.softmax(-1) @ v
 
 
-CROSS_ATTENTION_MISTAKES = """
+register(
+    Exercise,
+    question="Write cross-attention with one head: from image tokens h to the words ctx.",
+    solution=cross_attention,
+    returns=("update",),
+    cases=lambda: [
+        (randn64(b, t, d), randn64(b, s, d, seed=1), *(randn64(d, d, seed=i) / d**0.25 for i in (2, 3, 4)))
+        for b, t, s, d in ((2, 5, 3, 4), (1, 6, 2, 7))
+    ],
+    hints=(
+        "Three products first: queries from the image, keys and values from the words.",
+        "Scores are (B, T, S): one for each image token and each word, divided by sqrt(D).",
+        "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
+    ),
+    gradients=True,
+    mistakes="""
 image looks at itself
     Your keys and values come from h: that is self-attention. They come from ctx.
     every ctx @ => h @
@@ -72,97 +182,8 @@ softmax over the batch
 all words alike
     Each image token gets the same update: queries and keys have no influence on your weights.
     scores.softmax(-1) @ v => v.mean(1, keepdim=True).expand_as(h)
-"""
-
-
-def cross_attention_cases() -> list[tuple]:
-    sizes = ((2, 5, 3, 4), (1, 6, 2, 7))
-    return [
-        (randn64(b, t, d), randn64(b, s, d, seed=1), *(randn64(d, d, seed=i) / d**0.25 for i in (2, 3, 4)))
-        for b, t, s, d in sizes
-    ]
-
-
-# same_bag: another scene with the same words
-
-
-def same_bag(tokens: Tensor) -> Tensor:
-    """tokens (B, 11) -> the caption in which the two objects have exchanged their colours."""
-    tokens = tokens.clone()
-    tokens[:, [4, 8]] = tokens[:, [8, 4]]
-    return tokens
-
-
-SAME_BAG_MISTAKES = """
-objects exchanged
-    You exchanged whole objects: the scene is the same, only told in another order.
-    [4, 8] => 3:
-    [8, 4] => [7, 8, 9, 10, 3, 4, 5, 6]
-looks exchanged
-    You exchanged colours and shapes together: each colour stays on its shape. Colours alone.
-    [4, 8] => [4, 5, 8, 9]
-    [8, 4] => [8, 9, 4, 5]
-sizes exchanged
-    You exchanged the sizes, the first word of each object; its colour is the second.
-    [4, 8] => [3, 7]
-    [8, 4] => [7, 3]
-colour copied
-    You overwrote one colour with the other, so a word is lost and the bag is another one: exchange them.
-    [:, [4, 8]] = tokens[:, [8, 4]] => [:, 8] = tokens[:, 4]
-swapped through views
-    Your right-hand sides are views: the first colour is gone before the second line reads it. Clone, or index.
-    tokens[:, [4, 8]] = tokens[:, [8, 4]] => tokens[:, 4], tokens[:, 8] = tokens[:, 8], tokens[:, 4]
-light counted as object
-    You counted from the first word; three words for light and background come before the objects.
-    [4, 8] => [1, 5]
-    [8, 4] => [5, 1]
-shapes exchanged
-    You exchanged the shapes, the third word of each object; its colour is the second.
-    [4, 8] => [5, 9]
-    [8, 4] => [9, 5]
-cells exchanged
-    You exchanged the cells, the last word of each object; its colour is the second.
-    [4, 8] => [6, 10]
-    [8, 4] => [10, 6]
-"""
-
-
-# pool_objects: a vector that says which colour belongs to which shape
-
-
-def pool_objects(e: Tensor) -> Tensor:
-    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
-    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
-    return light.sum(1) + F.gelu(first.sum(1)) + F.gelu(second.sum(1))
-
-
-def given_pooling(e):
-    """e (B, 11, C), embedded words without places: 3 for the light, 4 for each object -> (B, C)."""
-    light, first, second = e[:, :3], e[:, 3:7], e[:, 7:]
-    return light.sum(1) + first.sum(1) + second.sum(1)
-
-
-def examine_pooling(pool: Callable) -> tuple[bool, str]:
-    """Random captions with random embeddings; differences relative to those between any two captions."""
-    tokens = random_scenes(500, torch.Generator().manual_seed(0), objects=2)
-    tokens = tokens[tokens[:, 4] != tokens[:, 8]]  # two colours
-    table = randn64(len(VOCABULARY), 16)
-    change_places = tokens[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]]
-    told, bound, turned = (pool(table[words]) for words in (tokens, same_bag(tokens), change_places))
-    if told.shape != (len(tokens), 16):
-        return False, f"expected a vector a caption, {(len(tokens), 16)}; got {tuple(told.shape)}"
-    usual = (told - told.roll(1, 0)).norm(dim=1).mean()
-    apart, moved = (told - bound).norm(dim=1).min() / usual, (told - turned).norm(dim=1).max() / usual
-    for place in range(11):
-        other = table[tokens]
-        other[:, place] += randn64(16, seed=1)
-        if (told - pool(other)).norm(dim=1).min() / usual < 1e-3:
-            return False, f"word {place} of the caption (from 0) has no influence on the vector"
-    text = f"colours exchanged: {apart:.2g} (expected > 0.001), objects in another order: {moved:.1g} (< 1e-9)"
-    return bool(apart > 1e-3 and moved < 1e-9), text
-
-
-# same_for_all: does every image token get the same vector?
+""",
+)
 
 
 def same_for_all() -> dict[str, tuple[str]]:
@@ -189,9 +210,30 @@ def same_for_all() -> dict[str, tuple[str]]:
     return table
 
 
-# ways_in: how time, style and words enter, within a budget
+register(
+    Predict,
+    question="Say whether every image token gets the same vector from cross-attention, whatever the picture is.",
+    solution=same_for_all,
+    columns=("the same vector",),
+    notes={
+        "1 token, 1 head": "what is the softmax of a single score?",
+        "1 token, 4 heads": "each head has a softmax of its own. Of how many scores?",
+        "2 equal tokens": "their values are equal. What is any mean of two equal vectors?",
+        "2 different tokens": "the two weights depend on the query.",
+        "1 token and a learned null token": "how many scores has the softmax now?",
+        "2 tokens with equal values, different keys": "the weights differ from token to token. Does the mean?",
+    },
+    hints=(
+        "The result is a weighted mean of the values. Weights depend on the query; does the mean?",
+        "With one value, or equal values, every mean is the same.",
+        "no only for two different tokens, and for a token beside a null token.",
+    ),
+)
+
 
 WIDTH, BLOCKS, IMAGE, WORDS = 1536, 24, 4096, 512
+
+
 ENTER = ("adaln", "cross_attention", "in_context")
 
 
@@ -223,72 +265,17 @@ def measure_ways(answer: dict[str, str]) -> tuple[float, float] | str:
 
 
 register(
-    Exercise(
-        question="Make another scene from the same bag of words: let the two objects exchange their colours.",
-        solution=same_bag,
-        returns=("tokens",),
-        cases=lambda: [(randn64(4, 11),), (randn64(1, 11, seed=1),)],
-        hints=(
-            "Three words for the scene, then size, colour, shape, cell of the first object, and of the second.",
-            "The colours stand at places 4 and 8. Work on a copy.",
-            "tokens[:, [4, 8]] = tokens[:, [8, 4]]",
-        ),
-        mistakes=SAME_BAG_MISTAKES,
-    ),
-    Repair(
-        question="Mend the pooling: other pairs, another vector; the same objects in another order, the same vector.",
-        solution=pool_objects,
-        given=given_pooling,
-        examine=examine_pooling,
-        hints=(
-            "A sum loses which words belong together. What has to happen to each object before the sum?",
-            "Something that is not linear, and the same for both objects.",
-            "F.gelu(first.sum(1)) + F.gelu(second.sum(1)), with the light added as it is.",
-        ),
-    ),
-    Exercise(
-        question="Write cross-attention with one head: from image tokens h to the words ctx.",
-        solution=cross_attention,
-        returns=("update",),
-        cases=cross_attention_cases,
-        hints=(
-            "Three products first: queries from the image, keys and values from the words.",
-            "Scores are (B, T, S): one for each image token and each word, divided by sqrt(D).",
-            "softmax over the last axis of q @ k.transpose(1, 2) / D ** 0.5, then @ v",
-        ),
-        mistakes=CROSS_ATTENTION_MISTAKES,
-        gradients=True,
-    ),
-    Predict(
-        question="Say whether every image token gets the same vector from cross-attention, whatever the picture is.",
-        solution=same_for_all,
-        columns=("the same vector",),
-        notes={
-            "1 token, 1 head": "what is the softmax of a single score?",
-            "1 token, 4 heads": "each head has a softmax of its own. Of how many scores?",
-            "2 equal tokens": "their values are equal. What is any mean of two equal vectors?",
-            "2 different tokens": "the two weights depend on the query.",
-            "1 token and a learned null token": "how many scores has the softmax now?",
-            "2 tokens with equal values, different keys": "the weights differ from token to token. Does the mean?",
-        },
-        hints=(
-            "The result is a weighted mean of the values. Weights depend on the query; does the mean?",
-            "With one value, or equal values, every mean is the same.",
-            "no only for two different tokens, and for a token beside a null token.",
-        ),
-    ),
-    Design(
-        question="Let time, style and 512 words enter with at most 3 % more parameters and 20 % more operations.",
-        solution=ways_in,
-        measure=measure_ways,
-        goal=3,
-        budget=20,
-        unit="% operations",
-        is_value=True,
-        hints=(
-            "Which way has no parameters of its own? Which has parameters only?",
-            "A modulation Linear in each block is half of the block. Can blocks share it?",
-            "Time and style by adaLN with shared modulation, words in context.",
-        ),
+    Design,
+    question="Let time, style and 512 words enter with at most 3 % more parameters and 20 % more operations.",
+    solution=ways_in,
+    measure=measure_ways,
+    goal=3,
+    budget=20,
+    unit="% operations",
+    is_value=True,
+    hints=(
+        "Which way has no parameters of its own? Which has parameters only?",
+        "A modulation Linear in each block is half of the block. Can blocks share it?",
+        "Time and style by adaLN with shared modulation, words in context.",
     ),
 )

@@ -1,9 +1,6 @@
-"""Exercises of notebook 08: blocks from what they changed, halves that are swapped, modulation counted and shared.
+"""Exercises of notebook 08: blocks from what they changed, halves that are swapped, modulation counted and shared."""
 
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -19,8 +16,6 @@ from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.layers import zero_linear
 from adaln_lab.norms import gated, layer_norm, modulate, split_vectors
 
-# lumina_block: no shift, bounded gates, a norm on both sides of a branch
-
 
 def lumina_block(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: Callable) -> Tensor:
     """x (B, T, D); vectors s1, g1, s2, g2 (B, 1, D); norms RMS_1 .. RMS_4 -> the stream after the block."""
@@ -29,7 +24,34 @@ def lumina_block(x: Tensor, vectors: tuple, norms: tuple, attn: Callable, mlp: C
     return x + torch.tanh(g2) * norms[3](mlp(norms[2](x) * (1 + s2)))
 
 
-LUMINA_BLOCK_MISTAKES = """
+def _mlp(d: int) -> Callable:
+    mix = randn64(d, d, seed=21)
+    return lambda h: torch.tanh(h @ mix)
+
+
+def lumina_block_cases() -> Iterator[tuple]:
+    for b, t, d in ((2, 5, 6), (1, 3, 7)):
+        vectors = tuple(0.4 * torch.tanh(randn64(b, 1, d, seed=i)) for i in range(4))
+        weights = [1 + 0.3 * randn64(d, seed=10 + i) for i in range(4)]
+        norms = tuple(lambda h, w=w: F.rms_norm(h, w.shape, w, 1e-5) for w in weights)
+        mix = randn64(d, d, seed=20)
+        attn = lambda h, m=mix: torch.cumsum(h @ m, 1)  # noqa: E731
+        yield randn64(b, t, d, seed=22), vectors, norms, attn, _mlp(d)
+
+
+register(
+    Exercise,
+    question="Write Lumina 2's block from the lines that it changed in DiT's.",
+    solution=lumina_block,
+    returns=("out",),
+    cases=lumina_block_cases,
+    hints=(
+        "Four norms: one before and one after each branch. The stream itself is never normalised.",
+        "A branch is norms[1](attn(norms[0](x) * (1 + s1))).",
+        "x = x + torch.tanh(g1) * that; then the same with norms[2], norms[3], mlp, s2, g2.",
+    ),
+    gradients=True,
+    mistakes="""
 raw gates
     Your gates are raw, as DiT's. Lumina 2 bounds them: tanh(g).
     every torch.tanh =>
@@ -123,43 +145,8 @@ norms of both first
     Your norms are in the wrong places: the first two belong to attention, one before and one after it.
     norms[2](x) => norms[1](x)
     norms[1](attn => norms[2](attn
-"""
-
-
-def _mlp(d: int) -> Callable:
-    mix = randn64(d, d, seed=21)
-    return lambda h: torch.tanh(h @ mix)
-
-
-def lumina_block_cases() -> list[tuple]:
-    cases = []
-    for b, t, d in ((2, 5, 6), (1, 3, 7)):
-        vectors = tuple(0.4 * torch.tanh(randn64(b, 1, d, seed=i)) for i in range(4))
-        weights = [1 + 0.3 * randn64(d, seed=10 + i) for i in range(4)]
-        norms = tuple(lambda h, w=w: F.rms_norm(h, w.shape, w, 1e-5) for w in weights)
-        mix = randn64(d, d, seed=20)
-        attn = lambda h, m=mix: torch.cumsum(h @ m, 1)  # noqa: E731
-        cases.append((randn64(b, t, d, seed=22), vectors, norms, attn, _mlp(d)))
-    return cases
-
-
-register(
-    Exercise(
-        question="Write Lumina 2's block from the lines that it changed in DiT's.",
-        solution=lumina_block,
-        returns=("out",),
-        cases=lumina_block_cases,
-        hints=(
-            "Four norms: one before and one after each branch. The stream itself is never normalised.",
-            "A branch is norms[1](attn(norms[0](x) * (1 + s1))).",
-            "x = x + torch.tanh(g1) * that; then the same with norms[2], norms[3], mlp, s2, g2.",
-        ),
-        mistakes=LUMINA_BLOCK_MISTAKES,
-        gradients=True,
-    )
+""",
 )
-
-# hdm_step: what the skip carries
 
 
 def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Tensor:
@@ -169,7 +156,27 @@ def hdm_step(x: Tensor, vectors: tuple, norm: Callable, branch: Callable) -> Ten
     return a + (1 + g) * branch(a)
 
 
-HDM_STEP_MISTAKES = """
+def hdm_step_cases() -> Iterator[tuple]:
+    for n, t, d in ((2, 5, 6), (1, 3, 7)):
+        vectors = tuple(randn64(n, 1, d, seed=i) for i in range(3))
+        weight = randn64(d, seed=3)
+        norm = lambda h, w=weight: F.rms_norm(h, w.shape, w, 1e-6)  # noqa: E731
+        yield 3 * randn64(n, t, d, seed=5), vectors, norm, _mlp(d)
+
+
+register(
+    Exercise,
+    question="Write one step of HDM, and see what its skip path carries.",
+    solution=hdm_step,
+    returns=("out",),
+    cases=hdm_step_cases,
+    hints=(
+        "In the notebook's code, x is assigned twice.",
+        "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
+        "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
+    ),
+    gradients=True,
+    mistakes="""
 skip carries x
     Your residual is x, as in other models. HDM assigns x twice: its residual is the modulated norm.
     return a => return x
@@ -215,36 +222,8 @@ norm missing
 shift scaled too
     Where b is large, your result also depends on s: only the norm is scaled, and b is added after that.
     norm(x) * (1 + s) + b => (norm(x) + b) * (1 + s)
-"""
-
-
-def hdm_step_cases() -> list[tuple]:
-    cases = []
-    for n, t, d in ((2, 5, 6), (1, 3, 7)):
-        vectors = tuple(randn64(n, 1, d, seed=i) for i in range(3))
-        weight = randn64(d, seed=3)
-        norm = lambda h, w=weight: F.rms_norm(h, w.shape, w, 1e-6)  # noqa: E731
-        cases.append((3 * randn64(n, t, d, seed=5), vectors, norm, _mlp(d)))
-    return cases
-
-
-register(
-    Exercise(
-        question="Write one step of HDM, and see what its skip path carries.",
-        solution=hdm_step,
-        returns=("out",),
-        cases=hdm_step_cases,
-        hints=(
-            "In the notebook's code, x is assigned twice.",
-            "After the first line x is no longer the input but norm(x) * (1 + s) + b.",
-            "a = norm(x) * (1 + s) + b, then a + (1 + g) * branch(a).",
-        ),
-        mistakes=HDM_STEP_MISTAKES,
-        gradients=True,
-    )
+""",
 )
-
-# swap_halves: a last layer of one code base for another
 
 
 def swap_halves(weight: Tensor) -> Tensor:
@@ -253,7 +232,25 @@ def swap_halves(weight: Tensor) -> Tensor:
     return torch.cat([shift, scale])
 
 
-SWAP_HALVES_MISTAKES = """
+def diffusers_last_layer() -> dict[str, Tensor]:
+    """The weights of Flux.1's last layer, in the order in which diffusers stores them."""
+    weights = golden.shipped("flux_last").tensors["weights"]
+    return {k: swap_halves(v) if "adaLN" in k else v for k, v in weights.items()}
+
+
+register(
+    Exercise,
+    question="Convert a modulation weight from (scale, shift) to (shift, scale).",
+    solution=swap_halves,
+    returns=("weight",),
+    cases=lambda: [(randn64(8, 6),), (randn64(10, 3, seed=1),), (randn64(2, 7, seed=2),)],
+    hints=(
+        "A Linear's output n is row n of its weight.",
+        "weight.chunk(2) cuts the rows in two blocks.",
+        "torch.cat the two blocks in the other order.",
+    ),
+    later=lambda: [(randn64(8),)],  # a bias
+    mistakes="""
 rows reversed
     You reversed the order of all rows. Inside a half they stay as they are.
     return weight.flip(0)
@@ -275,36 +272,8 @@ left as they were
 first row last
     Only one row has moved: all D rows of a half move together.
     return weight.roll(-1, 0)
-"""
-
-
-def diffusers_last_layer() -> dict[str, Tensor]:
-    """The weights of Flux.1's last layer, in the order in which diffusers stores them."""
-    weights = golden.shipped("flux_last").tensors["weights"]
-    return {k: swap_halves(v) if "adaLN" in k else v for k, v in weights.items()}
-
-
-def swap_halves_cases() -> list[tuple]:
-    return [(randn64(8, 6),), (randn64(10, 3, seed=1),), (randn64(2, 7, seed=2),)]
-
-
-register(
-    Exercise(
-        question="Convert a modulation weight from (scale, shift) to (shift, scale).",
-        solution=swap_halves,
-        returns=("weight",),
-        cases=swap_halves_cases,
-        hints=(
-            "A Linear's output n is row n of its weight.",
-            "weight.chunk(2) cuts the rows in two blocks.",
-            "torch.cat the two blocks in the other order.",
-        ),
-        mistakes=SWAP_HALVES_MISTAKES,
-        later=lambda: [(randn64(8),)],  # a bias
-    )
+""",
 )
-
-# sd3_modulation: a third of a model, counted on paper
 
 
 def sd3_modulation(depth: Tensor, width: Tensor) -> Tensor:
@@ -313,7 +282,18 @@ def sd3_modulation(depth: Tensor, width: Tensor) -> Tensor:
     return vectors * (width * width + width)
 
 
-SD3_MODULATION_MISTAKES = """
+register(
+    Exercise,
+    question="Count the parameters of SD3's modulation from depth and width.",
+    solution=sd3_modulation,
+    returns=("parameters",),
+    cases=lambda: [torch.tensor(pair, dtype=torch.float64).unbind() for pair in ((24, 1536), (3, 8), (1, 5))],
+    hints=(
+        "Count vectors first: how many D-wide vectors does the whole model predict from c?",
+        "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
+        "Each vector costs width * width weights and width biases.",
+    ),
+    mistakes="""
 one stream
     You counted one stream. Image and text have one Linear each: 12 vectors for each block.
     12 * (depth - 1) + (6 + 2) => 6 * (depth - 1) + 6
@@ -347,32 +327,8 @@ three vectors for a stream
 neither bias nor end
     You count the weights of whole blocks: the biases are missing, and what is special at the end.
     return 12 * depth * width * width
-"""
-
-
-def sd3_modulation_cases() -> list[tuple]:
-    return [
-        (torch.tensor(float(depth)).double(), torch.tensor(float(width)).double())
-        for depth, width in ((24, 1536), (3, 8), (1, 5))
-    ]
-
-
-register(
-    Exercise(
-        question="Count the parameters of SD3's modulation from depth and width.",
-        solution=sd3_modulation,
-        returns=("parameters",),
-        cases=sd3_modulation_cases,
-        hints=(
-            "Count vectors first: how many D-wide vectors does the whole model predict from c?",
-            "12 in every block but the last, 6 + 2 in the last, 2 in the final layer.",
-            "Each vector costs width * width weights and width biases.",
-        ),
-        mistakes=SD3_MODULATION_MISTAKES,
-    )
+""",
 )
-
-# flux2_stack: one modulation for all blocks
 
 
 def flux2_stack(x: Tensor, ctx: Tensor, c: Tensor, weights: tuple, double: Callable, single: Callable) -> Tensor:
@@ -383,7 +339,42 @@ def flux2_stack(x: Tensor, ctx: Tensor, c: Tensor, weights: tuple, double: Calla
     return both[:, ctx.shape[1] :]
 
 
-FLUX2_STACK_MISTAKES = """
+def flux2_stack_cases() -> Iterator[tuple]:
+    for batch, t, n, d in ((2, 5, 3, 6), (1, 4, 2, 7)):
+        mix, other = randn64(d, d, seed=30), randn64(d, d, seed=31)
+
+        def double(x, ctx, img, txt, mix=mix):
+            seen = torch.tanh(torch.cat([ctx, x], 1).mean(1, keepdim=True) @ mix)
+            streams = []
+            for h, vectors in ((x, img), (ctx, txt)):
+                b1, s1, g1, b2, s2, g2 = vectors.chunk(6, dim=-1)
+                h = h + g1 * torch.tanh(h * (1 + s1) + b1 + seen)
+                streams.append(h + g2 * torch.tanh(h * (1 + s2) + b2))
+            return tuple(streams)
+
+        def single(both, vectors, other=other):
+            b, s, g = vectors.chunk(3, dim=-1)
+            h = both * (1 + s) + b
+            return both + g * torch.tanh(torch.cumsum(h @ other, 1) + h.mean(1, keepdim=True))
+
+        weights = tuple(randn64(k * d, d, seed=32 + i) for i, k in enumerate((6, 6, 3)))
+        streams = randn64(batch, t, d, seed=35), randn64(batch, n, d, seed=36), randn64(batch, d, seed=37)
+        yield *streams, weights, double, single
+
+
+register(
+    Exercise,
+    question="Compute FLUX.2's vectors once, and carry both streams through all blocks with them.",
+    solution=flux2_stack,
+    returns=("image tokens",),
+    cases=flux2_stack_cases,
+    hints=(
+        "Three Linears, each once: for the image, for the text, and for the blocks of one sequence.",
+        "A Linear without bias is F.linear(F.silu(c), weight); a token axis makes its result (B, 1, 6 D).",
+        "double gives x and ctx; torch.cat([ctx, x], dim=1) goes to single; drop the first ctx.shape[1] tokens.",
+    ),
+    gradients=True,
+    mistakes="""
 silu missing
     Your vectors are linear in c: SiLU acts on c before each Linear.
     F.silu(c) => c
@@ -428,51 +419,8 @@ single blocks without text
     Your single blocks see the image alone: text and image go through them as one sequence.
     single(torch.cat([ctx, x], dim=1), one) => single(x, one)
     [:, ctx.shape[1] :] =>
-"""
-
-
-def flux2_stack_cases() -> list[tuple]:
-    cases = []
-    for batch, t, n, d in ((2, 5, 3, 6), (1, 4, 2, 7)):
-        mix, other = randn64(d, d, seed=30), randn64(d, d, seed=31)
-
-        def double(x, ctx, img, txt, mix=mix):
-            seen = torch.tanh(torch.cat([ctx, x], 1).mean(1, keepdim=True) @ mix)
-            streams = []
-            for h, vectors in ((x, img), (ctx, txt)):
-                b1, s1, g1, b2, s2, g2 = vectors.chunk(6, dim=-1)
-                h = h + g1 * torch.tanh(h * (1 + s1) + b1 + seen)
-                streams.append(h + g2 * torch.tanh(h * (1 + s2) + b2))
-            return tuple(streams)
-
-        def single(both, vectors, other=other):
-            b, s, g = vectors.chunk(3, dim=-1)
-            h = both * (1 + s) + b
-            return both + g * torch.tanh(torch.cumsum(h @ other, 1) + h.mean(1, keepdim=True))
-
-        weights = tuple(randn64(k * d, d, seed=32 + i) for i, k in enumerate((6, 6, 3)))
-        streams = randn64(batch, t, d, seed=35), randn64(batch, n, d, seed=36), randn64(batch, d, seed=37)
-        cases.append((*streams, weights, double, single))
-    return cases
-
-
-register(
-    Exercise(
-        question="Compute FLUX.2's vectors once, and carry both streams through all blocks with them.",
-        solution=flux2_stack,
-        returns=("image tokens",),
-        cases=flux2_stack_cases,
-        hints=(
-            "Three Linears, each once: for the image, for the text, and for the blocks of one sequence.",
-            "A Linear without bias is F.linear(F.silu(c), weight); a token axis makes its result (B, 1, 6 D).",
-            "double gives x and ctx; torch.cat([ctx, x], dim=1) goes to single; drop the first ctx.shape[1] tokens.",
-        ),
-        mistakes=FLUX2_STACK_MISTAKES,
-        gradients=True,
-    )
+""",
 )
-
-# what_changes: rows of vectors for each token, and a mask
 
 
 def what_changes() -> dict[str, tuple]:
@@ -495,25 +443,22 @@ def what_changes() -> dict[str, tuple]:
 
 
 register(
-    Predict(
-        question="Write yes where some token of the row's kind changes, else no.",
-        solution=what_changes,
-        columns=("the step's time", "the last word", "a condition patch", "a target patch"),
-        notes={
-            "the step's time": "which tokens read the row of the step's time, and who sees those tokens?",
-            "text": "a word sees itself and the tokens before it. What stands before the text?",
-            "condition image": "its tokens read the row of time 0, and they see the text and all of their own image.",
-            "target image": "it is the last in the sequence: what does it not see?",
-        },
-        hints=(
-            "Ask two questions of each cell: does this token read what changed, and does it see a token that did?",
-            "Query i sees key j if j <= i, or if both are in the same image. The order is text, condition, target.",
-            "Text and condition image read the row of time 0 and do not see the target: neither depends on the step.",
-        ),
-    )
+    Predict,
+    question="Write yes where some token of the row's kind changes, else no.",
+    solution=what_changes,
+    columns=("the step's time", "the last word", "a condition patch", "a target patch"),
+    notes={
+        "the step's time": "which tokens read the row of the step's time, and who sees those tokens?",
+        "text": "a word sees itself and the tokens before it. What stands before the text?",
+        "condition image": "its tokens read the row of time 0, and they see the text and all of their own image.",
+        "target image": "it is the last in the sequence: what does it not see?",
+    },
+    hints=(
+        "Ask two questions of each cell: does this token read what changed, and does it see a token that did?",
+        "Query i sees key j if j <= i, or if both are in the same image. The order is text, condition, target.",
+        "Text and condition image read the row of time 0 and do not see the target: neither depends on the step.",
+    ),
 )
-
-# to_ours: weights of MiniMax-H3 for our block
 
 
 def to_ours(weights: dict) -> dict:
@@ -555,20 +500,18 @@ def examine_to_ours(answer: Callable) -> tuple[bool, str]:
 
 
 register(
-    Repair(
-        question="Change one line, so that the block with these weights gives MiniMax-H3's numbers.",
-        solution=to_ours,
-        given=to_ours_given,
-        examine=examine_to_ours,
-        hints=(
-            "A layer whose halves are swapped has the right shape. Which layers here are several layers in one?",
-            "q, k, v come from three weights, so their order is ours to choose. The MLP's first weight is two in one.",
-            "MiniMax-H3 has the value first, then the gate: torch.cat(weight.chunk(2)[::-1]).",
-        ),
-    )
+    Repair,
+    question="Change one line, so that the block with these weights gives MiniMax-H3's numbers.",
+    solution=to_ours,
+    given=to_ours_given,
+    examine=examine_to_ours,
+    hints=(
+        "A layer whose halves are swapped has the right shape. Which layers here are several layers in one?",
+        "q, k, v come from three weights, so their order is ours to choose. The MLP's first weight is two in one.",
+        "MiniMax-H3 has the value first, then the gate: torch.cat(weight.chunk(2)[::-1]).",
+    ),
 )
 
-# small_modulation: the least that does nearly as well on drawn scenes
 
 WIDTH, DEPTH, STEPS, SIZE = 32, 3, 150, 16
 
@@ -656,18 +599,17 @@ def measure_small(design: dict) -> tuple[float, float] | str:
 
 
 register(
-    Design(
-        question="Choose a modulation of at most 3,000 parameters whose held-out loss is at most 0.545.",
-        solution=small_modulation,
-        measure=measure_small,
-        goal=0.545,
-        budget=3000,
-        unit="parameters",
-        is_value=True,
-        hints=(
-            "Six vectors of width 32 from a c of width 32 are 6,336 parameters. Three blocks have three times that.",
-            "Share one Linear first. Then leave out a vector or make c narrower. Keep the gate.",
-            "Shared, without the scale, through 16 numbers: 2,688 parameters.",
-        ),
-    )
+    Design,
+    question="Choose a modulation of at most 3,000 parameters whose held-out loss is at most 0.545.",
+    solution=small_modulation,
+    measure=measure_small,
+    goal=0.545,
+    budget=3000,
+    unit="parameters",
+    is_value=True,
+    hints=(
+        "Six vectors of width 32 from a c of width 32 are 6,336 parameters. Three blocks have three times that.",
+        "Share one Linear first. Then leave out a vector or make c narrower. Keep the gate.",
+        "Shared, without the scale, through 16 numbers: 2,688 parameters.",
+    ),
 )

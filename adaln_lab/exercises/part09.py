@@ -1,7 +1,4 @@
-"""Exercises of notebook 09: a tracer's two questions, a block that it misses, how far a gate is open, ten diagnoses.
-
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
-"""
+"""Exercises of notebook 09: a tracer's two questions, a block that it misses, how far a gate is open, ten diagnoses."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +10,6 @@ from adaln_lab.exercises.kinds import Design, Predict
 from adaln_lab.layers import MLP, xavier_linear
 from adaln_lab.norms import layer_norm
 
-# varies: is it a vector for all tokens, and was it told anything?
-
 
 def varies(made: Tensor) -> tuple[Tensor, Tensor]:
     """made (B, T, N), output of one Linear -> how far it varies over tokens, and how far over items."""
@@ -23,7 +18,23 @@ def varies(made: Tensor) -> tuple[Tensor, Tensor]:
     return over_tokens, over_items
 
 
-VARIES_MISTAKES = """
+register(
+    Exercise,
+    question="Say how far the outputs of a Linear vary over the tokens of an item, and how far over items.",
+    solution=varies,
+    returns=("over_tokens", "over_items"),
+    cases=lambda: [
+        (randn64(3, 5, 6),),
+        (randn64(3, 1, 6, seed=1).expand(3, 5, 6),),
+        (randn64(1, 5, 6, seed=2).expand(3, 5, 6),),
+        (randn64(1, 4, 7, seed=3),),
+    ],
+    hints=(
+        "How far numbers vary: the largest minus the smallest. Along which axis are the tokens?",
+        "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
+        "(made.amax(1) - made.amin(1)).max(), and the same with axis 0 for items.",
+    ),
+    mistakes="""
 axes swapped
     Your two answers are swapped: items are the first axis, tokens the second.
     over_tokens, over_items => over_items, over_tokens
@@ -57,30 +68,8 @@ compared with the next
 mean of the ranges
     One channel that varies hardly moves your numbers: you average the ranges, and the largest counts.
     every .max() => .mean()
-"""
-
-
-def varies_cases() -> list[tuple]:
-    vector = randn64(3, 1, 6, seed=1).expand(3, 5, 6)
-    return [(randn64(3, 5, 6),), (vector,), (randn64(1, 5, 6, seed=2).expand(3, 5, 6),), (randn64(1, 4, 7, seed=3),)]
-
-
-register(
-    Exercise(
-        question="Say how far the outputs of a Linear vary over the tokens of an item, and how far over items.",
-        solution=varies,
-        returns=("over_tokens", "over_items"),
-        cases=varies_cases,
-        hints=(
-            "How far numbers vary: the largest minus the smallest. Along which axis are the tokens?",
-            "made.amax(1) - made.amin(1) is (B, N): a range for each item and channel. The largest counts.",
-            "(made.amax(1) - made.amin(1)).max(), and the same with axis 0 for items.",
-        ),
-        mistakes=VARIES_MISTAKES,
-    )
+""",
 )
-
-# moves: touch one parameter, look at the output, and leave no trace
 
 
 def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -89,34 +78,6 @@ def moves(x: Tensor, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     before, kept = module(x), p.clone()
     p += torch.rand(p.shape)
     return ((module(x) - before).abs().max() > 1e-6).to(x), p.copy_(kept)
-
-
-MOVES_MISTAKES = """
-multiplied
-    You multiply the parameter, so one that starts at zero stays zero and seems unused. Add to it.
-    p += torch.rand(p.shape) => p *= 1 + torch.rand(p.shape)
-multiplied by one number
-    A parameter that is all zeros seems unused, for zero times any factor is zero; a norm hides a factor, too.
-    p += torch.rand(p.shape) => p *= 1.1
-all by the same
-    You add the same number everywhere. A norm that follows subtracts the mean: add different numbers.
-    torch.rand(p.shape) => 0.5
-not put back
-    The parameter keeps your nudge. An inspection must leave the model as it was.
-    moved, p = moves(x, module, name)
-    return moved, p.add_(0.5)
-put back by subtracting
-    (p + nudge) - nudge is p up to rounding only. Keep a copy, and copy it back: bit for bit.
-    moved, p = moves(x, module, name)
-    return moved, p.add_(0.7).sub_(0.7)
-a copy was nudged
-    Your output never moves: you nudged a copy, or by too little. Change the module's own parameter.
-    p += => nudged = p +
-    p.copy_(kept) => p
-the parameter was compared
-    You ask whether the parameter has changed. It has; the question is whether the output did.
-    (module(x) - before).abs().max() > 1e-6 => (p != kept).any()
-"""
 
 
 class Case(nn.Module):
@@ -144,27 +105,47 @@ class Shy(nn.Module):
         return F.layer_norm(x + self.bias, (6,))
 
 
-def moves_cases() -> list[tuple]:
-    x = randn64(2, 5, 6).float()
-    return [(x, Case(), "first.weight"), (x, Case(), "zero.weight"), (x, Shy(), "bias"), (x, Case(), "unused.weight")]
-
-
 register(
-    Exercise(
-        question="Nudge one parameter, say whether the output moves, and put the parameter back bit for bit.",
-        solution=moves,
-        returns=("moved", "parameter"),
-        cases=moves_cases,
-        hints=(
-            "Four steps: keep a copy and the output, nudge in place, ask again, copy back.",
-            "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",
-            "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
-        ),
-        mistakes=MOVES_MISTAKES,
-    )
+    Exercise,
+    question="Nudge one parameter, say whether the output moves, and put the parameter back bit for bit.",
+    solution=moves,
+    returns=("moved", "parameter"),
+    cases=lambda: [
+        (randn64(2, 5, 6).float(), Shy() if name == "bias" else Case(), name)
+        for name in ("first.weight", "zero.weight", "bias", "unused.weight")
+    ],
+    hints=(
+        "Four steps: keep a copy and the output, nudge in place, ask again, copy back.",
+        "p = module.get_parameter(name).data; p.clone() keeps it, p += ... nudges it, p.copy_(kept) restores it.",
+        "Nudge by torch.rand(p.shape): different numbers, none multiplied. Compare, then return p.copy_(kept).",
+    ),
+    mistakes="""
+multiplied
+    You multiply the parameter, so one that starts at zero stays zero and seems unused. Add to it.
+    p += torch.rand(p.shape) => p *= 1 + torch.rand(p.shape)
+multiplied by one number
+    A parameter that is all zeros seems unused, for zero times any factor is zero; a norm hides a factor, too.
+    p += torch.rand(p.shape) => p *= 1.1
+all by the same
+    You add the same number everywhere. A norm that follows subtracts the mean: add different numbers.
+    torch.rand(p.shape) => 0.5
+not put back
+    The parameter keeps your nudge. An inspection must leave the model as it was.
+    moved, p = moves(x, module, name)
+    return moved, p.add_(0.5)
+put back by subtracting
+    (p + nudge) - nudge is p up to rounding only. Keep a copy, and copy it back: bit for bit.
+    moved, p = moves(x, module, name)
+    return moved, p.add_(0.7).sub_(0.7)
+a copy was nudged
+    Your output never moves: you nudged a copy, or by too little. Change the module's own parameter.
+    p += => nudged = p +
+    p.copy_(kept) => p
+the parameter was compared
+    You ask whether the parameter has changed. It has; the question is whether the output did.
+    (module(x) - before).abs().max() > 1e-6 => (p != kept).any()
+""",
 )
-
-# out_of_touch: AdaLN that the notebook's tracer does not see
 
 
 class out_of_touch(nn.Module):
@@ -232,24 +213,22 @@ def measure_out_of_touch(kind: type[nn.Module]) -> tuple[float, float] | str:
 
 
 register(
-    Design(
-        question="Make AdaLN with shift, scale and gate that the x-ray sees and the tracer does not.",
-        solution=out_of_touch,
-        given=InTouch,
-        measure=measure_out_of_touch,
-        goal=3,
-        budget=0,
-        unit="Linears that the tracer reports",
-        is_lower_better=False,
-        hints=(
-            "Read by_touch line by line. What does it take for granted of the part that makes the vectors?",
-            "It hooks nn.Linear, and it asks whether all that a Linear gives is the same for all tokens.",
-            "A matrix product needs no nn.Linear. Or: let one Linear make vectors and something else for the tokens.",
-        ),
-    )
+    Design,
+    question="Make AdaLN with shift, scale and gate that the x-ray sees and the tracer does not.",
+    solution=out_of_touch,
+    given=InTouch,
+    measure=measure_out_of_touch,
+    goal=3,
+    budget=0,
+    unit="Linears that the tracer reports",
+    is_lower_better=False,
+    hints=(
+        "Read by_touch line by line. What does it take for granted of the part that makes the vectors?",
+        "It hooks nn.Linear, and it asks whether all that a Linear gives is the same for all tokens.",
+        "A matrix product needs no nn.Linear. Or: let one Linear make vectors and something else for the tokens.",
+    ),
 )
 
-# gate_words: what can be said of a gate when something stands between it and the sum?
 
 JOINS = {
     "x + mask * (g * h)": lambda x, g, h: x + (torch.arange(5)[:, None] < 3) * (g * h),
@@ -284,26 +263,23 @@ def gate_words() -> dict[str, tuple]:
 
 
 register(
-    Predict(
-        question='Fill in what the x-ray says: is there a gate ("yes", "no", "unknown"), and its function.',
-        solution=gate_words,
-        columns=("has a gate", "its function"),
-        notes={
-            "x + mask * (g * h)": "is the sum still linear in g * h? What does the mask change about g?",
-            "x + rms_norm(g * h)": "the tool follows a product through norms as well.",
-            "x + silu(g * h)": "silu is not linear. The vector has some use here: may the tool say no?",
-            "x + h": "g is computed and nothing takes it.",
-            "x + sigmoid(g) * h": "which function stands between the Linear and the product?",
-        },
-        hints=(
-            "Ask of each line: does g * h reach the sum through products, masks and norms alone?",
-            "Where it does not, but g is used: no statement was witnessed, and the tool has a word for that.",
-            'The words for the function are "raw", "sigmoid", "none" (there is no gate) and "unknown".',
-        ),
-    )
+    Predict,
+    question='Fill in what the x-ray says: is there a gate ("yes", "no", "unknown"), and its function.',
+    solution=gate_words,
+    columns=("has a gate", "its function"),
+    notes={
+        "x + mask * (g * h)": "is the sum still linear in g * h? What does the mask change about g?",
+        "x + rms_norm(g * h)": "the tool follows a product through norms as well.",
+        "x + silu(g * h)": "silu is not linear. The vector has some use here: may the tool say no?",
+        "x + h": "g is computed and nothing takes it.",
+        "x + sigmoid(g) * h": "which function stands between the Linear and the product?",
+    },
+    hints=(
+        "Ask of each line: does g * h reach the sum through products, masks and norms alone?",
+        "Where it does not, but g is used: no statement was witnessed, and the tool has a word for that.",
+        'The words for the function are "raw", "sigmoid", "none" (there is no gate) and "unknown".',
+    ),
 )
-
-# opening: the factor of a branch, from the number of its gate
 
 
 def opening(g: Tensor, bounding: str) -> Tensor:
@@ -313,7 +289,19 @@ def opening(g: Tensor, bounding: str) -> Tensor:
     return {"raw": g, "tanh": g.tanh(), "sigmoid": g.sigmoid(), "1+g": 1 + g}[bounding]
 
 
-OPENING_MISTAKES = """
+register(
+    Exercise,
+    question="From a gate's number and the x-ray's word for it, give the factor of the branch.",
+    solution=opening,
+    returns=("factor",),
+    cases=lambda: [(randn64(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
+    hints=(
+        "Five words: raw, tanh, sigmoid, 1+g, none. The first is g itself.",
+        "No gate is not a gate of 0: x + branch is x + 1 * branch.",
+        'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
+    ),
+    later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
+    mistakes="""
 none is closed
     Without a gate, your factor is 0. It must be 1: the branch is added as it is.
     ones_like => zeros_like
@@ -338,30 +326,8 @@ one number for all
 sigmoid of twice
     Your sigmoid is as steep as tanh: it is 1 / (1 + exp(-g)).
     g.sigmoid() => (2 * g).sigmoid()
-"""
-
-
-def opening_cases() -> list[tuple]:
-    return [(randn64(2, 6), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")]
-
-
-register(
-    Exercise(
-        question="From a gate's number and the x-ray's word for it, give the factor of the branch.",
-        solution=opening,
-        returns=("factor",),
-        cases=opening_cases,
-        hints=(
-            "Five words: raw, tanh, sigmoid, 1+g, none. The first is g itself.",
-            "No gate is not a gate of 0: x + branch is x + 1 * branch.",
-            'A dict does it: {"raw": g, "tanh": g.tanh(), ...}[bounding]; torch.ones_like(g) for "none".',
-        ),
-        mistakes=OPENING_MISTAKES,
-        later=lambda: [(randn64(5), bounding) for bounding in ("raw", "tanh", "sigmoid", "1+g", "none")],
-    )
+""",
 )
-
-# diagnoses: ten broken models
 
 
 def diagnoses() -> dict[str, tuple[int]]:
@@ -369,26 +335,25 @@ def diagnoses() -> dict[str, tuple[int]]:
 
 
 register(
-    Predict(
-        question="Name the bug of each of the ten broken DiTs: its number in BUGS.",
-        solution=diagnoses,
-        columns=("bug",),
-        notes={
-            "A": "its vectors are zero, and yet its branches get a gradient early. At what number is a gate open at 0?",
-            "B": "the gate rows get a gradient as usual, the MLP's weights never. What runs in the MLP's place?",
-            "C": "not zero, and the output layer is as usual: something happened to the modulation alone.",
-            "D": "it starts as the correct model. What does the x-ray say of its norm?",
-            "E": "not zero, and everything starts in pass 0. Which zero is missing besides the modulation's?",
-            "F": "it starts as the correct model. What does the x-ray say of the order?",
-            "G": "no part of a block ever gets a gradient. What multiplies the gate in its own gradient?",
-            "H": "one part alone never gets a gradient, and it is in no block.",
-            "I": "count its vectors. Which branch is open, then, from the start?",
-            "J": "only the scale rows start early. Which way to the output does not lead through a gate?",
-        },
-        hints=(
-            "Cross out what is as in the correct model. Most of the ten differ from it in one place of the two tables.",
-            "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
-            "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; the scale rows in J)?",
-        ),
-    )
+    Predict,
+    question="Name the bug of each of the ten broken DiTs: its number in BUGS.",
+    solution=diagnoses,
+    columns=("bug",),
+    notes={
+        "A": "its vectors are zero, and yet its branches get a gradient early. At what number is a gate open at 0?",
+        "B": "the gate rows get a gradient as usual, the MLP's weights never. What runs in the MLP's place?",
+        "C": "not zero, and the output layer is as usual: something happened to the modulation alone.",
+        "D": "it starts as the correct model. What does the x-ray say of its norm?",
+        "E": "not zero, and everything starts in pass 0. Which zero is missing besides the modulation's?",
+        "F": "it starts as the correct model. What does the x-ray say of the order?",
+        "G": "no part of a block ever gets a gradient. What multiplies the gate in its own gradient?",
+        "H": "one part alone never gets a gradient, and it is in no block.",
+        "I": "count its vectors. Which branch is open, then, from the start?",
+        "J": "only the scale rows start early. Which way to the output does not lead through a gate?",
+    },
+    hints=(
+        "Cross out what is as in the correct model. Most of the ten differ from it in one place of the two tables.",
+        "x-ray first: norm's weights, gate, order, number of vectors, last layer. Five letters are settled then.",
+        "Of the rest: which parts never get a gradient (B, G), or get one too soon (C, E; the scale rows in J)?",
+    ),
 )

@@ -1,6 +1,5 @@
 """Exercises of notebook 10: what a table can replace, one product, eight bits, an average, launches, many processes.
 
-For a function to write: the solution, its common mistakes (a table for `core.mutants`), and the arguments of the check.
 B batch, C width of c, D width.
 """
 
@@ -19,8 +18,6 @@ from adaln_lab.exercises.kinds import Design, Predict, Repair
 from adaln_lab.flow import flow_loss, flow_pair
 from adaln_lab.training.checkpoint import shipped_model
 
-# fits_in_a_table: whose modulation can be stored in place of the weights that make it
-
 MODULATION = {  # numbers in one row, rows (None: without end), weights that the table replaces
     "DiT-XL/2, one label, 50 steps": (28 * 6 * 1152, 2 * 50, 28 * 6 * 1152**2),  # with and without the label
     "DiT-XL/2, all 1,000 labels, 50 steps": (28 * 6 * 1152, 1001 * 50, 28 * 6 * 1152**2),
@@ -38,7 +35,24 @@ def fits_in_a_table() -> dict[str, tuple[str]]:
     }
 
 
-# modulate_segments: modulation that differs between two parts of a sequence, without a row for each token
+register(
+    Predict,
+    question="Say whether a table of all modulation is smaller than the weights that make it.",
+    solution=fits_in_a_table,
+    columns=("the table is",),
+    notes={
+        "DiT-XL/2, one label, 50 steps": "both have a factor 28 x 6 x 1152; compare 2 x 50 rows with 1152.",
+        "DiT-XL/2, all 1,000 labels, 50 steps": "how many pairs of label and time are there?",
+        "PixArt (time only), 50 steps": "one modulation for all blocks: 50 rows against a c of width 1152.",
+        "SD3 (time + pooled text), any caption": "how many captions are there?",
+        "MiniMax-H3 (time only), 50 steps": "50 rows, against a c of width 2,688.",
+    },
+    hints=(
+        "A table has one row for each value that c can take. The weights have one row for each channel of c.",
+        "So the table is smaller if c takes fewer values than it has channels.",
+        "100 < 1152; 50,050 > 1152; 50 < 1152; no end of captions; 50 < 2688.",
+    ),
+)
 
 
 def modulate_segments(h: Tensor, scale: Tensor, shift: Tensor, first: int) -> Tensor:
@@ -74,7 +88,19 @@ def examine_segments(modulate: Callable) -> tuple[bool, str]:
     return True, f"the same result, {yours} bytes kept for the backward pass beside h, {theirs} by the given code"
 
 
-# eight_bits: which rounding hurts the digits model
+register(
+    Repair,
+    question="Give the same result, and keep at most a quarter of the bytes for the backward pass.",
+    solution=modulate_segments,
+    given=given_segments,
+    examine=examine_segments,
+    hints=(
+        "Which tensor has a token axis and need not have one?",
+        "scale[:, which] copies a row for each token. Where do all tokens share a row?",
+        "Modulate h[:, :first] and h[:, first:] with one row each, (B, 1, D), and concatenate.",
+    ),
+)
+
 
 PLACES = (
     "t, from 0 to 1", "1000 t", "the sinusoids of 1000 t", "the time embedding", "the modulation",
@@ -139,7 +165,25 @@ def eight_bits() -> dict[str, tuple[str]]:
     }
 
 
-# steady_average: a moving average that sticks
+register(
+    Predict,
+    question="Say how much the velocity changes if one quantity is rounded to 8 bits.",
+    solution=eight_bits,
+    columns=("v changes by",),
+    notes={
+        "t, from 0 to 1": "3 bits of mantissa: t is off by up to 6 %. What is it off by, in 1000 t?",
+        "1000 t": "what is the largest number of this format, and how large does 1000 t get?",
+        "the sinusoids of 1000 t": "they lie between -1 and 1, and 256 features share the error.",
+        "the time embedding": "it is one part of c, and its rounding errors are independent.",
+        "the modulation": "3 bits of mantissa: one channel is off by up to 6 %, independently of the next.",
+        "the stream between blocks": "it is rounded four times, and everything passes through it.",
+    },
+    hints=(
+        "A rounding error of 6 % in one of many channels averages out. Which quantity is a single number?",
+        "The format ends at 448.",
+        "over 10 % for 1000 t, 2 to 10 % for t and for the stream, below 2 % for the three others.",
+    ),
+)
 
 
 class steady_average:
@@ -184,7 +228,70 @@ def examine_average(average: type) -> tuple[bool, str]:
     return first < 0.01 and last < 0.01, f"{first:.1%} off after 50 updates, {last:.1%} off its goal after 1,000"
 
 
-# few_launches: an optimiser step and an average in few operations
+register(
+    Repair,
+    question="Mend the average, so that it arrives; its value stays bfloat16.",
+    solution=steady_average,
+    given=GivenAverage,
+    examine=examine_average,
+    hints=(
+        "Print the average after 100, 200 and 300 updates. How large is one step, and how large is the last bit?",
+        "The sum needs more bits than the weights.",
+        "Keep self.average in float32, and turn it into bfloat16 only in value().",
+    ),
+)
+
+
+def stacked(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """c (B, C), a weight (6D, C) and a bias (6D,) for each of L blocks -> (L, B, 6D) by one matrix product."""
+    out = c @ torch.cat(weights).T + torch.cat(biases)  # (B, L 6D)
+    return out.unflatten(1, (len(weights), -1)).transpose(0, 1)
+
+
+register(
+    Exercise,
+    question="Make the modulation of all blocks with one matrix product.",
+    solution=stacked,
+    returns=("modulation",),
+    cases=lambda: [
+        (
+            randn64(b, 3, seed=20 + b),
+            [randn64(6, 3, seed=i) for i in range(n)],
+            [randn64(6, seed=10 + i) for i in range(n)],
+        )
+        for b, n in ((5, 4), (2, 3), (1, 4))
+    ],
+    hints=(
+        "All blocks read the same c. Concatenate their weights: torch.cat(weights) is (L 6D, C).",
+        "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
+        "unflatten the columns to (L, 6D), then move L to the front.",
+    ),
+    products=1,
+    mistakes="""
+biases left out
+    You left the biases out; they stack like the weights.
+    + torch.cat(biases) =>
+blocks and rows confused
+    You split the product along the batch: each row of it holds all blocks, one after another in its columns.
+    out.unflatten(1, (len(weights), -1)).transpose(0, 1) => out.reshape(len(weights), len(c), -1)
+channels dealt out
+    You assign every L-th column to a block; the columns of a block are consecutive.
+    (len(weights), -1)).transpose(0, 1) => (-1, len(weights))).permute(2, 0, 1)
+one weight for all
+    You use the first block's weights for all blocks.
+    torch.cat(weights) => torch.cat(weights[:1] * len(weights))
+    torch.cat(biases) => torch.cat(biases[:1] * len(biases))
+one bias for all
+    You add the first block's bias to all blocks; they stack like the weights.
+    torch.cat(biases) => torch.cat(biases[:1] * len(biases))
+batch before blocks
+    Your result is (B, L, 6D), and its first item is the first picture: the blocks come first, (L, B, 6D).
+    .transpose(0, 1) =>
+blocks left in the columns
+    Your result is (B, L 6D), the product as it comes: give each block its own (B, 6D).
+    .unflatten(1, (len(weights), -1)).transpose(0, 1) =>
+""",
+)
 
 
 def few_launches(model: nn.Module, average: nn.Module) -> Callable[[], None]:
@@ -235,48 +342,21 @@ def measure_launches(make_update: Callable) -> tuple[float, float] | str:
     return operations, 3
 
 
-# stacked: the modulation of all blocks in one product
-
-
-def stacked(c: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """c (B, C), a weight (6D, C) and a bias (6D,) for each of L blocks -> (L, B, 6D) by one matrix product."""
-    out = c @ torch.cat(weights).T + torch.cat(biases)  # (B, L 6D)
-    return out.unflatten(1, (len(weights), -1)).transpose(0, 1)
-
-
-STACKED_MISTAKES = """
-biases left out
-    You left the biases out; they stack like the weights.
-    + torch.cat(biases) =>
-blocks and rows confused
-    You split the product along the batch: each row of it holds all blocks, one after another in its columns.
-    out.unflatten(1, (len(weights), -1)).transpose(0, 1) => out.reshape(len(weights), len(c), -1)
-channels dealt out
-    You assign every L-th column to a block; the columns of a block are consecutive.
-    (len(weights), -1)).transpose(0, 1) => (-1, len(weights))).permute(2, 0, 1)
-one weight for all
-    You use the first block's weights for all blocks.
-    torch.cat(weights) => torch.cat(weights[:1] * len(weights))
-    torch.cat(biases) => torch.cat(biases[:1] * len(biases))
-one bias for all
-    You add the first block's bias to all blocks; they stack like the weights.
-    torch.cat(biases) => torch.cat(biases[:1] * len(biases))
-batch before blocks
-    Your result is (B, L, 6D), and its first item is the first picture: the blocks come first, (L, B, 6D).
-    .transpose(0, 1) =>
-blocks left in the columns
-    Your result is (B, L 6D), the product as it comes: give each block its own (B, 6D).
-    .unflatten(1, (len(weights), -1)).transpose(0, 1) =>
-"""
-
-
-def stacked_cases() -> list[tuple]:
-    weights, biases = [randn64(6, 3, seed=i) for i in range(4)], [randn64(6, seed=10 + i) for i in range(4)]
-    batches = [(5, 4), (2, 3), (1, 4)]
-    return [(randn64(b, 3, seed=20 + b), weights[:n], biases[:n]) for b, n in batches]
-
-
-# shard: the rows of one process
+register(
+    Design,
+    question="Do the same update with at most 10 operations.",
+    solution=few_launches,
+    given=given_launches,
+    measure=measure_launches,
+    goal=10,
+    budget=3,
+    unit="updates",
+    hints=(
+        "There are two loops over the weights: one inside AdamW, one below it.",
+        "AdamW has a switch that makes one operation of its loop. For lists torch has _foreach functions.",
+        "AdamW(..., fused=True) and torch._foreach_lerp_(averages, weights, 0.02).",
+    ),
+)
 
 
 def shard(rows: Tensor, rank: int, size: int) -> Tensor:
@@ -285,7 +365,24 @@ def shard(rows: Tensor, rank: int, size: int) -> Tensor:
     return rows[rank * n : (rank + 1) * n]
 
 
-SHARD_MISTAKES = """
+register(
+    Exercise,
+    question="Give the rows of a global batch that process `rank` of `size` works on.",
+    solution=shard,
+    returns=("rows",),
+    cases=lambda: [
+        (randn64(12, 2), 1, 3),
+        (randn64(8, 3), 0, 4),
+        (randn64(10, 1), 0, 2),
+        (randn64(15, 2, 7), 3, 5),
+    ],
+    hints=(
+        "Every process gets B / size rows, no row goes to two of them.",
+        "Ranks count from 0, so rank 0 has the first B / size rows.",
+        "n = len(rows) // size; the slice starts at rank * n.",
+    ),
+    later=lambda: [(torch.arange(12), 1, 3), (randn64(12, 1, 4, 4), 2, 3)],  # labels and images
+    mistakes="""
 dealt out in turn
     You take every size-th row. That would work, too, but the package gives each process consecutive rows.
     [rank * n : (rank + 1) * n] => [rank::size]
@@ -307,10 +404,8 @@ to the end
 last rows first
     Process 0 has the last rows: it should have the first.
     rank * n : (rank + 1) * n => (size - 1 - rank) * n : (size - rank) * n
-"""
-
-
-# ring_bytes: how much a process must send
+""",
+)
 
 
 def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
@@ -318,7 +413,19 @@ def ring_bytes(parameters: Tensor, processes: Tensor) -> Tensor:
     return 2 * (processes - 1) / processes * 4 * parameters
 
 
-RING_BYTES_MISTAKES = """
+register(
+    Exercise,
+    question="Count the bytes that each of N processes sends to average its float32 gradients around a ring.",
+    solution=ring_bytes,
+    returns=("bytes",),
+    cases=lambda: [torch.tensor(pair, dtype=torch.float64).unbind() for pair in ((3e5, 2), (6.75e8, 8), (10, 1))],
+    hints=(
+        "The gradients are cut into N parts. N - 1 steps sum them, each process sending one part at a step.",
+        "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
+        "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
+    ),
+    later=lambda: [(torch.tensor(1e6).double(), torch.arange(1, 6).double())],  # several rings at once
+    mistakes="""
 half missing
     The data goes around the ring twice, to sum and to distribute the sums; and a float32 has four bytes.
     2 * (processes => (processes
@@ -343,128 +450,5 @@ one part only
 one step too many
     One process alone sends something: N parts go around in N - 1 steps, and again in N - 1.
     2 * (processes - 1) => (2 * processes - 1)
-"""
-
-
-def ring_bytes_cases() -> list[tuple]:
-    number = lambda value: torch.tensor(float(value), dtype=torch.float64)  # noqa: E731
-    return [(number(3e5), number(2)), (number(6.75e8), number(8)), (number(10), number(1))]
-
-
-register(
-    Predict(
-        question="Say whether a table of all modulation is smaller than the weights that make it.",
-        solution=fits_in_a_table,
-        columns=("the table is",),
-        notes={
-            "DiT-XL/2, one label, 50 steps": "both have a factor 28 x 6 x 1152; compare 2 x 50 rows with 1152.",
-            "DiT-XL/2, all 1,000 labels, 50 steps": "how many pairs of label and time are there?",
-            "PixArt (time only), 50 steps": "one modulation for all blocks: 50 rows against a c of width 1152.",
-            "SD3 (time + pooled text), any caption": "how many captions are there?",
-            "MiniMax-H3 (time only), 50 steps": "50 rows, against a c of width 2,688.",
-        },
-        hints=(
-            "A table has one row for each value that c can take. The weights have one row for each channel of c.",
-            "So the table is smaller if c takes fewer values than it has channels.",
-            "100 < 1152; 50,050 > 1152; 50 < 1152; no end of captions; 50 < 2688.",
-        ),
-    ),
-    Repair(
-        question="Give the same result, and keep at most a quarter of the bytes for the backward pass.",
-        solution=modulate_segments,
-        given=given_segments,
-        examine=examine_segments,
-        hints=(
-            "Which tensor has a token axis and need not have one?",
-            "scale[:, which] copies a row for each token. Where do all tokens share a row?",
-            "Modulate h[:, :first] and h[:, first:] with one row each, (B, 1, D), and concatenate.",
-        ),
-    ),
-    Predict(
-        question="Say how much the velocity changes if one quantity is rounded to 8 bits.",
-        solution=eight_bits,
-        columns=("v changes by",),
-        notes={
-            "t, from 0 to 1": "3 bits of mantissa: t is off by up to 6 %. What is it off by, in 1000 t?",
-            "1000 t": "what is the largest number of this format, and how large does 1000 t get?",
-            "the sinusoids of 1000 t": "they lie between -1 and 1, and 256 features share the error.",
-            "the time embedding": "it is one part of c, and its rounding errors are independent.",
-            "the modulation": "3 bits of mantissa: one channel is off by up to 6 %, independently of the next.",
-            "the stream between blocks": "it is rounded four times, and everything passes through it.",
-        },
-        hints=(
-            "A rounding error of 6 % in one of many channels averages out. Which quantity is a single number?",
-            "The format ends at 448.",
-            "over 10 % for 1000 t, 2 to 10 % for t and for the stream, below 2 % for the three others.",
-        ),
-    ),
-    Repair(
-        question="Mend the average, so that it arrives; its value stays bfloat16.",
-        solution=steady_average,
-        given=GivenAverage,
-        examine=examine_average,
-        hints=(
-            "Print the average after 100, 200 and 300 updates. How large is one step, and how large is the last bit?",
-            "The sum needs more bits than the weights.",
-            "Keep self.average in float32, and turn it into bfloat16 only in value().",
-        ),
-    ),
-    Exercise(
-        question="Make the modulation of all blocks with one matrix product.",
-        solution=stacked,
-        returns=("modulation",),
-        cases=stacked_cases,
-        hints=(
-            "All blocks read the same c. Concatenate their weights: torch.cat(weights) is (L 6D, C).",
-            "c @ W.T is (B, L 6D): the columns of one block are consecutive.",
-            "unflatten the columns to (L, 6D), then move L to the front.",
-        ),
-        mistakes=STACKED_MISTAKES,
-        products=1,
-    ),
-    Design(
-        question="Do the same update with at most 10 operations.",
-        solution=few_launches,
-        given=given_launches,
-        measure=measure_launches,
-        goal=10,
-        budget=3,
-        unit="updates",
-        hints=(
-            "There are two loops over the weights: one inside AdamW, one below it.",
-            "AdamW has a switch that makes one operation of its loop. For lists torch has _foreach functions.",
-            "AdamW(..., fused=True) and torch._foreach_lerp_(averages, weights, 0.02).",
-        ),
-    ),
-    Exercise(
-        question="Give the rows of a global batch that process `rank` of `size` works on.",
-        solution=shard,
-        returns=("rows",),
-        cases=lambda: [
-            (randn64(12, 2), 1, 3),
-            (randn64(8, 3), 0, 4),
-            (randn64(10, 1), 0, 2),
-            (randn64(15, 2, 7), 3, 5),
-        ],
-        hints=(
-            "Every process gets B / size rows, no row goes to two of them.",
-            "Ranks count from 0, so rank 0 has the first B / size rows.",
-            "n = len(rows) // size; the slice starts at rank * n.",
-        ),
-        mistakes=SHARD_MISTAKES,
-        later=lambda: [(torch.arange(12), 1, 3), (randn64(12, 1, 4, 4), 2, 3)],  # labels and images
-    ),
-    Exercise(
-        question="Count the bytes that each of N processes sends to average its float32 gradients around a ring.",
-        solution=ring_bytes,
-        returns=("bytes",),
-        cases=ring_bytes_cases,
-        hints=(
-            "The gradients are cut into N parts. N - 1 steps sum them, each process sending one part at a step.",
-            "Then N - 1 more steps distribute the finished sums. A part has parameters / N numbers of four bytes.",
-            "2 * (N - 1) steps, each of 4 * parameters / N bytes.",
-        ),
-        mistakes=RING_BYTES_MISTAKES,
-        later=lambda: [(torch.tensor(1e6).double(), torch.arange(1, 6).double())],  # several rings at once
-    ),
+""",
 )

@@ -125,8 +125,8 @@ def _hdm(config, weights):
 
 
 def _flux2_double(config, weights):
-    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
-    block = flux2.DoubleBlock(width, heads, head_width, int(width * config["mlp_ratio"]))
+    width, *sizes = golden.sizes_of(config)
+    block = flux2.DoubleBlock(width, *sizes)
 
     def call(parts, x, ctx, c, cos=None, sin=None):
         img, txt = (parts[name](c).unsqueeze(1) for name in ("img", "txt"))
@@ -142,23 +142,19 @@ def _one_shared(block, names, shared):
 
 
 def _flux2_single(config, weights):
-    width, heads, head_width = config["dim"], config["num_attention_heads"], config["attention_head_dim"]
-    block = flux2.SingleBlock(width, heads, head_width, int(width * config["mlp_ratio"]))
-    shared = flux2.shared_modulation(width, 3), "single_stream_modulation.linear"
-    return _one_shared(block, flux2.SingleBlock.UPSTREAM, shared)
+    shared = flux2.shared_modulation(config["dim"], 3), "single_stream_modulation.linear"
+    return _one_shared(flux2.SingleBlock(*golden.sizes_of(config)), flux2.SingleBlock.UPSTREAM, shared)
 
 
 def _flux3_mode(config, weights):
     mode = next(key for key in weights if key.startswith("early_stream_modulations")).removesuffix(".weight")
     shared = flux2.shared_modulation(config["dim"], 3), mode
-    return _one_shared(golden.flux3_block(config), flux3.Block.UPSTREAM, shared)
+    return _one_shared(flux3.Block(*golden.sizes_of(config)), flux3.Block.UPSTREAM, shared)
 
 
 def _flux3_stack(config, weights):
-    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
-    width, out = heads * head_width, len(weights["proj_out.weight"])
-    depths = config["num_layers"], config["num_single_layers"]
-    stack = flux3.Stack(width, heads, head_width, int(width * config["mlp_ratio"]), *depths, out)
+    depths, out = (config["num_layers"], config["num_single_layers"]), len(weights["proj_out.weight"])
+    stack = flux3.Stack(*golden.sizes_of(config), *depths, out)
 
     def call(stack, ctx, x, ref, c, c_zero, cos, sin):
         return {"x": stack(ctx, x, ref, c, c_zero, (cos, sin))}
@@ -234,9 +230,7 @@ def _qwenimage21_output(config, weights):
 
 
 def _qwenimage21_stack(config, weights):
-    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
-    width, out = heads * head_width, len(weights["proj_out.weight"])
-    sizes = width, heads, head_width, int(width * config["mlp_ratio"]), config["num_layers"], out
+    sizes = *golden.sizes_of(config), config["num_layers"], len(weights["proj_out.weight"])
 
     def call(stack, x, c, image_ids, cos=None, sin=None):
         return {"x": stack(x, c, image_ids, rope_of(cos, sin))}

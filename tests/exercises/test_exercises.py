@@ -44,14 +44,14 @@ def test_solution_is_right_and_short_and_comes_back(name: str, said: Callable) -
 
 def test_solutions_agree_with_the_package() -> None:
     """Written twice on purpose: a solution reads alone, the package serves the model."""
-    images = EXERCISES["patchify"].cases()[0][0]
+    images = EXERCISES["patchify"].case[0]
     assert torch.equal(EXERCISES["patchify"].solution(images, 2), embed.patchify(images, 2))
-    x_0, noise, t = EXERCISES["flow_pair"].cases()[0]
+    x_0, noise, t = EXERCISES["flow_pair"].case
     torch.testing.assert_close(EXERCISES["flow_pair"].solution(x_0, noise, t)[0], flow.interpolate(x_0, noise, t))
 
 
 def test_patchify_has_the_order_of_a_convolution() -> None:
-    images, patch = EXERCISES["patchify"].cases()[0]
+    images, patch = EXERCISES["patchify"].case
     weight = torch.randn(7, 3, patch, patch, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tokens = EXERCISES["patchify"].solution(images, patch) @ weight.flatten(1).T
     torch.testing.assert_close(tokens, F.conv2d(images, weight, stride=patch).flatten(2).transpose(1, 2))
@@ -169,7 +169,7 @@ def test_a_mistake_runs_and_tells_itself_from_all_others(name: str, mistake: str
     exercise = EXERCISES[name]
     version = exercise.wrong[mistake]
     assert len(version.__doc__) > 40
-    version(*exercise.cases()[0])
+    version(*exercise.case)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,7 +106,8 @@ def describe_block(
 ) -> dict[str, Any]:
     """All fields of one block, as in `Report.groups`. `open_ends` is what was seen there and not understood."""
     gates = [s for s in sites if s.role == "gate"]
-    norms, norms_after = norms_before(block, sites), [s.norm for s in gates]
+    norms = norms_before(block, sites)
+    norms_after = [s.norm.name + " affine" * s.norm.affine if s.norm else "none" for s in gates]
     affine = {n[1] for n in norms}
     roles: dict[Linear, dict[tuple, set[str]]] = defaultdict(lambda: defaultdict(set))
     for s in sites:
@@ -129,9 +130,7 @@ def describe_block(
         "chunk_order": UNKNOWN if open_ends else chunks,
         "base_norm": single_value([n[0] for n in norms]) if norms or not is_hidden else UNKNOWN,
         "base_norm_affine": any(affine) if len(affine) < 2 else UNKNOWN,
-        "post_norm": UNKNOWN
-        if open_ends
-        else single_value([n[0] + " affine" * n[1] if n else "none" for n in norms_after]),
+        "post_norm": UNKNOWN if open_ends else single_value(norms_after),
         "source": source_of(block, roles, own_tables, low_rank, uses),
         "activation_before_linear": UNKNOWN if chunks == UNKNOWN else single_value([activation(v) for v in inputs]),
         "all_zero_now": not any(params[n].any() for n in names) if has_values else UNKNOWN,

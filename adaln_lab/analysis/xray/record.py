@@ -41,17 +41,7 @@ NORMS = {
     "native_group_norm": "GroupNorm", "native_batch_norm": "BatchNorm", "_native_batch_norm_legit": "BatchNorm",
 }  # fmt: skip
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
-CONSTANTS = {
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "rand_like",
-    "randn_like",
-    "new_zeros",
-    "new_ones",
-    *EMPTY,
-}
+CONSTANTS = EMPTY | {"zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
 FEW_ROWS, SMALL, LARGE = 64, 1 << 17, 1 << 22  # largest tensors with codes: SMALL numbers, LARGE if it has few rows
 ROWS, OUTPUTS = 1 << 20, 1 << 20  # code = (number of the Linear * ROWS + row) * OUTPUTS + output
 
@@ -236,9 +226,8 @@ class Recorder(TorchDispatchMode):
             codes = []
         chosen = (a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor) and not a.is_floating_point())
         if len(codes) != n or any(t.is_meta for t in (*codes, *chosen)):
-            self.lost = (
-                f"{name} in {self.running[-1] if self.running else 'the model'} selects by values that meta lacks"
-            )
+            place = self.running[-1] if self.running else "the model"
+            self.lost = f"{name} in {place} selects by values that meta lacks"
             return [None] * n
         return [c.contiguous() for c in codes]
 
@@ -258,7 +247,7 @@ class Recorder(TorchDispatchMode):
             v.lineage = linear_input(op, inputs).lineage
         coded_inputs = [i for i in inputs if i.codes is not None]
         params = parameters_of(op, inputs) if op in LINEAR | {"embedding"} else ()
-        if op in LINEAR | {"embedding"} and params:
+        if params:
             if params not in self.linears:
                 self.linears.append(params)
                 self.first_output[params] = v

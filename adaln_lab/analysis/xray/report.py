@@ -57,11 +57,7 @@ class Report:
         """The verdict in words."""
         if not self.groups:
             return " ".join([VERDICTS[self.verdict], *(f"{line}." for line in self.elsewhere)])
-        zeros = {
-            True: "all zero now",
-            False: "not zero now",
-            UNKNOWN: "weights have no values",
-        }  # now, not at its start
+        zeros = {True: "all zero now", False: "not zero now", UNKNOWN: "weights have no values"}
         return " ".join(
             f"{g['n_blocks']} x {g['block_class']} ({g['blocks'] or 'the module'}): {g['n_vectors_per_block']} vectors "
             f"on {g['base_norm']}, gate {g['gate_bounding']}, source {g['source']}; {zeros[g['all_zero_now']]}."

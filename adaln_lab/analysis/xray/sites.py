@@ -7,7 +7,7 @@ and a summand a shift. What is not understood is `undecided`, with the reason. N
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NamedTuple
@@ -198,11 +198,9 @@ def stream_updates(values: list[Value]) -> dict[Value, Value]:
             continue
         for skip in full:
             others = [i for i in operands if i is not skip]
-            if (any(i in veiled for i in others) and skip not in veiled) or any(
-                is_branch_of(i, skip, updates) for i in others
-            ):
+            is_veiled = any(i in veiled for i in others) and skip not in veiled
+            if is_veiled or any(is_branch_of(i, skip, updates) for i in others):
                 updates[v] = skip
-            if v in updates:
                 break
     return updates
 
@@ -262,14 +260,9 @@ def is_repeated(w: Value) -> bool:
 def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
     """The site where a normalised stream is multiplied with what a condition gives for each token."""
     for s, w in (v.inputs, v.inputs[::-1]):
-        if (
-            len(w.shape) < 2
-            or s.shape[-len(w.shape) :] != w.shape
-            or not s.lineage
-            or not w.lineage
-            or s.is_outer
-            or w.is_outer
-        ):
+        if len(w.shape) < 2 or s.shape[-len(w.shape) :] != w.shape:
+            continue
+        if not (s.lineage and w.lineage) or s.is_outer or w.is_outer:
             continue
         if not (norm := norm_of(s)) or not (comes_from_linear(w) or is_from_untraced_linear(w)):
             continue
@@ -278,10 +271,8 @@ def per_token(v: Value, recorder: Recorder) -> Iterator[Site]:
         if s.lineage & w.lineage:
             if norm_of(w) or derives_from(w, before_views(norm.source)):
                 continue
-            role, reason = (
-                "undecided",
-                "a factor for each token that may be computed from an earlier state of the stream",
-            )
+            role = "undecided"
+            reason = "a factor for each token that may be computed from an earlier state of the stream"
         elif v.numel == v.shape[0] * v.shape[-1]:
             role, reason = "undecided", "each row has a factor of its own, so nothing tells tokens from items"
         elif w.codes is None:
@@ -322,14 +313,14 @@ def norm_of(v: Value, factors: list[Value] = (), axis: int | None = None) -> Nor
     It is read from the operations, and where these are unknown from the numbers.
     """
     rank = len(v.shape)
-    affine, factors, open_factors = any(before_views(f).op == "param" for f in factors), list(factors), set()
+    affine, factors, open_factors = has_parameter(factors), list(factors), set()
     while True:
         v = before_views(v)
         if v.op in NORMS:
             if open_factors:
                 return None
             name = "InstanceNorm" if NORMS[v.op] == "BatchNorm" and v.shape[0] == 1 else NORMS[v.op]
-            return Norm(name, affine or any(before_views(i).op == "param" for i in v.inputs[1:]), v.path, v.inputs[0])
+            return Norm(name, affine or has_parameter(v.inputs[1:]), v.path, v.inputs[0])
         parts = [v]
         if v.op in PRODUCTS:
             parts = [f for i in v.inputs for f in (flattened(i, PRODUCTS) if i.is_outer else [i])]
@@ -339,9 +330,8 @@ def norm_of(v: Value, factors: list[Value] = (), axis: int | None = None) -> Nor
         small = [i for i in [*parts, *factors] if i not in solid]
         for x in solid:
             for size in (i for i in [*small, *solid] if i is not x):
-                if not open_factors - {size} and (
-                    name := statistic_of(size, x, axis if len(x.shape) == rank else None)
-                ):
+                along = axis if len(x.shape) == rank else None
+                if not open_factors - {size} and (name := statistic_of(size, x, along)):
                     return Norm(name, affine, size.path, x)
         factors = factors if v.op in PRODUCTS else []
         if v.op in SUMS and len(v.inputs) == 2:
@@ -356,18 +346,18 @@ def norm_of(v: Value, factors: list[Value] = (), axis: int | None = None) -> Nor
         weights = [i for i in small if not i.lineage]
         own = {i for i in small if solid and i.lineage == solid[0].lineage and not i.is_outer}
         if own and v.op in PRODUCTS and v.norm:  # operations of no known norm, and numbers of one
-            return Norm(v.norm, affine or uses_parameter(v), v.path, solid[0])
+            return Norm(v.norm, affine or has_parameter(v.inputs), v.path, solid[0])
         open_factors |= own if v.op in PRODUCTS else set()  # a statistic, of what is found further back
         if len(solid) != 1 or (own and v.op not in PRODUCTS):
             is_known = v.norm and not open_factors
-            return Norm(v.norm, affine or uses_parameter(v), v.path, v.inputs[0]) if is_known else None
-        affine = affine or any(before_views(i).op == "param" for w in weights for i in (w, *w.inputs))
+            return Norm(v.norm, affine or has_parameter(v.inputs), v.path, v.inputs[0]) if is_known else None
+        affine = affine or has_parameter(i for w in weights for i in (w, *w.inputs))
         factors += small if v.op in PRODUCTS else []
         v = solid[0]
 
 
-def uses_parameter(v: Value) -> bool:
-    return any(before_views(i).op == "param" for i in v.inputs)
+def has_parameter(values: Iterable[Value]) -> bool:
+    return any(before_views(v).op == "param" for v in values)
 
 
 def statistic_of(v: Value, x: Value, axis: int | None) -> str:
