@@ -30,6 +30,13 @@ def shared_modulation(width: int) -> nn.Sequential:
     return nn.Sequential(nn.GELU(approximate="tanh"), nn.Linear(width, 6 * width))
 
 
+def zero_table(width: int, branches: int, order: tuple[str, ...]) -> Table:
+    """PixArt's table, but zero at the start."""
+    table = Table(width, branches, order)
+    nn.init.zeros_(table.table)
+    return table
+
+
 class RMSNorm(nn.RMSNorm):
     """x / rms(x) * (1 + weight): the weight is stored around zero, and starts there."""
 
@@ -68,8 +75,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float = 1e-5):
         super().__init__()
-        self.to_modulation = Table(width, 2, ORDER)
-        nn.init.zeros_(self.to_modulation.table)  # PixArt's is random
+        self.to_modulation = zero_table(width, 2, ORDER)
         self.norm_attn = RMSNorm(width, eps=eps)
         self.attn = Attention(width, heads, kv_heads, eps)
         self.norm_mlp = RMSNorm(width, eps=eps)
