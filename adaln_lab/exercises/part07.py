@@ -250,7 +250,7 @@ def measure_ways(answer: dict[str, str]) -> tuple[float, float] | str:
     if any(way not in ENTER for way in ways) or modulation not in ("a Linear a block", "shared"):
         return f"time, style and words enter by one of {', '.join(ENTER)}; modulation is 'a Linear a block' or 'shared'"
     if answer["words"] == "adaln":
-        return "512 words added up are a bag: who has which colour is lost (section 2)"
+        return "512 words added up are a bag: which object has which colour is lost (section 2)"
     tokens = {way: sum(n for w, n in zip(ways, (1, 1, WORDS), strict=True) if w == way) for way in ENTER}
     d, t, s = WIDTH, IMAGE, tokens["in_context"]
     parameters = operations = 0.0

@@ -68,4 +68,4 @@ def test_the_budget_separates_the_ways_in(change, is_within):
 
 
 def test_words_as_one_vector_are_refused():
-    assert "who has which colour is lost" in measure_ways(ways_in() | {"words": "adaln"})
+    assert "which object has which colour is lost" in measure_ways(ways_in() | {"words": "adaln"})
