@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
-from math import exp, log, sqrt
+from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -374,13 +374,3 @@ def interval(values: list[float], level: float = 0.95, prediction: bool = False)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 values, got {n}")
     return fmean(values), float(t.ppf((1 + level) / 2, n - 1)) * stdev(values) * sqrt(1 / n + prediction)
-
-
-def share_interval(shares: list[float], n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval, inside [0, 1], for the share of a typical run, from several runs with n samples each.
-
-    Student's t on the log-odds; half a sample is added to both sides, so that 0 and 1 have some.
-    """
-    odds = [log((p * n + 0.5) / ((1 - p) * n + 0.5)) for p in shares]
-    mean, half = interval(odds, level)
-    return tuple(1 / (1 + exp(-z)) for z in (mean - half, mean + half))
