@@ -72,6 +72,8 @@ def fit_classifier(data: Dataset, steps: int = 1200) -> Classifier:
     The noise matters: a network trained on clean scans alone misreads the grain of samples that other classifiers
     read. tests/experiments/test_classifier.py compares with a support vector machine on samples.
     """
+    if data.labels.dim() != 1:
+        raise ValueError(f"a classifier needs one label per picture; scene_reader reads the words of {data.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Classifier(data.images.shape[1], data.n_classes).to(data.images.device)

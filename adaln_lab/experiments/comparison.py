@@ -1,9 +1,9 @@
 """A comparison of conditioning mechanisms: same pictures, trainer and compute; only how the condition enters differs.
 
-    captions   scenes of two objects, eleven words. Two factors are crossed: what the model is told (the sum of the
-               words, one vector pooled by an encoder, or all of them) and where that enters (adaLN, cross-attention, in
-               context). The time enters by adaLN-Zero; by adaLN without gates; or as one more word, as in DiT's
-               in-context and cross-attention blocks
+    captions   scenes of two objects, eleven words. Two factors are crossed: what the model receives (the sum of
+               the words, one vector pooled by an encoder, or all of them) and where that enters (adaLN,
+               cross-attention, in context). The time enters by adaLN-Zero; by adaLN without gates; or as one more
+               token, as in DiT's in-context and cross-attention blocks
     label      digits, one class label: the four variants of DiT at equal steps, its Table 4 (arXiv 2212.09748)
 
 Every way to enter has its own learning rates: the grid grows until the best of it has a worse neighbour on both sides,
@@ -88,11 +88,11 @@ class OpenBothBlock(AdaLNBlock):
 
 @dataclass(frozen=True)
 class Way:
-    """What a transformer is told of its caption, and where caption and time enter."""
+    """What a transformer receives of its caption, and where caption and time enter."""
 
     words: str  # "sum", "pooled" (by a small transformer, then summed) or "tokens"
     enter: str  # "adaln", "cross_attention" or "in_context"
-    time: str = "gated"  # adaLN-Zero; "open": adaLN; "token": one more word
+    time: str = "gated"  # adaLN-Zero; "open": adaLN without gates; "token": one more token
 
 
 BLOCKS: dict[tuple[str, str], tuple[str, type[Block]]] = {  # (enter, time) -> the variant of TinyDiT and its block

@@ -97,3 +97,8 @@ def test_the_shipped_classifier_is_only_for_the_pictures_it_was_fitted_to(digits
     more = replace(digits, images=digits.images.repeat(2, 1, 1, 1), labels=digits.labels.repeat(2))
     weights = [classifier.load_classifier(data).head.weight for data in (digits, more)]
     assert not torch.equal(*weights)
+
+
+def test_no_classifier_is_fitted_to_words():
+    with pytest.raises(ValueError, match="scene_reader reads the words of pairs"):
+        classifier.fit_classifier(datasets.load("pairs"))
