@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(command_compare, "compare the ways in which a condition enters")
     add("--out", type=_path, required=True, metavar="FILE", help="a .json file; what it holds is not rerun")
-    add("--seeds", type=int, default=3, help="runs of each kind")
+    add("--seeds", type=int, default=3, help="runs of each kind; of pairs, two more where the question is how fast")
     add("--jobs", type=int, default=1, help="runs at a time, one thread each")
     add("--data", choices=["pairs", "emoji"], default="pairs", help="scenes of two objects, or style and noun of emoji")
 

@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: footprints, what depends on positions, shares of variance, few told times, a table.
+"""Exercises of notebook 06: footprints, what depends on positions, shares of variance, few times, a table.
 
 t = 0 is data, t = 1 is noise.
 """
@@ -181,33 +181,33 @@ divided by the sum of two
 )
 
 
-def told_times() -> dict[str, float]:
-    """The time that the model is told in each of six steps."""
+def given_times() -> dict[str, float]:
+    """The time that the model receives in each of six steps."""
     return {"step 1": 0.6, "step 2": 0.6, "step 3": 0.6, "step 4": 0.6, "step 5": 0.3, "step 6": 0.3}
 
 
-def measure_told(told: dict[str, float]) -> tuple[float, float] | str:
-    """Frechet distance of 1,000 samples, and how many different times were told."""
-    if not isinstance(told, dict) or set(told) != set(told_times()):
+def measure_given(given: dict[str, float]) -> tuple[float, float] | str:
+    """Frechet distance of 1,000 samples, and how many different times it received."""
+    if not isinstance(given, dict) or set(given) != set(given_times()):
         return "give one time for each of step 1 .. step 6"
-    if not all(0 <= time <= 1 for time in told.values()):
+    if not all(0 <= time <= 1 for time in given.values()):
         return "times lie in 0 .. 1 (0 is data, 1 is noise)"
     model, data = shipped_model("digits"), datasets.load("digits")
-    told_at, grid = torch.tensor([float(told[f"step {i}"]) for i in range(1, 7)]), time_grid(6)[:-1]
+    given_at, grid = torch.tensor([float(given[f"step {i}"]) for i in range(1, 7)]), time_grid(6)[:-1]
 
     def precompute(t: Tensor, y: Tensor) -> Precomputed:
-        return model.precompute(told_at[(t[:, None] - grid).abs().argmin(1)], y)
+        return model.precompute(given_at[(t[:, None] - grid).abs().argmin(1)], y)
 
     y = torch.arange(1000) % 10
     images = sample(model, y, precompute=precompute)
-    return classifier.evaluate(images, y, data, classifier.load_classifier(data)).frechet, len(told_at.unique())
+    return classifier.evaluate(images, y, data, classifier.load_classifier(data)).frechet, len(given_at.unique())
 
 
 register(
     Design,
-    question="Choose the times that the model is told in six steps: at most two different ones.",
-    solution=told_times,
-    measure=measure_told,
+    question="Choose the times that the model receives in six steps: at most two different ones.",
+    solution=given_times,
+    measure=measure_given,
     goal=3.0,
     budget=2,
     unit="different times",
@@ -251,7 +251,7 @@ def examine_table(draw: Callable) -> tuple[bool, str]:
     if not isinstance(got, Tensor) or got.shape != x.shape:
         return False, "return the pictures, shaped like x"
 
-    def by_hand(end: int) -> Tensor:  # the model is told the time at the start of a step, or at its end
+    def by_hand(end: int) -> Tensor:  # the model receives the time at the start of a step, or at its end
         z, grid = x, torch.linspace(1, 0, 7).double()
         for i in range(6):
             z = z - model(z, grid[i + end].expand(5), y) / 6
@@ -262,7 +262,7 @@ def examine_table(draw: Callable) -> tuple[bool, str]:
         text = f"samples differ from the model's by at most {off:.0e}; modulation was computed {tables} time(s)"
         return tables == 1, text + ("" if tables == 1 else ", and once is enough")
     if (got - by_hand(1)).abs().max() < 1e-9:
-        return False, "each picture has its own label now, but a step is told the time at its end, not at its start"
+        return False, "each picture has its own label now, but a step receives the time at its end, not at its start"
     return False, f"samples differ from the model's by up to {off:.2g}; which row belongs to step i and label y?"
 
 

@@ -148,7 +148,7 @@ the parameter was compared
 )
 
 
-class out_of_touch(nn.Module):
+class untraced(nn.Module):
     """A block of width 32 with AdaLN: x (B, T, 32), c (B, 32) -> (B, T, 32). Its vectors come from a plain matrix."""
 
     def __init__(self):
@@ -160,7 +160,7 @@ class out_of_touch(nn.Module):
         return x + gate * self.mlp(layer_norm(x) * (1 + scale) + shift)
 
 
-class InTouch(nn.Module):
+class Traced(nn.Module):
     """A block of width 32 with AdaLN: x (B, T, 32), c (B, 32) -> (B, T, 32)."""
 
     def __init__(self):
@@ -187,8 +187,8 @@ class TwoBlocks(nn.Module):
 
 
 @torch.no_grad()
-def found_by_touch(model: nn.Module, x: Tensor) -> list[str]:
-    """The notebook's `by_touch`."""
+def found_by_effect(model: nn.Module, x: Tensor) -> list[str]:
+    """The notebook's `by_effect`."""
     linears = {part: name for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     made: dict[nn.Module, Tensor] = {}
     hooks = [part.register_forward_hook(lambda part, _, out: made.update({part: out})) for part in linears]
@@ -200,30 +200,30 @@ def found_by_touch(model: nn.Module, x: Tensor) -> list[str]:
     return [linears[part] for part in asked if moves(x, model, f"{linears[part]}.weight")[0]]
 
 
-def measure_out_of_touch(kind: type[nn.Module]) -> tuple[float, float] | str:
+def measure_untraced(kind: type[nn.Module]) -> tuple[float, float] | str:
     """How many of shift, scale and gate the x-ray sees in the block, and how many Linears the tracer reports."""
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        return "give check the class, as in check('out_of_touch', out_of_touch)"
+        return "give check the class, as in check('untraced', untraced)"
     model, x = TwoBlocks(kind), randn64(2, 16, 32).float()
     report = xray(model, lambda: model(x))
     if len(report.groups) != 1:
         return f"the x-ray must see AdaLN in both blocks. It says {report.verdict}: {report.sentence()}"
     (group,) = report.groups
-    return sum(group[f"has_{role}"] is True for role in ("shift", "scale", "gate")), len(found_by_touch(model, x))
+    return sum(group[f"has_{role}"] is True for role in ("shift", "scale", "gate")), len(found_by_effect(model, x))
 
 
 register(
     Design,
     question="Make AdaLN with shift, scale and gate that the x-ray sees and the tracer does not.",
-    solution=out_of_touch,
-    given=InTouch,
-    measure=measure_out_of_touch,
+    solution=untraced,
+    given=Traced,
+    measure=measure_untraced,
     goal=3,
     budget=0,
     unit="Linears that the tracer reports",
     is_lower_better=False,
     hints=(
-        "Read by_touch line by line. What does it take for granted of the part that makes the vectors?",
+        "Read by_effect line by line. What does it take for granted of the part that makes the vectors?",
         "It hooks nn.Linear, and it asks whether all that a Linear gives is the same for all tokens.",
         "A matrix product needs no nn.Linear. Or: let one Linear make vectors and something else for the tokens.",
     ),

@@ -123,6 +123,14 @@ WAYS: dict[str, Way | None] = {
 }
 LABEL_WAYS = ("context_tokens_time", "cross_tokens_time", "adaln_sum_open", "adaln_sum")  # the order of DiT's Table 4
 STUDIES = {"label": LABEL_WAYS, "captions": tuple(WAYS)}
+GATES = (  # with and without
+    ("adaln_sum", "adaln_sum_open"),
+    ("cross_tokens", "cross_tokens_open"),
+    ("context_tokens", "context_tokens_open"),
+)
+VECTOR = (("cross_tokens_open", "cross_tokens_time"), ("context_tokens_open", "context_tokens_time"))  # or a token
+RACED = {name for pair in GATES + VECTOR for name in pair}
+MORE_SEEDS = 2  # of these, because their question is how fast
 REFERENCE = "adaln_sum"  # whose steps and compute set those of the others
 TABLES = ("tuning", "final", "short")
 TUNING_SEED = 100  # no other table has it
@@ -331,7 +339,10 @@ def run(out: Path, seeds: int = 3, jobs: int = 1, settings: Settings | None = No
 
 
 def missing(out: Path, seeds: int, settings: Settings | None = None) -> list[Trial]:
-    """The trials that can be done now and that the file does not hold: learning rates first, then seed by seed."""
+    """The trials that can be done now and that the file does not hold: learning rates first, then seed by seed.
+
+    Every way gets `seeds` seeds, and those in RACED MORE_SEEDS more.
+    """
     whole("seeds", seeds, 2, 100)  # of one there is no interval
     settings = settings or Settings()
     results = grid.read(out, asdict(settings), Result)["results"]
@@ -343,7 +354,13 @@ def missing(out: Path, seeds: int, settings: Settings | None = None) -> list[Tri
             best[study, name] = None if None in losses.values() else min(losses, key=losses.get)
     if tuning:
         return tuning
-    final = [(s, "final", name, seed) for s in STUDIES for seed in range(seeds) for name in STUDIES[s]]
+    final = [
+        (study, "final", name, seed)
+        for study, names in STUDIES.items()
+        for seed in range(seeds + MORE_SEEDS)
+        for name in names
+        if seed < seeds or name in RACED
+    ]
     short = [("captions", "short", REFERENCE, seed) for seed in range(8)]
     trials = [Trial(study, table, name, best[study, name], seed) for study, table, name, seed in short + final]
     return [trial for trial in trials if grid.key(trial) not in results]
@@ -360,7 +377,8 @@ def all_seeds(results: dict[str, Any], study: str, table: str, name: str) -> lis
     if study not in STUDIES or table not in TABLES or name not in STUDIES[study]:
         known = ", ".join([*STUDIES, *TABLES, *WAYS])
         raise ValueError(f"expected one of {known}; got {study!r}, {table!r}, {name!r}")
-    return [result for key, result in results.items() if key.startswith(f"{study}/{table}/{name}/")]
+    found = {key: result for key, result in results.items() if key.startswith(f"{study}/{table}/{name}/")}
+    return [found[key] for key in sorted(found, key=lambda key: int(key.split("/")[-1]))]
 
 
 def interval(values: list[float], level: float = 0.95, prediction: bool = False) -> tuple[float, float]:

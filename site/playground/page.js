@@ -90,7 +90,7 @@ function sentence() {
   const changes = ROWS.flatMap((row) => BLOCKS.filter((n) => state[row][n] !== 1).map((n) => `${row} of block ${n} times ${state[row][n]}`));
   if (state.stopped) changes.push(`the clock stands at ${state.time}`);
   const donated = BLOCKS.filter((n) => state.blocks[n]);
-  if (donated.length) changes.push(`block ${donated.join(", ")} told ${state.donor}`);
+  if (donated.length) changes.push(`block ${donated.join(", ")} gets ${state.donor}`);
   return `Drawn: ${named(state.digit)}, seed ${state.seed}, guidance ${state.guidance}, ${state.steps} steps, ` +
     `${SNAPSHOTS[state.training].replace("step", "training step ")}${changes.length ? "; " + changes.join("; ") : ""}.`;
 }

@@ -290,7 +290,7 @@ def test_playground_controls_and_link(site: Path, browser: Browser) -> None:
             page.wait_for_function("old => document.getElementById('play-status').innerText !== old", arg=before)
         page.locator("#play-blocks input").nth(2).tap()
         page.locator("#play-donor").select_option("5")
-        ready(page, "block 2 told 5")
+        ready(page, "block 2 gets 5")
         state, link = page.locator("#play-status").inner_text(), page.locator("#play-link").get_attribute("href")
         changed = picture.evaluate("canvas => canvas.toDataURL()")
         page.goto("about:blank")

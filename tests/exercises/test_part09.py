@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaln_lab.exercises import check
-from adaln_lab.exercises.part09 import InTouch, diagnoses, measure_out_of_touch
+from adaln_lab.exercises.part09 import Traced, diagnoses, measure_untraced
 from adaln_lab.layers import xavier_linear
 from adaln_lab.norms import layer_norm
 
@@ -19,14 +19,14 @@ def block(vectors: Vectors, part: Callable[[], object] = lambda: xavier_linear(3
     """A block whose shift, scale and gate are vectors(self, x, c), (B, 1, 96)."""
 
     def init(self: nn.Module) -> None:
-        InTouch.__init__(self)
+        Traced.__init__(self)
         self.w = part()
 
     def forward(self: nn.Module, x: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate = vectors(self, x, c).chunk(3, dim=-1)
         return x + gate * self.mlp(layer_norm(x) * (1 + scale) + shift)
 
-    return type("Learners", (InTouch,), {"__init__": init, "forward": forward})
+    return type("Learners", (Traced,), {"__init__": init, "forward": forward})
 
 
 def matrix() -> nn.Parameter:
@@ -43,7 +43,7 @@ PAST = {
 }
 
 
-class WithoutShift(InTouch):
+class WithoutShift(Traced):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         scale, gate = F.linear(c, self.w.weight[:64])[:, None].chunk(2, dim=-1)
         return x + gate * self.mlp(layer_norm(x) * (1 + scale))
@@ -55,19 +55,19 @@ CAUGHT = {
     "constant": (block(lambda self, x, c: self.w[:1, None], matrix), "It says none"),
     "another for each token": (block(lambda self, x, c: (c[:, None] * x) @ self.w, matrix), "other_conditional"),
     "two vectors": (WithoutShift, "yours 2 in 0 Linears that the tracer reports; the goal is 3"),
-    "not a class": (InTouch(), "give check the class"),
+    "not a class": (Traced(), "give check the class"),
 }
 
 
 @pytest.mark.parametrize("way", PAST)
 def test_ways_past_the_tracer_are_accepted(way: str) -> None:
-    assert measure_out_of_touch(PAST[way]) == (3, 0)
+    assert measure_untraced(PAST[way]) == (3, 0)
 
 
 @pytest.mark.parametrize("way", CAUGHT)
 def test_what_is_caught_or_no_adaln_is_refused_with_the_reason(way: str, capsys: pytest.CaptureFixture) -> None:
     answer, words = CAUGHT[way]
-    check("out_of_touch", answer)
+    check("untraced", answer)
     said = capsys.readouterr().out
     assert said.startswith("not yet") and words in said
 
