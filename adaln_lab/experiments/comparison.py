@@ -295,7 +295,7 @@ def quality(model: nn.Module, words: Tensor, guidance: float = 1.0) -> dict[str,
     global    brightness, tone and background are all right
     objects   every colour, shape, size and cell is there, on either object
     bound     each colour is on its own shape, among scenes with two colours and two shapes that were all found
-              (chance: 1/2); None if these are fewer than 20
+              (a coin gets 1/2, a sum of words about 0.9: training never shows some pairs); None if fewer than 20
     """
     found = read(sample(model, words, guidance=guidance, steps=8))
     same = agreement(found, words)
