@@ -77,8 +77,11 @@ def save_model(model: TinyDiT, folder: Path | str, data: str = "") -> None:
 
 
 def read_about(folder: Path | str) -> About:
-    """The config.json of a run's folder."""
+    """The config.json of a finished run's folder."""
     file = Path(folder) / "config.json"
+    found = [os.path.lexists(file.with_name(name)) for name in (CHECKPOINT, file.name, "model.safetensors")]
+    if found == [True, False, False]:
+        raise ValueError(f"{folder} holds a run that has not ended; the same `train` with --resume goes on with it")
     return construct(About, read_json(file), str(file))
 
 

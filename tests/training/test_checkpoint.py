@@ -142,6 +142,12 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
         checkpoint.load_model(tmp_path)
 
 
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
+    (tmp_path / checkpoint.CHECKPOINT).touch()
+    with pytest.raises(ValueError, match="has not ended; the same `train` with --resume"):
+        checkpoint.load_model(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ValueError, match="cannot write run.json to the folder .*choose a folder that you may write to"):
