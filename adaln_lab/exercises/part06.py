@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: footprints, what depends on positions, shares of variance, few times, a table.
+"""Exercises of notebook 06: footprints, what depends on positions, shares of variance, two times, a table.
 
 t = 0 is data, t = 1 is noise.
 """
@@ -187,7 +187,7 @@ def given_times() -> dict[str, float]:
 
 
 def measure_given(given: dict[str, float]) -> tuple[float, float] | str:
-    """Frechet distance of 1,000 samples, and how many different times it received."""
+    """Frechet distance of 1,000 samples, and how many different times the model received."""
     if not isinstance(given, dict) or set(given) != set(given_times()):
         return "give one time for each of step 1 .. step 6"
     if not all(0 <= time <= 1 for time in given.values()):
